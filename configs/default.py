@@ -1,0 +1,67 @@
+"""Every field there is, once; all other configs only override. Left as it is, it is the paper's recipe.
+
+Lists of names (`data.train`, `data.eval`) are written `a,b`; training sources take weights: `drawn_light:2,pairs:1`.
+"""
+
+from ml_collections import config_dict
+
+
+def get_config():
+    config = config_dict.ConfigDict()
+    config.seed = 0  # everything random follows from it: initial parameters, order, crops, drawn rain
+
+    # The network, Sec. 4.1. The paper fixes 12 units, rates and the number of scales; the rest is our reading.
+    config.model = config_dict.ConfigDict()
+    config.model.channels = 132  # encoder width, a multiple of 4 x groups; stem and main decoder follow from it
+    config.model.groups = 3  # of every group convolution
+    config.model.units = 12  # ShuffleNet units in the encoder
+    config.model.scale_channels = 66  # width of each scale, a multiple of 2 x groups
+    config.model.rates = (1, 2, 4, 6)  # of the atrous convolutions C_2, C_3, ...; C_1 is pointwise
+    config.model.encoder_stride = 1  # 1 as printed; 2 or 4: everything after the first convolution at 1/2 or 1/4
+    config.model.norm = 'batch'  # outside the units: 'batch', 'instance' or 'none'
+    config.model.share_groups = True  # shuffles inside the decoders; Table 5
+    config.model.share_scales = True  # exchange between scales before the main decoder; Table 5
+    config.model.dtype = 'float32'  # of the computation: 'float32', 'bfloat16' or 'float64' (needs JAX_ENABLE_X64)
+
+    # The loss, Eqs. 8-13: weights as printed. Every term is a mean over pixels and channels.
+    config.loss = config_dict.ConfigDict()
+    config.loss.content = 1.0  # lambda_C, Eq. 10
+    config.loss.quasi_sparsity = 1e-3  # lambda_Q, Eq. 9
+    config.loss.detail = 1e-4  # lambda_D, Eq. 11
+    config.loss.auxiliary = 1e-2  # lambda_A, Eq. 12
+    config.loss.filters = 'derivative'  # of Eq. 9: 'derivative' (first and second order) or 'sobel'
+    config.loss.pixel_range = 1.0  # images are in [0, this] inside the loss: 1 or 255; changes the balance of Eq. 12
+    config.loss.detail_threshold = 0.0  # tau of the rain map in [0, 1]: 0 for lossless pairs, 8 / 255 for JPEG pairs
+
+    # Data. A name is drawn_light, drawn_heavy or drawn_wide (rain drawn on photos that come with scikit-image and
+    # matplotlib), or pairs or layers (files of your own under `root`); pairs/SUB is the sub-folder SUB of root.
+    config.data = config_dict.ConfigDict()
+    config.data.train = config_dict.FieldReference('drawn_light,drawn_heavy', field_type=object)
+    config.data.eval = config_dict.FieldReference('drawn_light,drawn_heavy', field_type=object)
+    config.data.root = config_dict.placeholder(str)  # folder of pairs and layers
+    config.data.rainy = config_dict.placeholder(str)  # pattern of the rainy files under root, one * : 'input/*.png'
+    config.data.clean = config_dict.placeholder(str)  # pattern of the clean files; what * stands for pairs them
+    config.data.layer = config_dict.placeholder(str)  # pattern of the rain layers
+    config.data.any_layer = False  # layers: put any layer on any background in training, not only its own
+    config.data.crop = 256  # pixels; training patches are crop x crop, small images are padded by reflection
+    config.data.batch = 8  # global, over all devices and processes; not in the paper (sibling code: 1)
+    config.data.flip = False  # random horizontal flips
+    config.data.cache_gib = 4.0  # decoded images kept in memory up to this; beyond it they are decoded each time
+    config.data.threads = 2  # that read, crop and draw batches ahead
+    config.data.prefetch = 16  # batches read ahead
+
+    # Training, Sec. 5.1.
+    config.train = config_dict.ConfigDict()
+    config.train.steps = 100_000  # not in the paper
+    config.train.learning_rate = 1e-3
+    config.train.schedule = 'plateau'  # 'plateau' as in the paper, 'cosine' (to zero at the last step) or 'constant'
+    config.train.plateau_factor = 0.1  # the paper's; applied "when the loss stops improving"
+    config.train.plateau_window = 1000  # steps whose mean loss is compared (sibling code: an epoch)
+    config.train.plateau_patience = 5  # windows without improvement before the factor is applied
+    config.train.plateau_floor = 1e-3  # smallest multiple of learning_rate
+    config.train.log_every = 50  # steps per line of metrics.jsonl; its values are means over them
+    config.train.eval_every = 1000  # steps between validations on the first set of data.eval
+    config.train.eval_images = 20  # images of it that a validation scores
+    config.train.checkpoint_every = 1000
+    config.train.keep = 3  # latest checkpoints kept, beside the best by validation PSNR
+    return config

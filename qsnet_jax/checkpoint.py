@@ -1,0 +1,155 @@
+"""Orbax for the state of a training run, safetensors for the weights of a network.
+
+A weights file holds one tensor per parameter path (`params/stem_1/conv/kernel`, `batch_stats/...`) and, as metadata,
+the network's settings, so that whoever holds it can rebuild the network. No pickle is ever read.
+"""
+
+import json
+import os
+import pathlib
+import struct
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import safetensors
+import safetensors.numpy
+from orbax.checkpoint import checkpoint_managers
+
+from qsnet_jax import UserError, model
+
+MARK = 'qsnet_jax weights 1'
+
+
+def open_manager(directory: pathlib.Path, keep: int = 3, read_only: bool = False) -> ocp.CheckpointManager:
+    """Checkpoints under `directory`: the latest `keep` and the best by the metric 'psnr', written asynchronously.
+
+    One that was being written when the process died is not listed and is removed at the next start.
+    """
+    policy = checkpoint_managers.AnyPreservationPolicy(
+        [
+            checkpoint_managers.LatestN(keep),
+            checkpoint_managers.BestN(get_metric_fn=_psnr, n=1, keep_checkpoints_without_metrics=False),
+        ]
+    )
+    options = ocp.CheckpointManagerOptions(
+        best_fn=_psnr,
+        preservation_policy=None if read_only else policy,
+        cleanup_tmp_directories=not read_only,
+        create=not read_only,
+        read_only=read_only,
+    )
+    return ocp.CheckpointManager(directory.resolve(), options=options)
+
+
+def _psnr(metrics: dict[str, float]) -> float:
+    """What 'best' means; a checkpoint saved without a validation is never the best."""
+    return metrics.get('psnr', -1.0)
+
+
+def save(manager: ocp.CheckpointManager, step: int, state: Any, psnr: float | None = None) -> None:
+    """Starts to write `state` as checkpoint `step`; `manager.wait_until_finished` returns when it is on disk."""
+    metrics = {} if psnr is None else {'psnr': psnr}
+    try:
+        manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+    except OSError as error:
+        raise UserError(f'Checkpoint {step} could not be written to {manager.directory}: {error}.') from error
+
+
+def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
+    """The state saved as `step`, with the shapes, types and shardings of `like`."""
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    return manager.restore(step, args=ocp.args.StandardRestore(abstract))
+
+
+def find_step(manager: ocp.CheckpointManager, which: str) -> int:
+    """Step of the checkpoint called 'latest' or 'best', or of a number as text. Raises UserError where it is absent."""
+    steps = sorted(manager.all_steps())
+    if not steps:
+        raise UserError(f'No checkpoint under {manager.directory}. Train first (--mode=train) or name --workdir.')
+    if which == 'latest':
+        return steps[-1]
+    if which == 'best':
+        best = manager.best_step()
+        return steps[-1] if best is None else best
+    if which.isdecimal() and int(which) in steps:
+        return int(which)
+    raise UserError(f"--checkpoint={which} is not there; there are 'latest', 'best' and the steps {steps}.")
+
+
+def save_weights(
+    path: str | os.PathLike, variables: dict[str, Any], settings: dict[str, Any], record: dict[str, Any] | None = None
+) -> None:
+    """Writes a network's variables and settings as safetensors, whole or not at all.
+
+    record: JSON-ready provenance (commit, data fingerprint, scores), kept in the file.
+    """
+    path = pathlib.Path(path)
+    tensors = {name: np.asarray(value) for name, value in flax.traverse_util.flatten_dict(variables, sep='/').items()}
+    metadata = {'format': MARK, 'settings': json.dumps(settings), 'record': json.dumps(record or {})}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        safetensors.numpy.save_file(tensors, temporary, metadata=metadata)
+        temporary.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f'{path} could not be written: {error}.') from error
+
+
+def load_weights(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads (variables, settings) of a weights file; variables = {'params': ..., 'batch_stats': ...}.
+
+    Raises UserError that names missing, extra and wrongly shaped parameters.
+    """
+    path = pathlib.Path(path)
+    try:
+        with safetensors.safe_open(path, framework='numpy') as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+    except FileNotFoundError:
+        raise UserError(f'{path} does not exist; expected a weights file (safetensors).') from None
+    except (OSError, safetensors.SafetensorError, struct.error) as error:
+        raise UserError(f'{path} is not a readable safetensors file: {error}.') from error
+    if metadata.get('format') != MARK:
+        raise UserError(f'{path} was not written by qsnet_jax: its format is {metadata.get("format")!r}, not {MARK!r}.')
+    settings = json.loads(metadata['settings'])
+    problems = _differences(expected_shapes(settings), {name: value.shape for name, value in tensors.items()})
+    if problems:
+        raise UserError(f'{path} does not fit the network of its settings {settings}: {"; ".join(problems)}.')
+    variables = flax.traverse_util.unflatten_dict(tensors, sep='/')
+    return jax.tree.map(jnp.asarray, variables), {**settings, 'rates': tuple(settings['rates'])}
+
+
+def load_record(path: str | os.PathLike) -> dict[str, Any]:
+    """The provenance stored in a weights file that `load_weights` accepts."""
+    with safetensors.safe_open(path, framework='numpy') as file:
+        return json.loads(file.metadata()['record'])
+
+
+def expected_shapes(settings: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shape of every variable of the network with these settings, by path, without computing anything."""
+    network = model.from_config(settings)
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), images)
+    return {name: value.shape for name, value in flax.traverse_util.flatten_dict(dict(variables), sep='/').items()}
+
+
+def _differences(expected: dict[str, tuple], found: dict[str, tuple]) -> list[str]:
+    """Says in words how two tables of shapes differ; the first ten names of each kind."""
+    kinds = {
+        'missing': sorted(expected.keys() - found.keys()),
+        'extra': sorted(found.keys() - expected.keys()),
+        'wrong shape': sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name]),
+    }
+    texts = {
+        'wrong shape': lambda name: f'{name} is {found[name]}, expected {expected[name]}',
+    }
+    return [
+        f'{len(names)} {kind}: {", ".join(texts.get(kind, str)(name) for name in names[:10])}'
+        for kind, names in kinds.items()
+        if names
+    ]

@@ -1,0 +1,155 @@
+"""Photos of any size in, photos out: pad, cut into tiles, stitch, and walk through folders."""
+
+import importlib.resources
+import pathlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from absl import logging
+
+from qsnet_jax import UserError, checkpoint, images, model
+
+BUCKET = 32  # canvases are multiples of this, so that a folder of mixed sizes compiles few shapes
+TILE = 512  # pixels; the full-size network needs about 1.5 GiB for one on the CPU
+
+
+class Derainer:
+    """Removes rain with one set of weights; call it with a uint8 (H, W, 3) image, get the restored one.
+
+    The image is continued by reflection below and to the right up to multiples of 32; a larger one than `tile` is cut
+    into overlapping tiles of tile x tile pixels whose margins, as wide as the network's receptive field, are thrown
+    away. The result is that of the whole image, in bounded memory.
+    """
+
+    def __init__(self, variables: dict[str, Any], settings: dict[str, Any], tile: int = TILE):
+        self.variables = variables
+        self.settings = dict(settings)
+        self.network = model.from_config(settings)
+        self.tile = tile // BUCKET * BUCKET
+        if self.network.norm != 'instance' and self.tile < 2 * self._halo() + BUCKET:
+            raise UserError(
+                f'A tile of {tile} pixels leaves nothing of its margins of {self._halo()}; '
+                f'use --tile={-(-(2 * self._halo() + BUCKET) // BUCKET) * BUCKET} or more.'
+            )
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return self.restore(image)[0]
+
+    def restore(self, image: np.ndarray, scales: bool = False) -> np.ndarray:
+        """uint8 (1, H, W, 3), the restored image; with `scales` followed by those that C_1, C_2, ... alone decode."""
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+            raise UserError(f'The image is {image.dtype} {image.shape}; expected uint8 (H, W, 3).')
+        height, width = image.shape[:2]
+        canvas = np.pad(image, ((0, -height % BUCKET), (0, -width % BUCKET), (0, 0)), mode='reflect')
+        count = 1 + (1 + len(self.network.rates)) * scales
+        restored = np.empty((count, *canvas.shape), np.uint8)
+        for window, core, inner in self._tiles(canvas.shape[:2]):
+            tile = images.to_float(canvas[window])
+            rain = np.asarray(_predict(self.network, self.variables, jnp.asarray(tile[None]), scales))
+            restored[:, *core] = images.to_uint8(tile[inner] - rain[:, *inner])
+        return restored[:, :height, :width]
+
+    def _halo(self) -> int:
+        """Margin of a tile: the receptive radius, up to a multiple of the encoder's stride."""
+        stride = self.network.encoder_stride
+        return -(-model.receptive_radius(self.network) // stride) * stride
+
+    def _tiles(self, shape: tuple[int, int]) -> Iterator[tuple[Any, Any, Any]]:
+        """Slices (window on the canvas, core on the canvas, core within the window) that together cover the canvas."""
+        if self.network.norm == 'instance':  # every pixel sees the whole image
+            spans = [[(0, extent, 0, extent)] for extent in shape]
+        else:
+            spans = [_spans(extent, self.tile, self._halo(), self.network.encoder_stride) for extent in shape]
+        grid = [(rows, columns) for rows in spans[0] for columns in spans[1]]
+        for axes in tqdm.tqdm(grid, 'tiles', leave=False, disable=len(grid) < 4):
+            yield (
+                tuple(slice(start, stop) for start, stop, _, _ in axes),
+                tuple(slice(first, last) for _, _, first, last in axes),
+                tuple(slice(first - start, last - start) for start, _, first, last in axes),
+            )
+
+
+def _spans(extent: int, tile: int, halo: int, stride: int) -> list[tuple[int, int, int, int]]:
+    """(start, stop, first, last) along one axis: windows [start, stop) whose cores [first, last) join without gaps."""
+    tile = min(tile, extent)
+    step = (tile - 2 * halo) // stride * stride
+    starts = [0]
+    while starts[-1] + tile < extent:
+        starts.append(min(starts[-1] + step, extent - tile))
+    edges = [0, *(start + halo for start in starts[1:]), extent]
+    return [(start, start + tile, edges[i], edges[i + 1]) for i, start in enumerate(starts)]
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _predict(network: model.QSNet, variables: Any, tiles: jax.Array, scales: bool) -> jax.Array:
+    """Rain of one tile (1, h, w, 3) -> (1 + number of scales, h, w, 3), or (1, h, w, 3) without scales."""
+    output = cast(model.Output, network.apply(variables, tiles))
+    return jnp.concatenate((output.rain, *output.aux_rain)) if scales else output.rain
+
+
+def load(weights: str | None = None, tile: int = TILE) -> Derainer:
+    """A Derainer with the weights of a file, or with those that come with the package."""
+    if weights is None:
+        with importlib.resources.as_file(
+            importlib.resources.files('qsnet_jax') / 'weights/default.safetensors'
+        ) as path:
+            return Derainer(*checkpoint.load_weights(path), tile=tile)
+    return Derainer(*checkpoint.load_weights(weights), tile=tile)
+
+
+def derain_files(derainer: Derainer, source: str, target: str, layers: bool = False) -> int:
+    """Derains a file, or every image below a folder, into the folder `target` under the same names.
+
+    layers: also writes what was removed, as NAME.rain.png. Files that cannot be read are reported at the end and do
+    not stop the rest. Returns how many files failed.
+    """
+    source_path, target_path = pathlib.Path(source).expanduser(), pathlib.Path(target).expanduser()
+    files = _find(source_path)
+    base = source_path if source_path.is_dir() else source_path.parent
+    if target_path.resolve() == base.resolve():
+        raise UserError(
+            f'--output={target} is where the input lies; its photos would be overwritten. Name another folder.'
+        )
+    failures = []
+    with tqdm.tqdm(files, 'photos', unit='photo') as progress:
+        for file in progress:
+            name = file.relative_to(base)
+            progress.set_postfix_str(str(name))
+            try:
+                _derain_file(derainer, file, target_path / name, layers)
+            except (images.ImageError, OSError, MemoryError) as error:
+                failures.append(f'{error}')
+    print(f'{len(files) - len(failures)} of {len(files)} photos derained into {target_path}')
+    for failure in failures:
+        print(f'failed: {failure}')
+    return len(failures)
+
+
+def _find(source: pathlib.Path) -> list[pathlib.Path]:
+    """The file itself, or all images below a folder, sorted. Raises UserError where there is nothing."""
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise UserError(f'--input={source} does not exist; expected an image or a folder of images.')
+    files = sorted(path for path in source.rglob('*') if path.suffix.lower() in images.EXTENSIONS and path.is_file())
+    if not files:
+        raise UserError(f'No image under {source}; expected files ending in {", ".join(sorted(images.EXTENSIONS))}.')
+    return files
+
+
+def _derain_file(derainer: Derainer, source: pathlib.Path, target: pathlib.Path, layers: bool) -> None:
+    """One photo in, one photo out, with its format, alpha, profile and EXIF data."""
+    photo = images.open_photo(source)
+    for note in photo.notes:
+        logging.warning('%s: %s', source, note)
+    restored = derainer(photo.rgb)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    images.save_photo(target, restored, photo)
+    if layers:
+        removed = np.maximum(photo.rgb, restored) - restored
+        images.save(target.with_name(f'{target.stem}.rain.png'), removed)

@@ -1,0 +1,94 @@
+"""python -m qsnet_jax.main --config=configs/NAME.py [--config.field=value ...] [--workdir=DIR] [--mode=MODE]."""
+
+import json
+import pathlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from qsnet_jax import UserError
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Settings; configs/default.py lists and explains them all.')
+_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'derain'], 'What to do.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for --config=configs/NAME.py.')
+_WEIGHTS = flags.DEFINE_string('weights', None, 'eval, derain: a weights file (safetensors) instead of a checkpoint.')
+_CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', 'eval: latest, best (by validation) or a step.')
+_INPUT = flags.DEFINE_string('input', None, 'derain: a photo or a folder of photos.')
+_OUTPUT = flags.DEFINE_string('output', None, 'derain: folder for the results, under the same names.')
+_TILE = flags.DEFINE_integer('tile', 512, 'derain, eval: size of the tiles that larger images are cut into, in pixels.')
+_LAYERS = flags.DEFINE_bool('layers', False, 'derain: also write what was removed, as NAME.rain.png.')
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) > 1:
+        raise app.UsageError(f'{arguments[1:]} not understood; flags are written --name=value.')
+    if not flags.FLAGS['verbosity'].present:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells at length what it does
+    try:
+        return _MODES[_MODE.value]()
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+
+
+def _train() -> int:
+    from qsnet_jax import train
+
+    config, workdir = _run()
+    try:
+        state = train.train(config, workdir)
+    except train.Stopped as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signum
+    record = json.loads((workdir / 'run.json').read_text())['starts'][-1]
+    _evaluate(config, workdir, train.export(state), config.model.to_dict(), {**record, 'step': int(state.step)})
+    return 0
+
+
+def _eval() -> int:
+    from qsnet_jax import checkpoint, provenance, train
+
+    config, workdir = _run()
+    record = provenance.collect(config.to_dict(), config.seed)
+    if _WEIGHTS.value:
+        variables, settings = checkpoint.load_weights(_WEIGHTS.value)
+        record |= {'weights': checkpoint.load_record(_WEIGHTS.value)}
+    else:
+        variables, step = train.restore_variables(config, workdir, _CHECKPOINT.value)
+        settings = config.model.to_dict()
+        record |= {'step': step}
+    _evaluate(config, workdir, variables, settings, record)
+    return 0
+
+
+def _derain() -> int:
+    from qsnet_jax import derain
+
+    if not _INPUT.value or not _OUTPUT.value:
+        raise UserError('--mode=derain needs --input=FILE_OR_FOLDER and --output=FOLDER.')
+    derainer = derain.load(_WEIGHTS.value, _TILE.value)
+    return int(derain.derain_files(derainer, _INPUT.value, _OUTPUT.value, _LAYERS.value) > 0)
+
+
+def _evaluate(config, workdir: pathlib.Path, variables, settings, record) -> None:
+    from qsnet_jax import derain, evaluate
+
+    derainer = derain.Derainer(variables, settings, _TILE.value)
+    evaluate.evaluate(derainer, config, workdir / 'eval', record)
+    print(f'scores and pictures are in {workdir / "eval"}')
+
+
+def _run():
+    """The config and the folder of its run."""
+    if _CONFIG.value is None:
+        raise UserError(f'--mode={_MODE.value} needs --config=configs/NAME.py; start with configs/quickstart.py.')
+    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).name
+    default = name.replace('.py:', '-').removesuffix('.py').replace(':', '-')
+    return _CONFIG.value, pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / default)
+
+
+_MODES = {'train': _train, 'eval': _eval, 'derain': _derain}
+
+if __name__ == '__main__':
+    app.run(main)

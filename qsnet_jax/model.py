@@ -1,0 +1,165 @@
+"""QSNet as the paper draws it (Sec. 4.1, Figs. 3 and 4): encoder, five scales, five auxiliary decoders, main decoder.
+
+The paper leaves widths, kernel sizes and the stem open; the defaults are those of the first author's sibling code where
+it has them and our reading elsewhere, and every one of them is a field. Full size: 0.53 M parameters, 137 GMAC at
+512x512.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from qsnet_jax import layers
+
+Array = jax.Array
+
+
+class Output(NamedTuple):
+    """What the network predicts from rainy images I of shape (B, H, W, 3), as float32 (or float64), not clipped.
+
+    rain: R = S(I), (B, H, W, 3); the restored image is I - R.
+    aux_rain: one R_i per scale C_1, C_2, ..., each (B, H, W, 3); decoded from that scale alone, I - R_i its image.
+    """
+
+    rain: Array
+    aux_rain: tuple[Array, ...]
+
+
+class Decoder(nn.Module):
+    """Group convolutions that share between groups by shuffling, then the rain layer; Fig. 4.
+
+    (B, h, w, C) -> (B, h stride, w stride, 3).
+    """
+
+    widths: tuple[int, ...]
+    groups: int
+    stride: int
+    norm: str
+    share_groups: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        for number, width in enumerate(self.widths, start=1):
+            x = layers.ConvNorm(width, groups=self.groups, norm=self.norm, dtype=self.dtype, name=f'conv_{number}')(
+                x, train
+            )
+            if self.share_groups:
+                x = layers.channel_shuffle(x, self.groups)
+        x = layers.Conv(3 * self.stride**2, use_bias=True, dtype=self.dtype, name='rain')(x)
+        return layers.depth_to_space(x, self.stride)
+
+
+class QSNet(nn.Module):
+    """Predicts the rain in (B, H, W, 3) images in [0, 1]; H and W are multiples of `encoder_stride`.
+
+    apply(variables, images, train=False) -> Output. With train=True batch norm uses the statistics of the batch and
+    `mutable=['batch_stats']` returns the updated running ones.
+
+    channels: width of the encoder; the stem, the bottleneck and the main decoder follow from it.
+    groups: of every group convolution. units: ShuffleNet units in the encoder. scale_channels: width of each scale.
+    rates: of the atrous convolutions C_2, C_3, ...; C_1 is pointwise.
+    encoder_stride: 1 as printed ("features keep the same size"); with 2 or 4 everything after the stem's first
+        convolution runs at that fraction of the size.
+    norm: 'batch', 'instance' or 'none', outside the encoder's units, which always have batch norm.
+    share_groups: shuffles between the groups in all decoders. share_scales: the exchange between scales before the
+        main decoder. Both False is "without sharing" of Table 5.
+    dtype: of the computation, 'float32', 'bfloat16' or 'float64'; parameters and statistics are float32 at least.
+
+    Raises ValueError where widths do not divide into groups or the size does not suit the stride.
+    """
+
+    channels: int = 132
+    groups: int = 3
+    units: int = 12
+    scale_channels: int = 66
+    rates: tuple[int, ...] = (1, 2, 4, 6)
+    encoder_stride: int = 1
+    norm: str = 'batch'
+    share_groups: bool = True
+    share_scales: bool = True
+    dtype: str = 'float32'
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Output:
+        self._check(images)
+        dtype, stride = jnp.dtype(self.dtype), self.encoder_stride
+        common: dict[str, Any] = {'norm': self.norm, 'dtype': dtype}
+        stem_strides = (1, min(stride, 2), stride // min(stride, 2))
+
+        x = ((images - 0.5) / 0.5).astype(dtype)
+        widths = (self.channels // 4, self.channels // 2, self.channels)
+        for number, (width, size, step) in enumerate(zip(widths, (9, 3, 3), stem_strides, strict=True), start=1):
+            x = layers.ConvNorm(width, size=size, stride=step, padding='reflect', name=f'stem_{number}', **common)(
+                x, train
+            )
+        for number in range(1, self.units + 1):
+            x = layers.ShuffleUnit(self.groups, dtype, name=f'unit_{number}')(x, train)
+
+        decoder: dict[str, Any] = {'groups': self.groups, 'stride': stride, 'share_groups': self.share_groups, **common}
+        features, aux_rain = [], []
+        for number, rate in enumerate((0, *self.rates), start=1):
+            scale = layers.ConvNorm(
+                self.scale_channels,
+                size=3 if rate else 1,
+                groups=self.groups,
+                rate=rate or 1,
+                name=f'C_{number}',
+                **common,
+            )(x, train)
+            rain = Decoder((self.scale_channels, self.scale_channels // 2), name=f'A_{number}', **decoder)(scale, train)
+            rain = _at_least_float32(rain)
+            restored = layers.space_to_depth(images - rain, stride).astype(dtype)  # B_i; no stop-gradient, no clipping
+            features += [scale, restored]
+            aux_rain.append(rain)
+
+        x = jnp.concatenate(features, axis=-1)
+        if self.share_scales:
+            x = layers.channel_shuffle(x, len(aux_rain))
+        rain = Decoder(widths[::-1], name='main', **decoder)(x, train)
+        return Output(_at_least_float32(rain), tuple(aux_rain))
+
+    def _check(self, images: Array) -> None:
+        """Refuses what the network cannot be built or run with."""
+        step = 4 * self.groups
+        if self.channels % step or self.channels < step:
+            raise ValueError(f'channels is {self.channels}; it must be a multiple of 4 x groups = {step}.')
+        if self.scale_channels % (2 * self.groups) or self.scale_channels < 2 * self.groups:
+            raise ValueError(f'scale_channels is {self.scale_channels}; it must be a multiple of 2 x groups.')
+        merged = (len(self.rates) + 1) * (self.scale_channels + 3 * self.encoder_stride**2)
+        if merged % self.groups:
+            raise ValueError(f'{merged} channels enter the main decoder; not a multiple of groups = {self.groups}.')
+        if self.encoder_stride not in (1, 2, 4):
+            raise ValueError(f'encoder_stride is {self.encoder_stride}; it must be 1, 2 or 4.')
+        if images.ndim != 4 or images.shape[-1] != 3 or not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f'images are {images.dtype} {images.shape}; expected floats in [0, 1] of (B, H, W, 3).')
+        if any(extent % self.encoder_stride for extent in images.shape[1:3]):
+            raise ValueError(
+                f'images are {images.shape[1]}x{images.shape[2]}; both must be multiples of '
+                f'encoder_stride = {self.encoder_stride}. Pad them first, as qsnet_jax.derain does.'
+            )
+
+
+def _at_least_float32(x: Array) -> Array:
+    """Half precision up to float32; float64 as it is."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def receptive_radius(model: QSNet) -> int:
+    """Pixels to each side of a pixel that its rain depends on: 31 at full size. The halo that tiles need.
+
+    Raises ValueError for instance norm, where every pixel depends on the whole image.
+    """
+    if model.norm == 'instance':
+        raise ValueError('With instance norm every pixel depends on the whole image: it cannot be cut into tiles.')
+    stem = 4 + 1 + min(model.encoder_stride, 2)  # 9x9 and 3x3 at full size, 3x3 after the first stride
+    coarse = model.units + max(model.rates, default=0) + 3 + 4  # auxiliary decoders have 3 convolutions, the main one 4
+    return stem + model.encoder_stride * coarse + model.encoder_stride - 1
+
+
+def from_config(settings: Any) -> QSNet:
+    """The network of `config.model`, or of the settings stored with weights (any mapping of QSNet's fields)."""
+    settings = dict(settings)
+    return QSNet(**{**settings, 'rates': tuple(settings['rates'])})

@@ -1,0 +1,50 @@
+"""Training batches: batch = f(seed, step), read ahead by Grain's threads."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+
+from qsnet_jax import datasets
+
+Batch = dict[str, np.ndarray]
+
+
+def open_batches(
+    data: Any, seed: int, process: int = 0, processes: int = 1
+) -> tuple[grain.MapDataset, dict[str, dict[str, Any]]]:
+    """Endless training batches of `config.data` and the fingerprint of each source.
+
+    batches[k] is batch k, {'rainy', 'clean'} uint8 (batch / processes, crop, crop, 3), whoever asks and whenever. The
+    elements of a global batch are dealt out to the processes in turn.
+    """
+    names = datasets.parse_names(data.train)
+    cache = datasets.Cache(data.cache_gib * 2**30)
+    sources = [datasets.open_source(name, data, 'train', cache) for name, _ in names]
+    streams = [_samples(source, number, seed, data) for number, source in enumerate(sources)]
+    weights = [weight for _, weight in names]
+    mixed = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights)
+    fingerprints = {name: source.fingerprint() for (name, _), source in zip(names, sources, strict=True)}
+    return mixed[process::processes].batch(data.batch // processes), fingerprints
+
+
+def _samples(source: datasets.Source, number: int, seed: int, data: Any) -> grain.MapDataset:
+    """Endless random crops of one source, every item once in each pass, in an order drawn anew for each."""
+
+    def sample(index: int, generator: np.random.Generator) -> Batch:
+        rainy, clean = source.sample(int(index), data.crop, generator)
+        if data.flip and generator.random() < 0.5:
+            rainy, clean = rainy[:, ::-1], clean[:, ::-1]
+        return {'rainy': rainy, 'clean': clean}
+
+    own_seed = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+    return grain.MapDataset.range(len(source.names)).seed(own_seed).shuffle().repeat().random_map(sample)
+
+
+def iterate(batches: grain.MapDataset, start: int, threads: int, prefetch: int) -> Iterator[Batch]:
+    """Yields batches[start], batches[start + 1], ... while `threads` threads prepare up to `prefetch` ahead."""
+    cv2.setNumThreads(1)  # the threads here are the parallelism; OpenCV's own would compete with them and with XLA's
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return iter(batches[start:].to_iter_dataset(options))

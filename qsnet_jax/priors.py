@@ -1,0 +1,46 @@
+"""The quasi-sparsity prior of Sec. 3: derivative filters, their responses, and the density they are modelled by."""
+
+import numpy as np
+
+
+def _kernels(*kernels):
+    """Read-only float64 arrays, because FILTERS is shared by everybody."""
+    arrays = tuple(np.array(kernel, dtype=np.float64) for kernel in kernels)
+    for array in arrays:
+        array.setflags(write=False)
+    return arrays
+
+
+# The w_k of Eq. (3). The paper names neither the filters nor their number ("first or second order derivatives"); two
+# orientations of two degrees are those of Levin & Weiss (TPAMI 2007), whose prior it adopts. Nothing is normalised: on
+# a ramp of slope 1 a Sobel filter answers 8 where [1, -1] answers 1, so a loss weight tuned for one set does not fit
+# the other.
+FILTERS: dict[str, tuple[np.ndarray, ...]] = {
+    'derivative': _kernels([[1, -1]], [[1], [-1]], [[-1, 2, -1]], [[-1], [2], [-1]]),
+    'sobel': _kernels([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], [[-1, -2, -1], [0, 0, 0], [1, 2, 1]]),
+}
+
+
+def respond(images, kernel: np.ndarray):
+    """Filter response per channel, (B, H, W, C) with a kernel (h, w) -> (B, H - h + 1, W - w + 1, C).
+
+    The kernel is correlated, not flipped as the paper's * would have it: for the symmetric and antisymmetric kernels of
+    FILTERS that changes at most the sign, and only absolute values are ever used. Only positions with the whole kernel
+    inside the image count, since padding would charge invented edges to the frame; an image smaller than the kernel
+    has no such position and its response has size zero. Works on NumPy and JAX arrays and keeps floating dtypes.
+    """
+    height = max(images.shape[-3] - kernel.shape[0] + 1, 0)
+    width = max(images.shape[-2] - kernel.shape[1] + 1, 0)
+    # Shifted slices fuse into the reduction that follows; a convolution with C groups is many times slower on CPU.
+    return sum(
+        float(kernel[row, column]) * images[..., row : row + height, column : column + width, :]
+        for row, column in np.argwhere(kernel)
+    )
+
+
+def quasi_sparse_density(response, scale: float, weight: float = 0.5):
+    """P_q of a filter response, elementwise (NumPy). Eq. (2): (pi / s) exp(-|x| / s) with s = `scale`, pi = `weight`.
+
+    The paper leaves pi free, but this integrates to 2 pi: it is a density, the Laplacian, only for pi = 1/2.
+    """
+    return weight / scale * np.exp(-np.abs(response) / scale)

@@ -1,0 +1,82 @@
+"""What every result carries: commit, command, config, versions, device, precision, time."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import jax
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'opencv-python-headless', 'pillow')
+
+
+def collect(config: dict[str, Any], seed: int | None) -> dict[str, Any]:
+    """A JSON-ready record of how a number came about; `config` is stored whole."""
+    device = jax.devices()[0]
+    return {
+        'seed': seed,
+        'commit': _commit(),
+        'config': config,
+        'command': shlex.join(['python', *_module_arguments()]),
+        'versions': {'python': platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        'device': {'platform': device.platform, 'kind': device.device_kind, 'count': jax.device_count()},
+        'precision': {
+            'matmul': jax.config.read('jax_default_matmul_precision') or 'default',
+            'x64': bool(jax.config.read('jax_enable_x64')),
+            'xla_flags': os.environ.get('XLA_FLAGS', ''),
+        },
+        'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    }
+
+
+def digest(parts: list[tuple[str, bytes]]) -> str:
+    """One hash over named contents, whatever their order: sha256 of the sorted (name, sha256 of content) lines."""
+    lines = sorted(f'{name} {hashlib.sha256(content).hexdigest()}' for name, content in parts)
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON so that the file is either whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    temporary.write_text(json.dumps(value, indent=1) + '\n')
+    temporary.replace(path)
+
+
+def _commit() -> str:
+    """Commit of the source tree, '+changes' where files differ from it; the package's version outside a checkout."""
+    root = pathlib.Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(['git', '-C', str(root), *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        top = git('rev-parse', '--show-toplevel').strip()
+        if pathlib.Path(top) != root:
+            raise FileNotFoundError('the package is not its own checkout')
+        return git('rev-parse', 'HEAD').strip() + ('+changes' if git('status', '--porcelain', '-uno').strip() else '')
+    except (OSError, subprocess.CalledProcessError):
+        return f'qsnet-jax {_version("qsnet-jax")}'
+
+
+def _module_arguments() -> list[str]:
+    """The command line as a user types it."""
+    script = pathlib.Path(sys.argv[0])
+    if script.name == 'main.py' and script.parent.name == 'qsnet_jax':
+        return ['-m', 'qsnet_jax.main', *sys.argv[1:]]
+    return [script.name, *sys.argv[1:]]
+
+
+def _version(package: str) -> str:
+    """Version of an installed distribution, 'absent' where there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return 'absent'

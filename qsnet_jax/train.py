@@ -1,0 +1,361 @@
+"""Training: optimiser, state, step, and the loop that survives being killed."""
+
+import contextlib
+import fcntl
+import json
+import math
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import tensorboardX
+import tqdm
+from absl import logging
+from jax.sharding import Mesh
+
+from qsnet_jax import UserError, checkpoint, datasets, derain, evaluate, losses, model, parallel, pipeline, provenance
+
+PLATEAU_TOLERANCE = 1e-6  # a window's mean loss must fall by more than this to count as better
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run carries from step to step; `step` updates have been made."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+class Stopped(Exception):
+    """Training ended early because of a signal, with everything saved."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f'Stopped by {signal.Signals(signum).name} after step {step}; the same command goes on.')
+        self.signum = signum
+
+
+def make_optimizer(settings: Any) -> optax.GradientTransformationExtraArgs:
+    """Adam with the schedule of `config.train`; update takes `value=loss` for the plateau rule (Sec. 5.1)."""
+    if settings.schedule == 'plateau':
+        plateau = optax.contrib.reduce_on_plateau(
+            factor=settings.plateau_factor,
+            patience=settings.plateau_patience,
+            rtol=0.0,
+            atol=PLATEAU_TOLERANCE,
+            accumulation_size=settings.plateau_window,
+            min_scale=settings.plateau_floor,
+        )
+        return optax.chain(optax.adam(settings.learning_rate), plateau)
+    if settings.schedule in ('cosine', 'constant'):
+        return optax.with_extra_args_support(optax.adam(_schedule(settings)))
+    raise UserError(f"train.schedule is {settings.schedule!r}; it must be 'plateau', 'cosine' or 'constant'.")
+
+
+def _schedule(settings: Any) -> Callable[[jax.Array], jax.Array]:
+    """Learning rate as a function of the step, before the plateau rule."""
+    if settings.schedule == 'cosine':
+        return optax.cosine_decay_schedule(settings.learning_rate, settings.steps)
+    return optax.constant_schedule(settings.learning_rate)
+
+
+def learning_rate(state: TrainState, settings: Any) -> jax.Array:
+    """The rate that the next update of `state` uses."""
+    rate = jnp.asarray(_schedule(settings)(state.step), jnp.float32)
+    return rate * state.opt_state[-1].scale if settings.schedule == 'plateau' else rate
+
+
+def init_state(config: Any) -> TrainState:
+    """Initial state, a function of `config.seed`."""
+    network = model.from_config(config.model)
+    images = jnp.zeros((1, 32, 32, 3), jnp.float32)
+    variables = jax.jit(network.init)(jax.random.key(config.seed), images)
+    params = variables['params']
+    opt_state = make_optimizer(config.train).init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, variables['batch_stats'], opt_state)
+
+
+def train_step(
+    state: TrainState, batch: dict[str, jax.Array], *, config: Any
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update. Pure. batch: {'rainy', 'clean'} uint8 (B, H, W, 3); returns scalars of every loss term besides."""
+    network, optimizer = model.from_config(config.model), make_optimizer(config.train)
+    # Bytes travel to the device and become [0, 1] there: a quarter of the traffic of floats.
+    rainy, clean = (batch[name].astype(jnp.float32) / 255.0 for name in ('rainy', 'clean'))
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+        variables = {'params': params, 'batch_stats': state.batch_stats}
+        output, updates = network.apply(variables, rainy, train=True, mutable=['batch_stats'])
+        loss, terms = losses.total(output.rain, output.aux_rain, rainy, clean, config.loss)
+        squared_error = jnp.mean(jnp.square(rainy - output.rain - clean))
+        return loss, ({**terms, 'psnr': -10.0 * jnp.log10(squared_error)}, updates['batch_stats'])
+
+    (loss, (metrics, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, value=loss)
+    metrics |= {'gradient_norm': optax.global_norm(gradients), 'learning_rate': learning_rate(state, config.train)}
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+
+def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> TrainState:
+    """Trains `config.train.steps` steps, going on from the latest checkpoint of the workdir where there is one.
+
+    Writes config.json, run.json, metrics.jsonl, TensorBoard events, checkpoints/ and, at the end, weights.safetensors.
+    Raises UserError for a workdir of another config, a loss that is not finite and a disk that is full; Stopped after
+    SIGTERM or SIGINT.
+    """
+    mesh = mesh or parallel.make_mesh()
+    parallel.check_batch(config.data.batch, mesh)
+    with _writable(workdir), _claimed(workdir), contextlib.ExitStack() as stack:
+        _check_config(config, workdir)
+        batches, fingerprints = pipeline.open_batches(
+            config.data, config.seed, jax.process_index(), jax.process_count()
+        )
+        manager = checkpoint.open_manager(workdir / 'checkpoints', config.train.keep)
+        stack.callback(manager.close)
+        state = parallel.replicate(init_state(config), mesh)
+        if manager.latest_step() is not None:
+            state = checkpoint.restore(manager, manager.latest_step(), state)
+        start = int(state.step)
+        record = {**provenance.collect(config.to_dict(), config.seed), 'training_data': fingerprints}
+        _append_start(workdir / 'run.json', {'step': start, **record})
+        log = stack.enter_context(contextlib.closing(_Log(workdir, start)))
+        state = _loop(config, state, mesh, batches, manager, log)
+        settings = config.model.to_dict()
+        record |= {'step': int(state.step), 'training_seconds': round(log.elapsed, 1)}
+        checkpoint.save_weights(workdir / 'weights.safetensors', export(state), settings, record)
+    return state
+
+
+def export(state: TrainState) -> dict[str, Any]:
+    """The network's variables, on this process's first device."""
+    return jax.device_get({'params': state.params, 'batch_stats': state.batch_stats})
+
+
+def restore_variables(config: Any, workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:
+    """Variables of the checkpoint 'latest', 'best' or a step, and its step. Raises UserError where it is absent."""
+    directory = workdir / 'checkpoints'
+    if not directory.is_dir():
+        raise UserError(f'{workdir} holds no run. Train first (--mode=train), or name --workdir or --weights.')
+    stored = json.loads((workdir / 'config.json').read_text())
+    _refuse_differences(stored['model'], json.loads(config.model.to_json()), workdir)
+    config = ml_collections.ConfigDict(stored)
+    with contextlib.closing(checkpoint.open_manager(directory, read_only=True)) as manager:
+        step = checkpoint.find_step(manager, which)
+        state = checkpoint.restore(manager, step, parallel.replicate(init_state(config), parallel.make_mesh()))
+    return export(state), step
+
+
+def _loop(
+    config: Any, state: TrainState, mesh: Mesh, batches: Any, manager: ocp.CheckpointManager, log: '_Log'
+) -> TrainState:
+    """Updates until `config.train.steps`; between them logs, validates and saves when due."""
+    settings, start = config.train, int(state.step)
+    if start >= settings.steps:
+        return state
+    step_fn = _compile(config, state, parallel.shard(batches[start], mesh))
+    stream = pipeline.iterate(batches, start, config.data.threads, config.data.prefetch)
+    validation = _validation(config)
+    with _signals() as received, tqdm.tqdm(total=settings.steps, initial=start, unit='step') as bar:
+        log.resume_clock()
+        for step in range(start + 1, settings.steps + 1):
+            state, metrics = step_fn(state, parallel.shard(next(stream), mesh))
+            log.add(metrics)
+            bar.update()
+            is_last = step == settings.steps or bool(received)
+            is_validated = step % settings.eval_every == 0 or step == settings.steps
+            is_saved = step % settings.checkpoint_every == 0 or is_validated or is_last
+            if step % settings.log_every == 0 or is_saved:
+                bar.set_postfix(log.flush(step, config.data.batch))
+            if is_saved:
+                psnr = log.validate(step, validation, state) if is_validated else None
+                checkpoint.save(manager, step, state, psnr)
+            if received:
+                manager.wait_until_finished()
+                raise Stopped(received[0], step)
+        manager.wait_until_finished()
+    return state
+
+
+def _compile(config: Any, state: TrainState, batch: dict[str, jax.Array]) -> Callable:
+    """The jitted step, compiled before the clock starts; the old state's memory is reused."""
+    begun = time.perf_counter()
+    compiled = jax.jit(partial(train_step, config=config), donate_argnums=0).lower(state, batch).compile()
+    logging.info('compiled the training step in %.1f s', time.perf_counter() - begun)
+    return compiled
+
+
+def _validation(config: Any) -> Callable[[TrainState], float]:
+    """Function from a state to its mean PSNR on the first images of the first evaluation set."""
+    name, _ = datasets.parse_names(config.data.eval)[0]
+    source = datasets.open_source(name, config.data, 'eval', datasets.Cache(config.data.cache_gib * 2**30))
+    settings = config.model.to_dict()
+    return lambda state: evaluate.validate(derain.Derainer(export(state), settings), source, config.train.eval_images)
+
+
+class _Log:
+    """metrics.jsonl and TensorBoard, and the clock of the training itself (no compilation, no validation)."""
+
+    def __init__(self, workdir: pathlib.Path, start: int):
+        self._is_writer = jax.process_index() == 0
+        self._pending: list[dict[str, jax.Array]] = []
+        self._path = workdir / 'metrics.jsonl'
+        lines = _lines_up_to(self._path, start)
+        self.elapsed = lines[-1]['seconds'] if lines else 0.0
+        self._mark = 0.0
+        if self._is_writer:
+            self._path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+            self._events = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1)
+
+    def resume_clock(self) -> None:
+        """Time counts from now on."""
+        self._mark = time.perf_counter()
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Keeps one step's scalars, still on the device, for the next flush."""
+        self._pending.append(metrics)
+
+    def flush(self, step: int, batch: int) -> dict[str, str]:
+        """Writes the means since the last flush; returns what the progress bar shows. Raises UserError for NaN."""
+        steps = jax.device_get(self._pending)
+        means = {name: float(np.mean([metrics[name] for metrics in steps])) for name in steps[0]}
+        now = time.perf_counter()
+        seconds, self._mark = now - self._mark, now
+        self.elapsed += seconds
+        self._pending = []
+        bad = [name for name in ('total', 'gradient_norm') if not math.isfinite(means[name])]
+        if bad:
+            raise UserError(
+                f'{" and ".join(bad)} not finite between steps {step - len(steps) + 1} and {step}. The last checkpoint '
+                'is from before. Lower --config.train.learning_rate, or look for broken images.'
+            )
+        means['learning_rate'] = float(steps[-1]['learning_rate'])
+        means |= {'images_per_second': batch * len(steps) / seconds, 'seconds': round(self.elapsed, 3)}
+        self._write(step, 'train', means)
+        return {'loss': f'{means["total"]:.4f}', 'psnr': f'{means["psnr"]:.2f}'}
+
+    def validate(self, step: int, validation: Callable[[TrainState], float], state: TrainState) -> float:
+        """Runs the validation off the clock and writes its score."""
+        psnr = validation(state)
+        self._write(step, 'validation', {'validation_psnr': psnr, 'seconds': round(self.elapsed, 3)})
+        self.resume_clock()
+        return psnr
+
+    def close(self) -> None:
+        """Flushes TensorBoard's queue."""
+        if self._is_writer:
+            self._events.close()
+
+    def _write(self, step: int, group: str, values: dict[str, float]) -> None:
+        if not self._is_writer:
+            return
+        with self._path.open('a') as file:
+            file.write(json.dumps({'step': step, **values}) + '\n')
+        for name, value in values.items():
+            self._events.add_scalar(f'{group}/{name}', value, step)
+
+
+def _lines_up_to(path: pathlib.Path, step: int) -> list[dict[str, float]]:
+    """Lines of metrics.jsonl that a run going on from `step` keeps; a line cut off by a kill is dropped."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return [line for line in lines if line['step'] <= step]
+
+
+def _check_config(config: Any, workdir: pathlib.Path) -> None:
+    """Stores the config in a new workdir; refuses to go on in one that was made with another."""
+    path = workdir / 'config.json'
+    given = json.loads(config.to_json())
+    if not path.exists():
+        provenance.write_json(path, given)
+        return
+    _refuse_differences(json.loads(path.read_text()), given, workdir)
+
+
+def _refuse_differences(stored: dict[str, Any], given: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Raises UserError that names the fields in which two configs differ."""
+    stored, given = _flat(stored), _flat(given)
+    different = [
+        f'{name} is {stored.get(name)!r} there and {given.get(name)!r} here'
+        for name in sorted(stored.keys() | given.keys())
+        if stored.get(name) != given.get(name)
+    ]
+    if different:
+        raise UserError(
+            f'{workdir} holds a run with another config: {"; ".join(different)}. Name another --workdir, or give the '
+            'config that it was made with.'
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Nested fields as 'a.b.c'."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _append_start(path: pathlib.Path, record: dict[str, Any]) -> None:
+    """Adds one start of the run, with its step and provenance, to run.json."""
+    if jax.process_index() == 0:
+        starts = json.loads(path.read_text())['starts'] if path.exists() else []
+        provenance.write_json(path, {'starts': [*starts, record]})
+
+
+@contextlib.contextmanager
+def _writable(workdir: pathlib.Path) -> Iterator[None]:
+    """Creates the workdir and turns errors of writing to it into UserErrors."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(
+            f'{workdir} cannot be written: {error}. Free some space or name another --workdir; a run goes on from its '
+            'last whole checkpoint.'
+        ) from error
+
+
+@contextlib.contextmanager
+def _claimed(workdir: pathlib.Path) -> Iterator[None]:
+    """Refuses a second training process in one workdir; the claim ends with the process, however it ends."""
+    if jax.process_index():
+        yield
+        return
+    with (workdir / '.lock').open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f'Another process trains in {workdir}. Wait for it, or name another --workdir.') from None
+        yield
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that SIGTERM and SIGINT append to instead of ending the process; a second one ends it at once."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def note(signum: int, _frame: Any) -> None:
+        received.append(signum)
+        signal.signal(signum, previous[signum])
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        previous[signum] = signal.signal(signum, note)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
