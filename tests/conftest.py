@@ -1,0 +1,62 @@
+"""Strict JAX, four CPU devices, generated rainy pairs, and a network small enough to train in a test."""
+
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+from qsnet_jax import images, rain
+
+jax.config.update('jax_num_cpu_devices', 4)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+flags.FLAGS(['tests'])
+
+
+@pytest.fixture(scope='session')
+def data_root():
+    """Folder of the real image sets; tests that need it skip where it is absent."""
+    path = pathlib.Path(os.environ.get('QSNET_DATA', pathlib.Path(__file__).parents[2] / 'shared' / 'data'))
+    if not path.is_dir():
+        pytest.skip(f'no image sets at {path}; QSNET_DATA names their folder')
+    return path
+
+
+def draw_pair(index: int, height: int = 48, width: int = 56) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth random picture and the same with drawn rain; uint8 (H, W, 3)."""
+    generator = np.random.default_rng(index)
+    rows, columns = np.mgrid[:height, :width] / 16
+    waves = [np.sin(generator.uniform(0, 2) * rows + generator.uniform(0, 2) * columns) for _ in range(3)]
+    clean = np.stack(waves, axis=-1) * 60 + 110
+    clean = clean.astype(np.uint8)
+    layer = rain.draw_layer(rain.STYLES['light'], height, width, seed=7, index=index)
+    return rain.add_rain(clean, layer), clean
+
+
+@pytest.fixture(scope='session')
+def pairs_root(tmp_path_factory):
+    """train/ and val/ with rain-N.png and norain-N.png of one size."""
+    root = tmp_path_factory.mktemp('pairs')
+    for part, numbers in (('train', range(6)), ('val', range(6, 9))):
+        (root / part).mkdir()
+        for number in numbers:
+            rainy, clean = draw_pair(number)
+            images.save(root / part / f'rain-{number}.png', rainy)
+            images.save(root / part / f'norain-{number}.png', clean)
+    return root
+
+
+@pytest.fixture
+def tiny_config(pairs_root):
+    """A run of ten short steps on the generated pairs."""
+    from configs import default
+
+    config = default.get_config()
+    config.model.update({'channels': 12, 'units': 1, 'scale_channels': 6, 'rates': (1, 2)})
+    config.data.update({'train': 'pairs', 'eval': 'pairs', 'root': str(pairs_root), 'crop': 24, 'batch': 4})
+    config.train.update({'steps': 10, 'schedule': 'plateau', 'plateau_window': 2, 'plateau_patience': 1})
+    config.train.update({'log_every': 2, 'eval_every': 5, 'eval_images': 2, 'checkpoint_every': 2})
+    return config

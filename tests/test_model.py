@@ -1,0 +1,221 @@
+"""Size, shapes, wiring and receptive field of the network."""
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qsnet_jax import model
+
+TINY = {'channels': 12, 'units': 1, 'scale_channels': 6}
+
+
+def shapes(settings):
+    """Variables of a network as shapes, by path."""
+    network = model.QSNet(**settings)
+    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+    return flax.traverse_util.flatten_dict(dict(variables), sep='/')
+
+
+def run(settings, images, train=False, seed=0):
+    """Output of a freshly initialised network."""
+    network = model.QSNet(**settings)
+    variables = network.init(jax.random.key(seed), images)
+    if train:
+        return network.apply(variables, images, train=True, mutable=['batch_stats'])[0]
+    return network.apply(variables, images)
+
+
+def random_images(height, width, batch=1):
+    return jax.random.uniform(jax.random.key(1), (batch, height, width, 3))
+
+
+def full_size_weights():
+    """Kernel sizes of the full-size network, part by part, written out from the table of the architecture."""
+    stem = 9 * 9 * 3 * 33 + 3 * 3 * 33 * 66 + 3 * 3 * 66 * 132
+    unit = 132 * 33 // 3 + 3 * 3 * 33 + 33 * 132 // 3
+    scales = 132 * 66 // 3 + 4 * (3 * 3 * 132 * 66 // 3)
+    auxiliary = 3 * 3 * 66 * 66 // 3 + 3 * 3 * 66 * 33 // 3 + 3 * 3 * 33 * 3
+    main = 3 * 3 * 345 * 132 // 3 + 3 * 3 * 132 * 66 // 3 + 3 * 3 * 66 * 33 // 3 + 3 * 3 * 33 * 3
+    return stem + 12 * unit + scales + 5 * auxiliary + main
+
+
+def test_parameter_count_at_full_size():
+    """0.53 M: kernels, a scale and a bias per normalised channel, and a bias per channel of the six rain layers."""
+    norms = 2 * (33 + 66 + 132) + 12 * 2 * (33 + 33 + 132) + 5 * 2 * 66 + 5 * 2 * (66 + 33) + 2 * (132 + 66 + 33)
+    count = sum(int(np.prod(value.shape)) for name, value in shapes({}).items() if name.startswith('params/'))
+    assert count == full_size_weights() + norms + 6 * 3 == 531_879
+
+
+def test_multiply_adds_at_full_size():
+    """137 GMAC at 512x512: at stride 1 every kernel weight is used once per pixel."""
+    kernels = sum(int(np.prod(v.shape)) for name, v in shapes({}).items() if name.endswith('kernel'))
+    assert kernels == full_size_weights()
+    assert kernels * 512 * 512 == pytest.approx(137e9, rel=5e-3)
+
+
+@pytest.mark.parametrize(('stride', 'gmac'), [(2, 38), (4, 14)])
+def test_multiply_adds_with_strides(stride, gmac):
+    """38 and 14 GMAC at 512x512 with strides 2 and 4: each kernel counts the pixels of the resolution it runs at."""
+    pixels = {'stem_1': 1.0, 'stem_2': 1 / 4}
+    total = sum(
+        np.prod(value.shape) * pixels.get(name.split('/')[1], 1 / stride**2)
+        for name, value in shapes({'encoder_stride': stride}).items()
+        if name.endswith('kernel')
+    )
+    assert total * 512 * 512 == pytest.approx(gmac * 1e9, rel=0.02)
+
+
+def test_parameter_names_are_stable():
+    """Published weights are found by these paths."""
+    names = set(shapes({}))
+    expected = {
+        'params/stem_1/conv/kernel',
+        'params/stem_3/norm/batch/scale',
+        'params/unit_12/reduce/conv/kernel',
+        'params/unit_12/depthwise/conv/kernel',
+        'params/unit_12/expand/norm/batch/bias',
+        'params/C_5/conv/kernel',
+        'params/A_5/conv_2/conv/kernel',
+        'params/A_5/rain/bias',
+        'params/main/conv_3/conv/kernel',
+        'params/main/rain/kernel',
+        'batch_stats/main/conv_3/norm/batch/var',
+    }
+    assert expected <= names
+    assert {name.split('/')[1] for name in names} == (
+        {f'stem_{i}' for i in range(1, 4)}
+        | {f'unit_{i}' for i in range(1, 13)}
+        | {f'{letter}_{i}' for letter in 'CA' for i in range(1, 6)}
+        | {'main'}
+    )
+
+
+@pytest.mark.parametrize('size', [(1, 1), (7, 13), (24, 36)])
+@pytest.mark.parametrize('norm', ['batch', 'instance', 'none'])
+def test_output_has_the_size_of_the_input(size, norm):
+    """One main and five auxiliary rain layers of the input's size, odd ones included."""
+    output = run({**TINY, 'norm': norm}, random_images(*size, batch=2))
+    assert output.rain.shape == (2, *size, 3)
+    assert [rain.shape for rain in output.aux_rain] == [(2, *size, 3)] * 5
+
+
+@pytest.mark.parametrize('stride', [2, 4])
+def test_strides_keep_the_size(stride):
+    """Decoders come back to full size."""
+    output = run({**TINY, 'encoder_stride': stride}, random_images(12, 20))
+    assert output.rain.shape == output.aux_rain[4].shape == (1, 12, 20, 3)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'channels': 20}, 'multiple of 4 x groups'),
+        ({'scale_channels': 9}, 'multiple of 2 x groups'),
+        ({'encoder_stride': 3}, '1, 2 or 4'),
+        ({'norm': 'layer'}, 'layer'),
+    ],
+)
+def test_settings_that_cannot_be_built_are_refused(settings, message):
+    """The message says what the setting must be."""
+    with pytest.raises(ValueError, match=message):
+        run({**TINY, **settings}, random_images(12, 12))
+
+
+def test_sizes_that_do_not_suit_the_stride_are_refused():
+    """10 is no multiple of 4."""
+    with pytest.raises(ValueError, match='multiples of encoder_stride = 4'):
+        run({**TINY, 'encoder_stride': 4}, random_images(12, 10))
+
+
+def test_bytes_are_refused():
+    """Images must already be floats in [0, 1]."""
+    with pytest.raises(ValueError, match='uint8'):
+        run(TINY, jnp.zeros((1, 8, 8, 3), jnp.uint8))
+
+
+@pytest.mark.parametrize(('stride', 'units', 'rates'), [(1, 1, (1, 2)), (1, 2, (3,)), (2, 1, (1, 2)), (4, 1, (1,))])
+def test_receptive_radius_is_exact(stride, units, rates):
+    """Gradients reach as far as `receptive_radius` says, and no farther; exact at stride 1, a bound with strides."""
+    settings = {**TINY, 'units': units, 'rates': rates, 'encoder_stride': stride}
+    network = model.QSNet(**settings)
+    radius = model.receptive_radius(network)
+    size = (2 * radius + 9) // 4 * 4 + 4
+    images = random_images(size, size)
+    # A leaky network, so that no ReLU cuts a path: norms start as identities and biases keep everything positive.
+    variables = jax.tree.map(jnp.abs, network.init(jax.random.key(0), images))
+    centre = size // 2
+    gradient = jax.grad(lambda x: network.apply(variables, x + 10.0).rain[0, centre, centre, 0])(images)
+    reached = np.argwhere(np.abs(gradient[0]).max(axis=-1) > 0)
+    farthest = np.abs(reached - centre).max()
+    assert farthest <= radius
+    assert farthest == radius if stride == 1 else farthest > radius - 2 * stride
+
+
+def test_receptive_radius_of_the_full_network():
+    """4 + 1 + 1 of the stem, 12 units, rate 6, 3 of an auxiliary and 4 of the main decoder."""
+    assert model.receptive_radius(model.QSNet()) == 31
+
+
+def test_instance_norm_has_no_receptive_radius():
+    """Its statistics are those of the whole image."""
+    with pytest.raises(ValueError, match='whole image'):
+        model.receptive_radius(model.QSNet(norm='instance'))
+
+
+@pytest.mark.parametrize('setting', ['share_groups', 'share_scales'])
+def test_sharing_changes_the_output_but_no_parameter(setting):
+    """Without sharing the same parameters give another result, through the decoders alone."""
+    images = random_images(12, 12)
+    shared, separate = ({**TINY, setting: flag} for flag in (True, False))
+    assert shapes(shared).keys() == shapes(separate).keys()
+    difference = jnp.abs(run(shared, images).rain - run(separate, images).rain).max()
+    assert difference > 1e-4
+
+
+def test_without_sharing_scales_stay_apart_from_auxiliary_outputs():
+    """The exchange between scales comes after the auxiliary decoders, whose output it leaves alone."""
+    images = random_images(12, 12)
+    shared, separate = (run({**TINY, 'share_scales': flag}, images) for flag in (True, False))
+    for first, second in zip(shared.aux_rain, separate.aux_rain, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_without_group_sharing_a_group_sees_only_itself():
+    """With no shuffle, a decoder's second convolution depends on the first block of channels alone in its first group."""
+    decoder = model.Decoder((6, 6), 3, 1, 'batch', share_groups=False, dtype=jnp.dtype('float32'))
+    x = random_images(6, 6).repeat(2, axis=-1)
+    variables = decoder.init(jax.random.key(0), x, False)
+    _, state = decoder.apply(variables, x, False, capture_intermediates=True)
+    _, changed = decoder.apply(variables, x.at[..., 2:].set(0.0), False, capture_intermediates=True)
+    first, second = (s['intermediates']['conv_2']['__call__'][0][..., :2] for s in (state, changed))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_training_mode_updates_statistics_and_inference_does_not_need_the_batch():
+    """An image's result at inference is the same alone and in a batch."""
+    network = model.QSNet(**TINY)
+    images = random_images(12, 12, batch=3)
+    variables = network.init(jax.random.key(0), images)
+    _, updates = network.apply(variables, images, train=True, mutable=['batch_stats'])
+    assert not np.array_equal(
+        updates['batch_stats']['stem_1']['norm']['batch']['mean'],
+        variables['batch_stats']['stem_1']['norm']['batch']['mean'],
+    )
+    together, alone = network.apply(variables, images).rain[:1], network.apply(variables, images[:1]).rain
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_half_precision_is_close_and_comes_out_as_float32():
+    """bfloat16 computes the same network to its three digits, with float32 parameters."""
+    images = random_images(16, 16)
+    full, half = (run({**TINY, 'dtype': dtype}, images) for dtype in ('float32', 'bfloat16'))
+    assert half.rain.dtype == jnp.float32
+    assert jnp.abs(full.rain - half.rain).max() < 0.05 * jnp.abs(full.rain).max()
+    assert all(value.dtype == jnp.float32 for value in shapes({**TINY, 'dtype': 'bfloat16'}).values())
+
+
+def test_rates_set_the_number_of_scales():
+    """One pointwise scale and one per rate, each with its decoder."""
+    assert len(run({**TINY, 'rates': (3,)}, random_images(8, 8)).aux_rain) == 2
