@@ -15,12 +15,14 @@ def get_config():
     config.data.train = 'drawn_light'
     config.data.eval = 'drawn_light'
     config.data.crop = 64
+    config.data.batch = 4
     config.data.flip = True
-    config.train.steps = 600
-    config.train.learning_rate = 4e-3
+    config.train.steps = 1000
+    config.train.learning_rate = 3e-3
+    config.train.rain_gain = 0.05
     config.train.schedule = 'cosine'
     config.train.log_every = 20
-    config.train.eval_every = 200
+    config.train.eval_every = 250
     config.train.eval_images = 3
-    config.train.checkpoint_every = 200
+    config.train.checkpoint_every = 250
     return config

@@ -116,8 +116,12 @@ def load_weights(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any
         raise UserError(f'{path} is not a readable safetensors file: {error}.') from error
     if metadata.get('format') != MARK:
         raise UserError(f'{path} was not written by qsnet_jax: its format is {metadata.get("format")!r}, not {MARK!r}.')
-    settings = json.loads(metadata['settings'])
-    problems = _differences(expected_shapes(settings), {name: value.shape for name, value in tensors.items()})
+    try:
+        settings = json.loads(metadata['settings'])
+        expected = expected_shapes(settings)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f'{path} has settings of which no network can be built: {error!r}.') from error
+    problems = _differences(expected, {name: value.shape for name, value in tensors.items()})
     if problems:
         raise UserError(f'{path} does not fit the network of its settings {settings}: {"; ".join(problems)}.')
     variables = flax.traverse_util.unflatten_dict(tensors, sep='/')

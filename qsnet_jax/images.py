@@ -27,6 +27,8 @@ import struct
 import numpy as np
 from PIL import ExifTags, Image
 
+from qsnet_jax import UserError
+
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 MAX_PIXELS = 200_000_000
 JPEG_QUALITY = 95  # the highest that Pillow advises; above it files grow and little is gained
@@ -42,7 +44,7 @@ _TURNS = {orientation: Image.Transpose[name] for orientation, name in enumerate(
 _KEPT_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # description, make, model, software, date, author, copyright
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """An image file cannot be read or written; says which, what was found, what was expected and what to do."""
 
 

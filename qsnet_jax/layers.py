@@ -17,6 +17,9 @@ Array = jax.Array
 BATCH_NORM_MOMENTUM = 0.9  # running = 0.9 running + 0.1 batch; PyTorch writes the same rule as momentum=0.1
 BATCH_NORM_EPSILON = 1e-5
 INSTANCE_NORM_EPSILON = 1e-5
+# Up to this many input channels a group, one dense kernel with zeros beats one convolution per group. Training step on
+# 2 CPU cores, 8 x 64 x 64: at 24 channels (4 to 21 a group) 320 against 390 ms, at 36 channels 520 against 610.
+DENSE_DEPTH = 12
 
 
 def channel_shuffle(x: Array, groups: int) -> Array:
@@ -57,7 +60,9 @@ def convolve(
     if depth == 1 and features == groups:
         return _depthwise(x, kernel, margin, rate, stride)
     if size == 1 and stride == 1:
-        return _pointwise(x, kernel, groups)
+        return x @ _with_zeros(kernel, groups)[0, 0]
+    if depth <= DENSE_DEPTH:
+        return _dense(x, _with_zeros(kernel, groups), margin, rate, stride)
     outputs = [
         _dense(part, weights, margin, rate, stride)
         for part, weights in zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
@@ -90,13 +95,12 @@ def _depthwise(x: Array, kernel: Array, margin: int, rate: int, stride: int) -> 
     return sum(terms[1:], start=terms[0])
 
 
-def _pointwise(x: Array, kernel: Array, groups: int) -> Array:
-    """1x1 group convolution as one matrix product with a block-diagonal matrix."""
-    depth, features = kernel.shape[-2:]
-    blocks = kernel[0, 0].reshape(depth, groups, features // groups)
-    eye = np.eye(groups, dtype=kernel.dtype)
-    matrix = jnp.einsum('dgf,gh->gdhf', blocks, eye).reshape(groups * depth, features)
-    return x @ matrix
+def _with_zeros(kernel: Array, groups: int) -> Array:
+    """The dense kernel (k, k, C_in, C_out) that computes a grouped one: its blocks on the diagonal, zeros elsewhere."""
+    size, _, depth, features = kernel.shape
+    blocks = kernel.reshape(size, size, depth, groups, features // groups)
+    diagonal = np.eye(groups, dtype=kernel.dtype)
+    return jnp.einsum('ijdgf,gh->ijgdhf', blocks, diagonal).reshape(size, size, groups * depth, features)
 
 
 def _channelwise(values: Array) -> Array:

@@ -33,9 +33,11 @@ def open_batches(
 def _samples(source: datasets.Source, number: int, seed: int, data: Any) -> grain.MapDataset:
     """Endless random crops of one source, every item once in each pass, in an order drawn anew for each."""
 
+    crop, flip = data.crop, data.flip  # taken now: a config may change later, the batches may not
+
     def sample(index: int, generator: np.random.Generator) -> Batch:
-        rainy, clean = source.sample(int(index), data.crop, generator)
-        if data.flip and generator.random() < 0.5:
+        rainy, clean = source.sample(int(index), crop, generator)
+        if flip and generator.random() < 0.5:
             rainy, clean = rainy[:, ::-1], clean[:, ::-1]
         return {'rainy': rainy, 'clean': clean}
 

@@ -28,8 +28,8 @@ def collect(config: dict[str, Any], seed: int | None) -> dict[str, Any]:
         'versions': {'python': platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         'device': {'platform': device.platform, 'kind': device.device_kind, 'count': jax.device_count()},
         'precision': {
-            'matmul': jax.config.read('jax_default_matmul_precision') or 'default',
-            'x64': bool(jax.config.read('jax_enable_x64')),
+            'matmul': jax.config.values['jax_default_matmul_precision'] or 'default',
+            'x64': bool(jax.config.values['jax_enable_x64']),
             'xla_flags': os.environ.get('XLA_FLAGS', ''),
         },
         'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),

@@ -81,7 +81,10 @@ def init_state(config: Any) -> TrainState:
     network = model.from_config(config.model)
     images = jnp.zeros((1, 32, 32, 3), jnp.float32)
     variables = jax.jit(network.init)(jax.random.key(config.seed), images)
-    params = variables['params']
+    params = flax.traverse_util.path_aware_map(
+        lambda path, value: value * config.train.rain_gain if path[-2:] == ('rain', 'kernel') else value,
+        variables['params'],
+    )
     opt_state = make_optimizer(config.train).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, variables['batch_stats'], opt_state)
 

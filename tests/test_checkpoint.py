@@ -1,0 +1,117 @@
+"""Weights files: whoever holds one can rebuild the network; wrong ones are refused in words."""
+
+import json
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from qsnet_jax import UserError, checkpoint, model
+
+SETTINGS = {
+    'channels': 12, 'groups': 3, 'units': 1, 'scale_channels': 6, 'rates': [1, 2], 'encoder_stride': 1,
+    'norm': 'batch', 'share_groups': True, 'share_scales': True, 'dtype': 'float32',
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def variables():
+    return jax.device_get(model.from_config(SETTINGS).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+
+
+@pytest.fixture
+def path(variables, tmp_path):
+    checkpoint.save_weights(tmp_path / 'w.safetensors', variables, SETTINGS, {'commit': 'abc'})
+    return tmp_path / 'w.safetensors'
+
+
+def rewrite(path, change=None, metadata=None):
+    """The file with some tensors or metadata changed."""
+    with safetensors.safe_open(path, framework='numpy') as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        kept = file.metadata()
+    (change or (lambda _: None))(tensors)
+    safetensors.numpy.save_file(tensors, path, metadata={**kept, **(metadata or {})})
+
+
+def test_round_trip_is_exact(variables, path):
+    """Variables, settings and record come back as they went in."""
+    found, settings = checkpoint.load_weights(path)
+    assert settings == {**SETTINGS, 'rates': (1, 2)}
+    assert checkpoint.load_record(path) == {'commit': 'abc'}
+    first, second = (flax.traverse_util.flatten_dict(tree, sep='/') for tree in (variables, found))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name])
+
+
+def test_the_file_alone_rebuilds_the_network(variables, path):
+    """A network made from the stored settings computes what the original did."""
+    found, settings = checkpoint.load_weights(path)
+    images = jax.random.uniform(jax.random.key(1), (1, 9, 7, 3))
+    expected = model.from_config(SETTINGS).apply(variables, images)
+    np.testing.assert_array_equal(model.from_config(settings).apply(found, images).rain, expected.rain)
+
+
+def test_missing_extra_and_wrong_shapes_are_named(path):
+    """All three kinds in one message."""
+
+    def change(tensors):
+        tensors['params/other'] = tensors.pop('params/C_1/conv/kernel')
+        tensors['params/main/rain/bias'] = np.zeros(4, np.float32)
+
+    rewrite(path, change)
+    with pytest.raises(UserError) as error:
+        checkpoint.load_weights(path)
+    for text in ('1 missing: params/C_1/conv/kernel', '1 extra: params/other', 'is (4,), expected (3,)'):
+        assert text in str(error.value)
+
+
+def test_settings_that_do_not_fit_the_tensors_are_refused(path):
+    """A file that claims another width."""
+    rewrite(path, metadata={'settings': json.dumps({**SETTINGS, 'channels': 24})})
+    with pytest.raises(UserError, match='wrong shape'):
+        checkpoint.load_weights(path)
+
+
+@pytest.mark.parametrize('settings', ['{', '{"channels": 12}', '[]', '{"channels": 13, "rates": [1]}', '{"rates": 3}'])
+def test_settings_without_sense_are_refused(path, settings):
+    """Metadata from strangers ends in a clear error."""
+    rewrite(path, metadata={'settings': settings})
+    with pytest.raises(UserError, match='settings'):
+        checkpoint.load_weights(path)
+
+
+def test_foreign_and_broken_files_are_refused(path, tmp_path):
+    """Other safetensors, truncated files, text, folders and nothing at all."""
+    rewrite(path, metadata={'format': 'pt'})
+    with pytest.raises(UserError, match="format is 'pt'"):
+        checkpoint.load_weights(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match='not a readable'):
+        checkpoint.load_weights(path)
+    path.write_text('text')
+    with pytest.raises(UserError, match='not a readable'):
+        checkpoint.load_weights(path)
+    with pytest.raises(UserError, match='does not exist'):
+        checkpoint.load_weights(tmp_path / 'none.safetensors')
+    with pytest.raises(UserError):
+        checkpoint.load_weights(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file(variables, path, monkeypatch):
+    """Weights are whole or absent under their name."""
+    before = path.read_bytes()
+
+    def fail(_tensors, target, metadata):
+        target.write_bytes(b'half')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(safetensors.numpy, 'save_file', fail)
+    with pytest.raises(UserError, match='No space left'):
+        checkpoint.save_weights(path, variables, SETTINGS)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]

@@ -1,0 +1,271 @@
+"""Sources of images: pairing by name, clear refusals, the additive rain model, drawn sets."""
+
+import numpy as np
+import pytest
+from conftest import draw_pair
+
+from configs import default
+from qsnet_jax import UserError, datasets, images, rain
+
+
+@pytest.fixture
+def data(tmp_path):
+    """`config.data` whose root is an empty folder."""
+    data = default.get_config().data
+    data.root = str(tmp_path)
+    return data
+
+
+def write(root, name, image):
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images.save(path, image)
+
+
+def open_source(name, data, role='eval'):
+    return datasets.open_source(name, data, role, datasets.Cache(1e9))
+
+
+@pytest.mark.parametrize(
+    ('rainy', 'clean'),
+    [
+        ('rain-{}.png', 'norain-{}.png'),
+        ('rainy/rain-{}.png', 'norain-{}.png'),
+        ('input/{}.png', 'target/{}.png'),
+        ('rainy/{}.png', 'clean/{}.jpg'),
+        ('rain/{}.png', 'norain/{}.png'),
+        ('rainy_image/{}.png', 'ground_truth/{}.png'),
+    ],
+)
+def test_layouts_pair_by_key(tmp_path, data, rainy, clean):
+    """Each known layout is recognised, and 2 meets 2 although 10 sorts before it as text."""
+    for number in (10, 2, 1):
+        write(tmp_path, rainy.format(number), np.full((8, 8, 3), number + 100, np.uint8))
+        write(tmp_path, clean.format(number), np.full((8, 8, 3), number, np.uint8))
+    source = open_source('pairs', data)
+    assert source.names == ['1', '2', '10']
+    for index, number in enumerate((1, 2, 10)):
+        first, second = source.load(index)
+        assert abs(int(first[0, 0, 0]) - number - 100) <= 1 and abs(int(second[0, 0, 0]) - number) <= 1
+
+
+def test_patterns_name_any_layout(tmp_path, data):
+    """Own patterns pair by what the star stands for."""
+    write(tmp_path, 'a/x_7_wet.png', np.full((4, 4, 3), 9, np.uint8))
+    write(tmp_path, 'b/y_7.png', np.full((4, 4, 3), 5, np.uint8))
+    data.rainy, data.clean = 'a/x_*_wet.png', 'b/y_*.png'
+    source = open_source('pairs', data)
+    assert source.names == ['7']
+    assert [int(image[0, 0, 0]) for image in source.load(0)] == [9, 5]
+
+
+def test_roles_have_their_folders(pairs_root, data):
+    """Below root, training reads train/ and evaluation val/, without being told."""
+    data.root = str(pairs_root)
+    assert len(open_source('pairs', data, 'train').names) == 6
+    assert len(open_source('pairs', data, 'eval').names) == 3
+    assert len(open_source('pairs/train', data, 'eval').names) == 6
+
+
+def test_orphans_are_named(tmp_path, data):
+    """Files without a partner stop the program with their names and their number."""
+    for number in range(12):
+        write(tmp_path, f'rain-{number}.png', np.zeros((4, 4, 3), np.uint8))
+    write(tmp_path, 'norain-99.png', np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(UserError, match=r'13 files .* rain-0\.png has no norain-\*.*and 3 more'):
+        open_source('pairs', data)
+
+
+def test_unequal_sizes_and_broken_files_are_listed_together(tmp_path, data):
+    """One error for all pairs that cannot be used."""
+    for number in range(3):
+        write(tmp_path, f'rain-{number}.png', np.zeros((4, 4, 3), np.uint8))
+        write(tmp_path, f'norain-{number}.png', np.zeros((4, 4 + number % 2, 3), np.uint8))
+    (tmp_path / 'rain-2.png').write_text('no image')
+    with pytest.raises(UserError, match=r'(?s)2 of 3 pairs.*4x4 and .*4x5.*rain-2\.png'):
+        open_source('pairs', data)
+
+
+def test_two_files_of_one_name_are_refused(tmp_path, data):
+    """rain-1.png and rain-1.jpg leave open which is meant."""
+    for name in ('rain-1.png', 'rain-1.jpg', 'norain-1.png'):
+        write(tmp_path, name, np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(UserError, match='both called'):
+        open_source('pairs', data)
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'message'),
+    [
+        ('pairs', {}, 'No pairs under .* Tried rain-'),
+        ('pairs', {'root': None}, 'config.data.root'),
+        ('pairs/none', {}, 'is not a folder'),
+        ('pairs', {'rainy': 'a/*.png'}, 'both'),
+        ('pairs', {'rainy': 'a/x.png', 'clean': 'b/*.png'}, 'exactly one'),
+        ('layers', {}, '0 backgrounds'),
+        ('rain100x', {}, 'known are drawn_light'),
+        ('drawn_none', {}, 'Unknown'),
+    ],
+)
+def test_what_is_missing_is_said(data, name, change, message):
+    """Nothing is guessed; the message names what was looked for."""
+    data.update(change)
+    with pytest.raises(UserError, match=message):
+        open_source(name, data)
+
+
+def test_layers_are_added_exactly(tmp_path, data):
+    """rainy = min(255, clean + layer), pixel by pixel."""
+    generator = np.random.default_rng(0)
+    clean = generator.integers(256, size=(9, 7, 3), dtype=np.uint8)
+    layer = generator.integers(256, size=(9, 7), dtype=np.uint8)
+    write(tmp_path, 'clean/a.png', clean)
+    write(tmp_path, 'layer/a.png', layer)
+    rainy, found = open_source('layers', data).load(0)
+    np.testing.assert_array_equal(rainy, np.minimum(clean.astype(int) + layer[..., None], 255))
+    np.testing.assert_array_equal(found, clean)
+
+
+def test_any_layer_meets_any_background(tmp_path, data):
+    """With any_layer, training mixes them, whatever their sizes, and evaluation does not."""
+    for number in range(2):
+        write(tmp_path, f'clean/{number}.png', np.full((20, 30, 3), number, np.uint8))
+        write(tmp_path, f'layer/{number}.png', np.full((20, 30), 10 + 10 * number, np.uint8))
+    write(tmp_path, 'layer/lone.png', np.full((5, 60), 40, np.uint8))
+    data.any_layer = True
+    source = open_source('layers', data, 'train')
+    seen = set()
+    for seed in range(60):
+        rainy, clean = source.sample(seed % 2, 16, np.random.default_rng(seed))
+        seen.add((int(clean[0, 0, 0]), int(rainy[0, 0, 0]) - int(clean[0, 0, 0])))
+    assert seen == {(background, layer) for background in (0, 1) for layer in (10, 20, 40)}
+    with pytest.raises(UserError, match='lone'):
+        open_source('layers', data, 'eval')
+
+
+def test_layer_of_another_size_is_refused(tmp_path, data):
+    """A paired layer must fit its background."""
+    write(tmp_path, 'clean/a.png', np.zeros((8, 8, 3), np.uint8))
+    write(tmp_path, 'layer/a.png', np.zeros((8, 9), np.uint8))
+    with pytest.raises(UserError, match='8x8 and .*8x9'):
+        open_source('layers', data)
+
+
+def test_crops_are_aligned_and_cover_the_image(pairs_root, data):
+    """Both sides of a crop come from one place, and every place is drawn."""
+    data.root = str(pairs_root)
+    source = open_source('pairs', data)
+    whole = np.concatenate(source.load(0), axis=-1)
+    found = set()
+    for seed in range(200):
+        crop = np.concatenate(source.sample(0, 40, np.random.default_rng(seed)), axis=-1)
+        matches = [
+            (i, j)
+            for i in range(whole.shape[0] - 40 + 1)
+            for j in range(whole.shape[1] - 40 + 1)
+            if np.array_equal(whole[i : i + 40, j : j + 40], crop)
+        ]
+        assert len(matches) == 1
+        found.add(matches[0])
+    assert {i for i, _ in found} == set(range(9)) and {j for _, j in found} == set(range(17))
+
+
+@pytest.mark.parametrize('shape', [(1, 1, 3), (5, 40, 3), (40, 7, 3)])
+def test_small_images_are_continued_by_reflection(shape):
+    """A crop larger than the image is its reflection, as NumPy pads."""
+    image = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+    window = datasets.random_window(shape, 24, np.random.default_rng(0))
+    patch = datasets.cut(image, window, 24)
+    assert patch.shape == (24, 24, 3)
+    top, left = window
+    inside = image[top : top + 24, left : left + 24]
+    np.testing.assert_array_equal(patch[: inside.shape[0], : inside.shape[1]], inside)
+    if shape[0] == 5:
+        np.testing.assert_array_equal(patch[5], patch[3])
+
+
+def test_drawn_sets_are_fixed_and_held_out(data):
+    """The evaluation set is the same whenever it is opened, and shares no photo with training."""
+    first, second = open_source('drawn_heavy', data), open_source('drawn_heavy', data)
+    assert len(first.names) == len(set(first.names)) == 12
+    for one, other in zip(first.load(5), second.load(5), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not set(first.photos) & set(open_source('drawn_heavy', data, 'train').photos)
+    assert first.fingerprint() == second.fingerprint() != open_source('drawn_light', data).fingerprint()
+
+
+def test_drawn_training_samples_vary_and_repeat(data):
+    """A sample is a function of the generator, and rain only brightens."""
+    source = open_source('drawn_light', data, 'train')
+    rainy, clean = source.sample(0, 32, np.random.default_rng(1))
+    again, _ = source.sample(0, 32, np.random.default_rng(1))
+    other, _ = source.sample(0, 32, np.random.default_rng(2))
+    np.testing.assert_array_equal(rainy, again)
+    assert not np.array_equal(rainy, other)
+    assert (rainy >= clean).all() and (rainy > clean).any()
+
+
+def test_cache_gives_the_same_images_with_and_without_room(pairs_root, data):
+    """A budget of nothing decodes anew; a budget of one image keeps one."""
+    data.root = str(pairs_root)
+    roomy, narrow = (datasets.open_source('pairs', data, 'eval', datasets.Cache(size)) for size in (1e9, 0))
+    for index in range(3):
+        for one, other in zip(roomy.load(index), narrow.load(index), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert roomy.load(0)[0] is roomy.load(0)[0]
+    assert narrow.load(0)[0] is not narrow.load(0)[0]
+
+
+def test_fingerprint_follows_content_not_order(tmp_path, data):
+    """Changing one pixel of one file changes it; nothing else does."""
+    for number in range(3):
+        rainy, clean = draw_pair(number)
+        write(tmp_path, f'rain-{number}.png', rainy)
+        write(tmp_path, f'norain-{number}.png', clean)
+    before = open_source('pairs', data).fingerprint()
+    assert before == open_source('pairs', data).fingerprint()
+    assert before['count'] == 3
+    rainy[0, 0, 0] ^= 1
+    write(tmp_path, 'rain-2.png', rainy)
+    assert open_source('pairs', data).fingerprint()['sha256'] != before['sha256']
+
+
+@pytest.mark.parametrize(
+    ('names', 'expected'),
+    [
+        ('pairs', [('pairs', 1.0)]),
+        ('drawn_light:2, pairs/a:0.5', [('drawn_light', 2.0), ('pairs/a', 0.5)]),
+        (('pairs', 'layers'), [('pairs', 1.0), ('layers', 1.0)]),
+        ("('pairs',)", [('pairs', 1.0)]),
+        (['pairs:3'], [('pairs', 3.0)]),
+    ],
+)
+def test_names_are_read_as_people_write_them(names, expected):
+    """Text, tuples and lists, as they come from a command line or a script."""
+    assert datasets.parse_names(names) == expected
+
+
+@pytest.mark.parametrize('names', ['', 'pairs:x', 'pairs:0', ()])
+def test_names_without_sense_are_refused(names):
+    """No name or no positive weight is an error."""
+    with pytest.raises(UserError):
+        datasets.parse_names(names)
+
+
+def test_real_pairs_are_what_they_are_known_to_be(data_root, data):
+    """RainTrainL's validation layers give rainy images of 25.64 dB RGB and 26.99 dB Y, 0.845 SSIM Y."""
+    from qsnet_jax import metrics
+
+    data.root = str(data_root)
+    source = open_source('layers/RainTrainL', data)
+    assert len(source.names) == 35
+    pairs = [source.load(index) for index in range(35)]
+    assert np.mean([metrics.psnr(*pair, 'rgb') for pair in pairs]) == pytest.approx(25.64, abs=0.005)
+    assert np.mean([metrics.psnr(*pair, 'y') for pair in pairs]) == pytest.approx(26.99, abs=0.005)
+    assert np.mean([metrics.ssim(*pair, 'y') for pair in pairs]) == pytest.approx(0.845, abs=0.0005)
+
+
+def test_every_style_can_be_drawn_on(data):
+    """A drawn set for each style of rain."""
+    for style in rain.STYLES:
+        assert open_source(f'drawn_{style}', data).load(0)[0].shape == (300, 451, 3)

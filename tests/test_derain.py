@@ -1,0 +1,185 @@
+"""Tiles equal the whole, any size works, and folders with bad files lose nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from qsnet_jax import UserError, checkpoint, derain, images, model
+
+SETTINGS = {
+    'channels': 12, 'groups': 3, 'units': 1, 'scale_channels': 6, 'rates': (1, 2), 'encoder_stride': 1,
+    'norm': 'batch', 'share_groups': True, 'share_scales': True, 'dtype': 'float32',
+}  # fmt: skip
+
+
+def make(tile=derain.TILE, **settings):
+    """A Derainer with random weights."""
+    settings = {**SETTINGS, **settings}
+    network = model.from_config(settings)
+    return derain.Derainer(network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))), settings, tile)
+
+
+def picture(height, width, seed=0):
+    return np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize('stride', [1, 2, 4])
+@pytest.mark.parametrize('size', [(150, 333), (96, 97)])
+def test_tiled_equals_whole(stride, size):
+    """Cutting into tiles changes no pixel of the main result or of any scale."""
+    image = picture(*size)
+    whole = make(tile=512, encoder_stride=stride).restore(image, scales=True)
+    tile = 96 if stride == 1 else 192
+    tiled = make(tile=tile, encoder_stride=stride, rates=(1, 2), units=1).restore(image, scales=True)
+    assert whole.shape == (4, *size, 3)
+    # Sums of another shape may round differently in float32, and so a value may fall on the other side of a half.
+    difference = np.abs(whole.astype(int) - tiled)
+    assert difference.max() <= 1
+    assert np.mean(difference > 0) < 1e-4
+
+
+def test_a_margin_one_pixel_short_of_the_receptive_field_shows(monkeypatch):
+    """The halo is needed: with a third of it the tiles' edges differ."""
+    image = picture(96, 160)
+    whole = make(tile=512).restore(image)
+    monkeypatch.setattr(derain.Derainer, '_halo', lambda self: 5)
+    assert np.abs(whole.astype(int) - make(tile=64).restore(image)).max() > 1
+
+
+def test_cores_cover_every_pixel_once():
+    """For many sizes: windows of one size, cores that join, margins of at least the halo."""
+    for extent in range(32, 2000, 32):
+        for tile, halo, stride in ((96, 16, 1), (256, 31, 1), (320, 110, 4)):
+            spans = derain._spans(extent, tile, halo, stride)
+            assert spans[0][2] == 0 and spans[-1][3] == extent
+            for (_, stop, _, last), (start, _, first, _) in zip(spans, spans[1:], strict=False):
+                assert last == first and stop - last >= halo and first - start >= halo
+            assert len({stop - start for start, stop, _, _ in spans}) == 1
+            assert all(start % stride == 0 for start, *_ in spans)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 40), (3, 2), (33, 31), (64, 64)])
+def test_any_size_comes_out_as_it_went_in(size):
+    """From one pixel on."""
+    assert make()(picture(*size)).shape == (*size, 3)
+
+
+def test_result_is_the_image_minus_the_rain():
+    """At the size of a canvas, the Derainer is to_uint8(I - S(I)) and nothing else."""
+    derainer, image = make(), picture(32, 64)
+    rain = derainer.network.apply(derainer.variables, jnp.asarray(images.to_float(image)[None])).rain[0]
+    np.testing.assert_array_equal(derainer(image), images.to_uint8(images.to_float(image) - np.asarray(rain)))
+
+
+def test_sizes_share_compilations():
+    """A folder of mixed sizes compiles one program per multiple of 32, not per size."""
+    derainer = make(units=2)  # a network that no other test has compiled
+    before = derain._predict._cache_size()
+    for height in range(33, 65, 4):
+        derainer(picture(height, 40))
+    assert derain._predict._cache_size() == before + 1
+
+
+def test_tiles_without_a_core_are_refused():
+    """A tile must be larger than its two margins."""
+    with pytest.raises(UserError, match='--tile=64 or more'):
+        make(tile=32)
+
+
+def test_instance_norm_runs_on_the_whole_image():
+    """No tiles, whatever was asked for: the statistics are those of the image."""
+    image = picture(64, 200)
+    np.testing.assert_array_equal(make(tile=32, norm='instance')(image), make(norm='instance')(image))
+
+
+@pytest.mark.parametrize('image', [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)])
+def test_what_is_no_image_is_refused(image):
+    """Only uint8 (H, W, 3) with pixels in it."""
+    with pytest.raises(UserError, match='expected uint8'):
+        make()(image)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Photos of every kind, some of which cannot be read."""
+    root = tmp_path / 'in'
+    (root / 'deep').mkdir(parents=True)
+    Image.fromarray(picture(40, 50)).save(root / 'plain.jpg')
+    Image.fromarray(picture(40, 50)).save(root / 'deep/nested.png')
+    Image.fromarray(picture(1, 1)).save(root / 'one.png')
+    Image.fromarray(picture(20, 30)[..., 0]).save(root / 'grey.png')
+    Image.fromarray(np.dstack([picture(20, 30), picture(20, 30, 1)[..., 0]])).save(root / 'rgba.png')
+    Image.fromarray(picture(20, 30)[..., 0].astype(np.uint16) * 257).save(root / 'deep16.png')
+    Image.fromarray(picture(20, 30)).convert('CMYK').save(root / 'cmyk.jpg')
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture(20, 30)).save(root / 'turned.jpg', exif=exif)
+    content = (root / 'plain.jpg').read_bytes()
+    (root / 'truncated.jpg').write_bytes(content[: len(content) // 2])
+    (root / 'text.png').write_text('no image')
+    (root / 'notes.txt').write_text('left alone')
+    return root
+
+
+def test_a_folder_with_bad_files_loses_nothing(folder, tmp_path, capsys):
+    """Readable photos come out under their names; the two unreadable ones are reported and counted."""
+    out = tmp_path / 'out'
+    assert derain.derain_files(make(), str(folder), str(out), layers=True) == 2
+    names = {str(path.relative_to(out)) for path in out.rglob('*') if path.is_file()}
+    expected = {
+        'plain.jpg',
+        'deep/nested.png',
+        'one.png',
+        'grey.png',
+        'rgba.png',
+        'deep16.png',
+        'cmyk.jpg',
+        'turned.jpg',
+    }
+    assert names == expected | {name.rsplit('.', 1)[0] + '.rain.png' for name in expected}
+    with Image.open(out / 'grey.png') as grey, Image.open(out / 'rgba.png') as rgba:
+        assert grey.mode == 'L' and rgba.mode == 'RGBA'
+        np.testing.assert_array_equal(np.asarray(rgba)[..., 3], picture(20, 30, 1)[..., 0])
+    with Image.open(out / 'turned.jpg') as turned:
+        assert turned.size == (20, 30) and turned.getexif().get(0x0112, 1) == 1
+    printed = capsys.readouterr().out
+    assert '8 of 10 photos' in printed and 'truncated.jpg' in printed and 'text.png' in printed
+
+
+def test_layer_and_result_add_up(folder, tmp_path):
+    """What was removed, plus what is left, is the input wherever the network did not brighten."""
+    derain.derain_files(make(), str(folder / 'deep/nested.png'), str(tmp_path / 'out'), layers=True)
+    rainy, restored = images.read(folder / 'deep/nested.png'), images.read(tmp_path / 'out/nested.png')
+    layer = images.read(tmp_path / 'out/nested.rain.png')
+    np.testing.assert_array_equal(restored.astype(int) + layer, np.maximum(rainy, restored))
+
+
+@pytest.mark.parametrize(
+    ('source', 'target', 'message'),
+    [('in', 'in', 'overwritten'), ('none', 'out', 'does not exist'), ('empty', 'out', 'No image under')],
+)
+def test_folders_that_make_no_sense_are_refused(folder, tmp_path, source, target, message):
+    """Nothing is overwritten and nothing is silently empty."""
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(UserError, match=message):
+        derain.derain_files(make(), str(tmp_path / source), str(tmp_path / target))
+
+
+def test_load_reads_a_weights_file(tmp_path):
+    """The Python interface: load(path)(image)."""
+    derainer = make()
+    checkpoint.save_weights(tmp_path / 'w.safetensors', derainer.variables, SETTINGS)
+    image = picture(30, 40)
+    np.testing.assert_array_equal(derain.load(tmp_path / 'w.safetensors')(image), derainer(image))
+
+
+def test_the_weights_that_come_with_the_package_remove_rain():
+    """load() needs no file and brings drawn rain on a photo it has not seen closer to the clean photo."""
+    from configs import default
+    from qsnet_jax import datasets, metrics
+
+    source = datasets.open_source('drawn_light', default.get_config().data, 'eval', datasets.Cache(1e9))
+    rainy, clean = (image[:160, :160] for image in source.load(0))
+    assert metrics.psnr(derain.load()(rainy), clean, 'rgb') > metrics.psnr(rainy, clean, 'rgb') + 1

@@ -1,0 +1,167 @@
+"""The program as its users start it: real processes, real files, a real SIGKILL."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = [
+    '--config=configs/quickstart.py',
+    '--config.model.channels=12',
+    '--config.model.scale_channels=6',
+    '--config.model.units=1',
+    '--config.data.train=pairs',
+    '--config.data.eval=pairs',
+    '--config.data.crop=24',
+    '--config.data.batch=4',
+    '--config.train.steps=60',
+    '--config.train.log_every=5',
+    '--config.train.eval_every=30',
+    '--config.train.checkpoint_every=7',
+]
+
+
+def start(*arguments):
+    """A process of the program, as typed into a shell in the project's folder."""
+    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+    command = [sys.executable, '-m', 'qsnet_jax.main', *arguments]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(*arguments):
+    """Runs the program to its end -> (exit status, output, errors)."""
+    process = start(*arguments)
+    output, errors = process.communicate(timeout=300)
+    return process.returncode, output, errors
+
+
+def logged_step(workdir):
+    """Last step in metrics.jsonl, 0 before there is any."""
+    path = workdir / 'metrics.jsonl'
+    lines = path.read_text().splitlines() if path.exists() else []
+    return json.loads(lines[-1])['step'] if lines else 0
+
+
+@pytest.fixture(scope='module')
+def tiny(pairs_root, tmp_path_factory):
+    """Flags of a tiny run, and its undisturbed workdir with what the program printed."""
+    flags = [*TINY, f'--config.data.root={pairs_root}']
+    workdir = tmp_path_factory.mktemp('runs') / 'whole'
+    status, output, errors = run(*flags, f'--workdir={workdir}')
+    assert status == 0, errors
+    return flags, workdir, output
+
+
+def test_training_ends_with_weights_scores_and_pictures(tiny):
+    """One command: a table on the screen, and files that hold what it says."""
+    _, workdir, output = tiny
+    assert 'psnr rgb' in output and 'pairs' in output
+    results = json.loads((workdir / 'eval/pairs/results.json').read_text())
+    assert results['count'] == 3
+    assert results['provenance']['training_data']['pairs']['count'] == 6
+    assert f'{results["rgb"]["psnr"]:.2f}' in output
+    assert (workdir / 'weights.safetensors').exists() and (workdir / 'eval/pairs/6.png').exists()
+
+
+def test_killed_at_any_moment_ends_with_the_same_parameters(tiny, tmp_path):
+    """SIGKILL between and during checkpoints, started again by the same command: bit-identical weights."""
+    flags, whole, _ = tiny
+    workdir = tmp_path / 'killed'
+    for after in (8, 25):
+        process = start(*flags, f'--workdir={workdir}')
+        while logged_step(workdir) < after and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, 'the run ended before it was killed'
+    status, _, errors = run(*flags, f'--workdir={workdir}')
+    assert status == 0, errors
+    assert len(json.loads((workdir / 'run.json').read_text())['starts']) == 3
+    expected, found = (load_file(path / 'weights.safetensors') for path in (whole, workdir))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(value, found[name], err_msg=name)
+
+
+def test_evaluation_of_checkpoint_and_weights_agree_to_the_last_digit(tiny, tmp_path):
+    """A fresh process restores either and finds the scores that training ended with."""
+    flags, workdir, _ = tiny
+    stored = json.loads((workdir / 'eval/pairs/results.json').read_text())
+    status, _, errors = run(*flags, '--mode=eval', f'--workdir={workdir}')
+    assert status == 0, errors
+    restored = json.loads((workdir / 'eval/pairs/results.json').read_text())
+    weights = f'--weights={workdir / "weights.safetensors"}'
+    status, _, errors = run(*flags, '--mode=eval', weights, f'--workdir={tmp_path}')
+    assert status == 0, errors
+    exported = json.loads((tmp_path / 'eval/pairs/results.json').read_text())
+    for part in ('count', 'rgb', 'y', 'input', 'scales'):
+        assert stored[part] == restored[part] == exported[part]
+    assert restored['provenance']['step'] == 60
+    assert exported['provenance']['weights']['step'] == 60
+
+
+def test_photos_come_out_derained(tiny, pairs_root, tmp_path):
+    """derain needs no config; a bad file is reported, the exit status says so, the others come out."""
+    _, workdir, _ = tiny
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    Image.open(pairs_root / 'val/rain-6.png').save(photos / 'a.jpg')
+    (photos / 'b.png').write_text('no image')
+    weights = f'--weights={workdir / "weights.safetensors"}'
+    status, output, _ = run('--mode=derain', f'--input={photos}', f'--output={tmp_path / "out"}', weights)
+    assert status == 1
+    assert '1 of 2 photos' in output and 'b.png' in output
+    with Image.open(tmp_path / 'out/a.jpg') as image:
+        assert image.size == (56, 48)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([], 'needs --config'),
+        (['--mode=derain'], 'needs --input'),
+        (['--config=configs/quickstart.py', '--config.data.eval=nothing', '--mode=eval', '--workdir=none'], 'no run'),
+        (['--config=configs/quickstart.py', '--mode=eval', '--weights=none'], 'does not exist'),
+        (['--config=configs/quickstart.py', '--config.data.train=pairs', '--workdir={tmp}'], 'config.data.root'),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, message, tmp_path):
+    """The message says what to do, without a traceback, and the exit status is not 0."""
+    status, _, errors = run(*(argument.format(tmp=tmp_path / 'run') for argument in arguments))
+    assert status == 1
+    assert message in errors and 'Traceback' not in errors
+
+
+def test_the_full_size_network_trains_and_restores(tmp_path):
+    """configs/qsnet.py: initialised, one step at 2 x 96 x 96, and a 512x512 image restored."""
+    code = """
+import numpy as np
+from configs import qsnet
+from qsnet_jax import derain, parallel, train
+
+config = qsnet.get_config()
+state = train.init_state(config)
+config.data.update({'batch': 2, 'crop': 96})
+generator = np.random.default_rng(0)
+mesh = parallel.make_mesh()
+images = {name: generator.integers(256, size=(2, 96, 96, 3), dtype=np.uint8) for name in ("rainy", "clean")}
+batch = parallel.shard(images, mesh)
+before = np.array(state.params['C_1']['conv']['kernel'])
+state = parallel.replicate(state, mesh)
+state, metrics = train._compile(config, state, batch)(state, batch)
+assert np.isfinite(float(metrics['total'])) and not np.array_equal(before, state.params['C_1']['conv']['kernel'])
+image = generator.integers(256, size=(512, 512, 3), dtype=np.uint8)
+assert derain.Derainer(train.export(state), config.model.to_dict())(image).shape == (512, 512, 3)
+"""
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True, timeout=300)

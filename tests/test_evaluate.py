@@ -1,0 +1,92 @@
+"""Scores: every image once, under both protocols, of input, output and each scale."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from test_derain import make
+
+from qsnet_jax import datasets, evaluate, images, metrics
+
+
+@pytest.fixture(scope='module')
+def evaluated(pairs_root, tmp_path_factory):
+    """A folder that `evaluate` wrote for the generated pairs, and what it returned."""
+    from configs import default
+
+    config = default.get_config()
+    config.data.update({'eval': 'pairs', 'root': str(pairs_root)})
+    folder = tmp_path_factory.mktemp('eval')
+    return folder, evaluate.evaluate(make(), config, folder, {'commit': 'abc'})
+
+
+def test_results_are_means_over_all_images(evaluated, pairs_root):
+    """results.json holds the mean of scores computed here one by one, for input, output and scales."""
+    folder, results = evaluated
+    stored = json.loads((folder / 'pairs/results.json').read_text())
+    assert stored == results['pairs']
+    assert stored['dataset'] == 'pairs' and stored['count'] == 3
+    derainer, cases = make(), []
+    for number in (6, 7, 8):
+        rainy, clean = (images.read(pairs_root / f'val/{side}-{number}.png') for side in ('rain', 'norain'))
+        cases.append((rainy, clean, derainer.restore(rainy, scales=True)))
+    for protocol in ('rgb', 'y'):
+        for measure in ('psnr', 'ssim'):
+            score = getattr(metrics, measure)
+            outputs = np.mean([score(restored[0], clean, protocol) for _, clean, restored in cases])
+            inputs = np.mean([score(rainy, clean, protocol) for rainy, clean, _ in cases])
+            second = np.mean([score(restored[2], clean, protocol) for _, clean, restored in cases])
+            assert stored[protocol][measure] == pytest.approx(outputs, abs=1e-12)
+            assert stored['input'][protocol][measure] == pytest.approx(inputs, abs=1e-12)
+            assert stored['scales']['C_2'][protocol][measure] == pytest.approx(second, abs=1e-12)
+    assert stored['scales'].keys() == {'C_1', 'C_2', 'C_3'}
+
+
+def test_results_say_where_they_come_from(evaluated):
+    """The record of the run and the fingerprint of the data set."""
+    record = evaluated[1]['pairs']['provenance']
+    assert record['commit'] == 'abc' and record['dataset']['count'] == 3 and len(record['dataset']['sha256']) == 64
+
+
+def test_every_image_has_one_line(evaluated):
+    """per_image.csv names each image with its size and time."""
+    with (evaluated[0] / 'pairs/per_image.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row['name'] for row in rows] == ['6', '7', '8']
+    assert {'height', 'width', 'seconds', 'input_rgb_psnr', 'output_y_ssim', 'C_3_y_psnr'} <= rows[0].keys()
+
+
+def test_pictures_show_before_result_and_truth(evaluated, pairs_root):
+    """Three images side by side, the first the rainy one, the last the clean one."""
+    panel = images.read(evaluated[0] / 'pairs/6.png')
+    rainy, clean = (images.read(pairs_root / f'val/{side}-6.png') for side in ('rain', 'norain'))
+    assert panel.shape == (48, 3 * 56, 3)
+    np.testing.assert_array_equal(panel[:, :56], rainy)
+    np.testing.assert_array_equal(panel[:, 112:], clean)
+
+
+def test_images_too_small_for_ssim_still_count_in_psnr():
+    """A window of 11 pixels does not fit; PSNR is defined all the same."""
+    image = np.zeros((8, 20, 3), np.uint8)
+    scores = evaluate.score(
+        image + 5,
+        image,
+    )
+    assert math.isnan(scores['rgb_ssim']) and scores['rgb_psnr'] == pytest.approx(20 * math.log10(255 / 5))
+
+
+def test_validation_is_the_mean_over_the_first_images(pairs_root, tiny_config):
+    """What training watches equals the mean PSNR of those images."""
+    source = datasets.open_source('pairs', tiny_config.data, 'eval', datasets.Cache(1e9))
+    derainer = make()
+    expected = np.mean([metrics.psnr(derainer(rainy), clean, 'rgb') for rainy, clean in map(source.load, range(2))])
+    assert evaluate.validate(derainer, source, 2) == pytest.approx(expected)
+
+
+def test_table_shows_gain_per_set(evaluated):
+    """One line per set with input and output under both protocols."""
+    lines = evaluate.format_table(evaluated[1]).splitlines()
+    assert len(lines) == 2 and lines[1].startswith('pairs')
+    assert lines[1].count('->') == 4

@@ -1,0 +1,250 @@
+"""The step, the loop, and what happens when it is interrupted."""
+
+import errno
+import json
+import signal
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from qsnet_jax import UserError, checkpoint, parallel, pipeline, train
+
+
+@pytest.fixture
+def mesh():
+    """One of the four CPU devices."""
+    return parallel.make_mesh(jax.devices()[:1])
+
+
+def flat(tree):
+    return flax.traverse_util.flatten_dict(tree, sep='/')
+
+
+def assert_equal(first, second):
+    """Bit for bit, every parameter and running statistic."""
+    first, second = flat(train.export(first)), flat(train.export(second))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def interrupt(monkeypatch, step, action):
+    """Calls `action` when the loop is about to log `step`."""
+    flush = train._Log.flush
+
+    def wrapped(log, at, batch):
+        if at == step:
+            action()
+        return flush(log, at, batch)
+
+    monkeypatch.setattr(train._Log, 'flush', wrapped)
+
+
+def crash():
+    raise RuntimeError('crash')
+
+
+def test_loss_falls_on_one_batch(tiny_config, mesh):
+    """Thirty steps on one batch at least halve the content loss."""
+    tiny_config.train.learning_rate = 1e-2
+    tiny_config.train.schedule = 'constant'
+    batch = parallel.shard(pipeline.open_batches(tiny_config.data, 0)[0][0], mesh)
+    state = parallel.replicate(train.init_state(tiny_config), mesh)
+    step = train._compile(tiny_config, state, batch)
+    losses = []
+    for _ in range(30):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics['content']))
+    assert losses[-1] < 0.5 * losses[0]
+    assert int(state.step) == 30
+
+
+def test_one_device_equals_four(tiny_config):
+    """The update of a global batch does not depend on how many devices share it, up to the order of sums."""
+    states = []
+    for count in (1, 4):
+        mesh = parallel.make_mesh(jax.devices()[:count])
+        batches, _ = pipeline.open_batches(tiny_config.data, 0)
+        state = parallel.replicate(train.init_state(tiny_config), mesh)
+        step = train._compile(tiny_config, state, parallel.shard(batches[0], mesh))
+        first, metrics = step(state, parallel.shard(batches[0], mesh))
+        states.append((train.export(first), jax.device_get(metrics)))
+    (one, one_metrics), (four, four_metrics) = states
+    for name, value in one_metrics.items():
+        np.testing.assert_allclose(value, four_metrics[name], rtol=1e-4, err_msg=name)
+    for name, value in flat(one['batch_stats']).items():
+        np.testing.assert_allclose(value, flat(four['batch_stats'])[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    # Adam's first update is lr * sign(gradient): a gradient that is zero but for rounding may move either way, so
+    # parameters are compared where they moved the same way, and those must be nearly all.
+    pairs = [(value, flat(four['params'])[name]) for name, value in flat(one['params']).items()]
+    differences = np.concatenate([np.abs(first - second).ravel() for first, second in pairs])
+    assert differences.max() <= 2.01 * tiny_config.train.learning_rate
+    assert np.mean(differences > 1e-5) < 0.01
+
+
+def test_an_undisturbed_run_writes_what_it_promises(tiny_config, tmp_path, mesh):
+    """Config, run record, every loss term per line, checkpoints, TensorBoard events and weights."""
+    state = train.train(tiny_config, tmp_path, mesh)
+    logged = lines(tmp_path)
+    terms = {'content', 'quasi_sparsity', 'detail', 'auxiliary', 'total', 'gradient_norm', 'learning_rate', 'psnr'}
+    assert [line['step'] for line in logged if 'total' in line] == [2, 4, 5, 6, 8, 10]
+    assert all(terms <= line.keys() for line in logged if 'total' in line)
+    assert [line['step'] for line in logged if 'validation_psnr' in line] == [5, 10]
+    assert json.loads((tmp_path / 'config.json').read_text())['data']['crop'] == 24
+    record = json.loads((tmp_path / 'run.json').read_text())['starts'][0]
+    assert {'commit', 'command', 'versions', 'device', 'precision', 'seed', 'training_data'} <= record.keys()
+    assert list((tmp_path / 'tensorboard').glob('events*'))
+    variables, settings = checkpoint.load_weights(tmp_path / 'weights.safetensors')
+    assert settings['channels'] == 12
+    for name, value in flat(train.export(state)).items():
+        np.testing.assert_array_equal(value, flat(variables)[name])
+
+
+def test_resume_is_bit_exact(tiny_config, tmp_path, mesh, monkeypatch):
+    """Ten steps equal six steps, a crash that loses two of them, a restart, and six more."""
+    whole = train.train(tiny_config, tmp_path / 'whole', mesh)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 6, crash)
+        with pytest.raises(RuntimeError, match='crash'):
+            train.train(tiny_config, tmp_path / 'parts', mesh)
+    assert lines(tmp_path / 'parts')[-1]['step'] == 5
+    (tmp_path / 'parts/metrics.jsonl').open('a').write('{"step": 6, "tot')  # a line that a kill cut off
+    resumed = train.train(tiny_config, tmp_path / 'parts', mesh)
+    assert_equal(whole, resumed)
+    steps = [line['step'] for line in lines(tmp_path / 'parts')]
+    assert steps == sorted(steps) == [line['step'] for line in lines(tmp_path / 'whole')]
+    assert len(json.loads((tmp_path / 'parts/run.json').read_text())['starts']) == 2
+
+
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(tiny_config, tmp_path, mesh, monkeypatch, signum):
+    """After SIGTERM or SIGINT the current step is on disk, the exception says so, and the handlers are restored."""
+    before = signal.getsignal(signum)
+    interrupt(monkeypatch, 2, lambda: signal.raise_signal(signum))
+    with pytest.raises(train.Stopped, match=f'{signal.Signals(signum).name} after step 2'):
+        train.train(tiny_config, tmp_path, mesh)
+    assert signal.getsignal(signum) == before
+    with checkpoint.open_manager(tmp_path / 'checkpoints', read_only=True) as manager:
+        assert manager.latest_step() == 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path, mesh):
+    """The message gives the interval of steps, and what was saved before is finite."""
+    tiny_config.train.learning_rate = 1e30
+    with pytest.raises(UserError, match=r'not finite between steps \d+ and \d+'):
+        train.train(tiny_config, tmp_path, mesh)
+    with checkpoint.open_manager(tmp_path / 'checkpoints', read_only=True) as manager:
+        for step in manager.all_steps():
+            state = checkpoint.restore(manager, step, parallel.replicate(train.init_state(tiny_config), mesh))
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_another_config_is_refused(tiny_config, tmp_path, mesh):
+    """The differing fields are named with both values."""
+    train._check_config(tiny_config, tmp_path)
+    tiny_config.train.learning_rate = 0.5
+    tiny_config.loss.filters = 'sobel'
+    with pytest.raises(UserError, match=r"(?s)filters is 'derivative' there and 'sobel'.*learning_rate is 0.001 there"):
+        train.train(tiny_config, tmp_path, mesh)
+
+
+def test_an_unwritable_workdir_is_said(tiny_config, tmp_path, mesh):
+    """A file where the folder should be."""
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='cannot be written'):
+        train.train(tiny_config, tmp_path / 'file', mesh)
+
+
+def test_a_full_disk_is_said(tiny_config, tmp_path, mesh, monkeypatch):
+    """A checkpoint that cannot be written ends the run with the remedy."""
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, 'save', fail)
+    monkeypatch.setattr(train, '_compile', lambda *_: lambda state, _: (state, {'total': 1.0, 'gradient_norm': 1.0}))
+    with pytest.raises(UserError, match='No space left'):
+        train.train(tiny_config, tmp_path, mesh)
+
+
+def test_a_second_process_is_refused(tiny_config, tmp_path, mesh):
+    """One workdir, one training process."""
+    with train._claimed(tmp_path), pytest.raises(UserError, match='Another process'):
+        train.train(tiny_config, tmp_path, mesh)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(tiny_config, tmp_path):
+    """Six images on four devices."""
+    tiny_config.data.batch = 6
+    with pytest.raises(UserError, match='6 and there are 4 devices'):
+        train.train(tiny_config, tmp_path)
+
+
+def rates(settings, values):
+    """Learning rates that a scalar parameter's updates see when the losses are `values`."""
+    optimizer = train.make_optimizer(settings)
+    params = jnp.zeros(())
+    state = train.TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params))
+    found = []
+    for value in values:
+        found.append(float(train.learning_rate(state, settings)))
+        updates, opt_state = optimizer.update(jnp.ones(()), state.opt_state, params, value=jnp.float32(value))
+        assert float(optax.tree.norm(updates)) <= found[-1] * 1.001 + 1e-12
+        state = state.replace(step=state.step + 1, opt_state=opt_state)
+    return found
+
+
+def test_plateau_rule_divides_by_ten_when_windows_stop_improving(tiny_config):
+    """Falling means keep the rate; two windows without improvement multiply it by the paper's 0.1."""
+    settings = tiny_config.train
+    settings.plateau_patience = 2
+    assert rates(settings, np.linspace(1, 0.5, 12))[-1] == pytest.approx(1e-3)
+    stalled = rates(settings, [0.3] * 12)
+    assert stalled[0] == pytest.approx(1e-3)
+    assert sorted(set(np.round(np.log10(stalled)))) == [-5, -4, -3]
+
+
+def test_cosine_schedule_falls_to_zero(tiny_config):
+    """From the full rate at the first step, by half in the middle."""
+    tiny_config.train.schedule = 'cosine'
+    found = rates(tiny_config.train, [1.0] * 11)
+    assert found[0] == pytest.approx(1e-3) and found[5] == pytest.approx(5e-4) and found[10] == pytest.approx(0.0)
+
+
+def test_unknown_schedule_is_refused(tiny_config):
+    """The message lists the known ones."""
+    tiny_config.train.schedule = 'linear'
+    with pytest.raises(UserError, match='plateau'):
+        train.make_optimizer(tiny_config.train)
+
+
+def test_initial_parameters_follow_the_seed(tiny_config):
+    """Same seed, same parameters; another seed, others."""
+    first, second = (train.init_state(tiny_config) for _ in range(2))
+    assert_equal(first, second)
+    tiny_config.seed = 1
+    other = train.init_state(tiny_config)
+    assert not np.array_equal(first.params['C_1']['conv']['kernel'], other.params['C_1']['conv']['kernel'])
+
+
+def test_best_checkpoint_is_the_one_with_the_highest_validation(tiny_config, tmp_path):
+    """The best outlives the latest, and both are found by name."""
+    state = train.init_state(tiny_config)
+    with checkpoint.open_manager(tmp_path, keep=1) as manager:
+        for step, psnr in ((1, 20.0), (2, 30.0), (3, None), (4, 25.0)):
+            checkpoint.save(manager, step, state, psnr)
+        manager.wait_until_finished()
+        assert set(manager.all_steps()) == {2, 4}
+        assert checkpoint.find_step(manager, 'best') == 2
+        assert checkpoint.find_step(manager, 'latest') == 4
+        assert checkpoint.find_step(manager, '2') == 2
+        with pytest.raises(UserError, match=r'\[2, 4\]'):
+            checkpoint.find_step(manager, '3')
