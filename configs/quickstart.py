@@ -17,12 +17,12 @@ def get_config():
     config.data.crop = 64
     config.data.batch = 4
     config.data.flip = True
-    config.train.steps = 1000
+    config.train.steps = 800
     config.train.learning_rate = 3e-3
     config.train.rain_gain = 0.05
     config.train.schedule = 'cosine'
     config.train.log_every = 20
-    config.train.eval_every = 250
+    config.train.eval_every = 200
     config.train.eval_images = 3
-    config.train.checkpoint_every = 250
+    config.train.checkpoint_every = 200
     return config

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import numpy as np
+import tqdm
 
 from qsnet_jax import datasets, derain, images, metrics, provenance
 
@@ -79,7 +80,7 @@ def _evaluate_source(
     pending: collections.deque = collections.deque()
     rows = []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for index, image_name in enumerate(source.names):
+        for index, image_name in enumerate(tqdm.tqdm(source.names, f'scoring {name}', unit='image')):
             rainy, clean = source.load(index)
             begun = time.perf_counter()
             outputs = derainer.restore(rainy, scales=True)

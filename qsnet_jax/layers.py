@@ -103,6 +103,11 @@ def _with_zeros(kernel: Array, groups: int) -> Array:
     return jnp.einsum('ijdgf,gh->ijgdhf', blocks, diagonal).reshape(size, size, groups * depth, features)
 
 
+def at_least_float32(dtype: Any) -> jnp.dtype:
+    """What parameters, statistics and outputs are kept in when the computation is in `dtype`."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 def _channelwise(values: Array) -> Array:
     """C values as (1, 1, 1, C), to meet (B, H, W, C) without implicit rank promotion."""
     return values.reshape(1, 1, 1, -1)
@@ -140,12 +145,18 @@ class Norm(nn.Module):
                 momentum=BATCH_NORM_MOMENTUM,
                 epsilon=BATCH_NORM_EPSILON,
                 dtype=self.dtype,
+                param_dtype=at_least_float32(self.dtype),
                 name='batch',
             )(x)
         if self.kind == 'instance':
-            return nn.InstanceNorm(epsilon=INSTANCE_NORM_EPSILON, dtype=self.dtype, name='instance')(x)
+            return nn.InstanceNorm(
+                epsilon=INSTANCE_NORM_EPSILON,
+                dtype=self.dtype,
+                param_dtype=at_least_float32(self.dtype),
+                name='instance',
+            )(x)
         if self.kind == 'none':
-            bias = self.param('bias', nn.initializers.zeros_init(), (x.shape[-1],))
+            bias = self.param('bias', nn.initializers.zeros_init(), (x.shape[-1],), at_least_float32(self.dtype))
             return x + _channelwise(bias.astype(x.dtype))
         raise ValueError(f"norm is {self.kind!r}; it must be 'batch', 'instance' or 'none'.")
 
@@ -165,7 +176,8 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param('kernel', nn.initializers.xavier_uniform(), shape)
+        kept = at_least_float32(self.dtype)
+        kernel = self.param('kernel', nn.initializers.xavier_uniform(), shape, kept)
         y = convolve(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
@@ -175,7 +187,7 @@ class Conv(nn.Module):
             padding=self.padding,
         )
         if self.use_bias:
-            bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
+            bias = self.param('bias', nn.initializers.zeros_init(), (self.features,), kept)
             y = y + _channelwise(bias.astype(self.dtype))
         return y
 

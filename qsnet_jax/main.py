@@ -1,6 +1,5 @@
 """python -m qsnet_jax.main --config=configs/NAME.py [--config.field=value ...] [--workdir=DIR] [--mode=MODE]."""
 
-import json
 import pathlib
 import sys
 
@@ -37,27 +36,24 @@ def _train() -> int:
 
     config, workdir = _run()
     try:
-        state = train.train(config, workdir)
+        state, record = train.train(config, workdir)
     except train.Stopped as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signum
-    record = json.loads((workdir / 'run.json').read_text())['starts'][-1]
-    _evaluate(config, workdir, train.export(state), config.model.to_dict(), {**record, 'step': int(state.step)})
+    _evaluate(config, workdir, train.export(state), config.model.to_dict(), record)
     return 0
 
 
 def _eval() -> int:
-    from qsnet_jax import checkpoint, provenance, train
+    from qsnet_jax import checkpoint, train
 
     config, workdir = _run()
-    record = provenance.collect(config.to_dict(), config.seed)
     if _WEIGHTS.value:
         variables, settings = checkpoint.load_weights(_WEIGHTS.value)
-        record |= {'weights': checkpoint.load_record(_WEIGHTS.value)}
+        record = checkpoint.load_record(_WEIGHTS.value)
     else:
-        variables, step = train.restore_variables(config, workdir, _CHECKPOINT.value)
+        variables, record = train.restore_variables(config, workdir, _CHECKPOINT.value)
         settings = config.model.to_dict()
-        record |= {'step': step}
     _evaluate(config, workdir, variables, settings, record)
     return 0
 
@@ -71,10 +67,11 @@ def _derain() -> int:
     return int(derain.derain_files(derainer, _INPUT.value, _OUTPUT.value, _LAYERS.value) > 0)
 
 
-def _evaluate(config, workdir: pathlib.Path, variables, settings, record) -> None:
-    from qsnet_jax import derain, evaluate
+def _evaluate(config, workdir: pathlib.Path, variables, settings, training) -> None:
+    from qsnet_jax import derain, evaluate, provenance
 
     derainer = derain.Derainer(variables, settings, _TILE.value)
+    record = {**provenance.collect(config.to_dict(), config.seed), 'training': training}
     evaluate.evaluate(derainer, config, workdir / 'eval', record)
     print(f'scores and pictures are in {workdir / "eval"}')
 

@@ -86,6 +86,8 @@ class QSNet(nn.Module):
     def __call__(self, images: Array, train: bool = False) -> Output:
         self._check(images)
         dtype, stride = jnp.dtype(self.dtype), self.encoder_stride
+        kept = layers.at_least_float32(dtype)
+        images = images.astype(kept)
         common: dict[str, Any] = {'norm': self.norm, 'dtype': dtype}
         stem_strides = (1, min(stride, 2), stride // min(stride, 2))
 
@@ -110,7 +112,7 @@ class QSNet(nn.Module):
                 **common,
             )(x, train)
             rain = Decoder((self.scale_channels, self.scale_channels // 2), name=f'A_{number}', **decoder)(scale, train)
-            rain = _at_least_float32(rain)
+            rain = rain.astype(kept)
             restored = layers.space_to_depth(images - rain, stride).astype(dtype)  # B_i; no stop-gradient, no clipping
             features += [scale, restored]
             aux_rain.append(rain)
@@ -119,7 +121,7 @@ class QSNet(nn.Module):
         if self.share_scales:
             x = layers.channel_shuffle(x, len(aux_rain))
         rain = Decoder(widths[::-1], name='main', **decoder)(x, train)
-        return Output(_at_least_float32(rain), tuple(aux_rain))
+        return Output(rain.astype(kept), tuple(aux_rain))
 
     def _check(self, images: Array) -> None:
         """Refuses what the network cannot be built or run with."""
@@ -131,6 +133,10 @@ class QSNet(nn.Module):
         merged = (len(self.rates) + 1) * (self.scale_channels + 3 * self.encoder_stride**2)
         if merged % self.groups:
             raise ValueError(f'{merged} channels enter the main decoder; not a multiple of groups = {self.groups}.')
+        if self.dtype not in ('float32', 'bfloat16', 'float64'):
+            raise ValueError(f"dtype is {self.dtype!r}; it must be 'float32', 'bfloat16' or 'float64'.")
+        if self.dtype == 'float64' and not jax.config.values['jax_enable_x64']:
+            raise ValueError("dtype is 'float64', which JAX computes only where JAX_ENABLE_X64=1 is set.")
         if self.encoder_stride not in (1, 2, 4):
             raise ValueError(f'encoder_stride is {self.encoder_stride}; it must be 1, 2 or 4.')
         if images.ndim != 4 or images.shape[-1] != 3 or not jnp.issubdtype(images.dtype, jnp.floating):
@@ -140,11 +146,6 @@ class QSNet(nn.Module):
                 f'images are {images.shape[1]}x{images.shape[2]}; both must be multiples of '
                 f'encoder_stride = {self.encoder_stride}. Pad them first, as qsnet_jax.derain does.'
             )
-
-
-def _at_least_float32(x: Array) -> Array:
-    """Half precision up to float32; float64 as it is."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def receptive_radius(model: QSNet) -> int:

@@ -20,10 +20,21 @@ import optax
 import orbax.checkpoint as ocp
 import tensorboardX
 import tqdm
-from absl import logging
 from jax.sharding import Mesh
 
-from qsnet_jax import UserError, checkpoint, datasets, derain, evaluate, losses, model, parallel, pipeline, provenance
+from qsnet_jax import (
+    UserError,
+    checkpoint,
+    datasets,
+    derain,
+    evaluate,
+    layers,
+    losses,
+    model,
+    parallel,
+    pipeline,
+    provenance,
+)
 
 PLATEAU_TOLERANCE = 1e-6  # a window's mean loss must fall by more than this to count as better
 
@@ -95,7 +106,8 @@ def train_step(
     """One update. Pure. batch: {'rainy', 'clean'} uint8 (B, H, W, 3); returns scalars of every loss term besides."""
     network, optimizer = model.from_config(config.model), make_optimizer(config.train)
     # Bytes travel to the device and become [0, 1] there: a quarter of the traffic of floats.
-    rainy, clean = (batch[name].astype(jnp.float32) / 255.0 for name in ('rainy', 'clean'))
+    dtype = layers.at_least_float32(config.model.dtype)
+    rainy, clean = (batch[name].astype(dtype) / 255.0 for name in ('rainy', 'clean'))
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
         variables = {'params': params, 'batch_stats': state.batch_stats}
@@ -111,10 +123,11 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
-def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> TrainState:
+def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple[TrainState, dict[str, Any]]:
     """Trains `config.train.steps` steps, going on from the latest checkpoint of the workdir where there is one.
 
     Writes config.json, run.json, metrics.jsonl, TensorBoard events, checkpoints/ and, at the end, weights.safetensors.
+    Returns the final state and the record that these weights carry.
     Raises UserError for a workdir of another config, a loss that is not finite and a disk that is full; Stopped after
     SIGTERM or SIGINT.
     """
@@ -138,7 +151,7 @@ def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> Train
         settings = config.model.to_dict()
         record |= {'step': int(state.step), 'training_seconds': round(log.elapsed, 1)}
         checkpoint.save_weights(workdir / 'weights.safetensors', export(state), settings, record)
-    return state
+    return state, record
 
 
 def export(state: TrainState) -> dict[str, Any]:
@@ -146,8 +159,11 @@ def export(state: TrainState) -> dict[str, Any]:
     return jax.device_get({'params': state.params, 'batch_stats': state.batch_stats})
 
 
-def restore_variables(config: Any, workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], int]:
-    """Variables of the checkpoint 'latest', 'best' or a step, and its step. Raises UserError where it is absent."""
+def restore_variables(config: Any, workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Variables of the checkpoint 'latest', 'best' or a step, and the record of their training.
+
+    Raises UserError where there is no such checkpoint, or one of another network.
+    """
     directory = workdir / 'checkpoints'
     if not directory.is_dir():
         raise UserError(f'{workdir} holds no run. Train first (--mode=train), or name --workdir or --weights.')
@@ -157,7 +173,8 @@ def restore_variables(config: Any, workdir: pathlib.Path, which: str) -> tuple[d
     with contextlib.closing(checkpoint.open_manager(directory, read_only=True)) as manager:
         step = checkpoint.find_step(manager, which)
         state = checkpoint.restore(manager, step, parallel.replicate(init_state(config), parallel.make_mesh()))
-    return export(state), step
+    record = json.loads((workdir / 'run.json').read_text())['starts'][-1]
+    return export(state), {**record, 'step': step}
 
 
 def _loop(
@@ -193,9 +210,10 @@ def _loop(
 
 def _compile(config: Any, state: TrainState, batch: dict[str, jax.Array]) -> Callable:
     """The jitted step, compiled before the clock starts; the old state's memory is reused."""
+    print('compiling the training step ...', end=' ', flush=True)
     begun = time.perf_counter()
     compiled = jax.jit(partial(train_step, config=config), donate_argnums=0).lower(state, batch).compile()
-    logging.info('compiled the training step in %.1f s', time.perf_counter() - begun)
+    print(f'{time.perf_counter() - begun:.1f} s')
     return compiled
 
 
@@ -226,7 +244,9 @@ class _Log:
         self._mark = time.perf_counter()
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Keeps one step's scalars, still on the device, for the next flush."""
+        """Keeps one step's scalars, still on the device, for the next flush; waits for the step before."""
+        if self._pending:  # the device always has a next step to do, and the host never runs farther ahead
+            jax.block_until_ready(self._pending[-1])
         self._pending.append(metrics)
 
     def flush(self, step: int, batch: int) -> dict[str, str]:

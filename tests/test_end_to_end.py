@@ -69,7 +69,7 @@ def test_training_ends_with_weights_scores_and_pictures(tiny):
     assert 'psnr rgb' in output and 'pairs' in output
     results = json.loads((workdir / 'eval/pairs/results.json').read_text())
     assert results['count'] == 3
-    assert results['provenance']['training_data']['pairs']['count'] == 6
+    assert results['provenance']['training']['training_data']['pairs']['count'] == 6
     assert f'{results["rgb"]["psnr"]:.2f}' in output
     assert (workdir / 'weights.safetensors').exists() and (workdir / 'eval/pairs/6.png').exists()
 
@@ -107,8 +107,8 @@ def test_evaluation_of_checkpoint_and_weights_agree_to_the_last_digit(tiny, tmp_
     exported = json.loads((tmp_path / 'eval/pairs/results.json').read_text())
     for part in ('count', 'rgb', 'y', 'input', 'scales'):
         assert stored[part] == restored[part] == exported[part]
-    assert restored['provenance']['step'] == 60
-    assert exported['provenance']['weights']['step'] == 60
+    assert restored['provenance']['training']['step'] == 60
+    assert exported['provenance']['training']['step'] == 60
 
 
 def test_photos_come_out_derained(tiny, pairs_root, tmp_path):

@@ -115,6 +115,8 @@ def test_strides_keep_the_size(stride):
         ({'scale_channels': 9}, 'multiple of 2 x groups'),
         ({'encoder_stride': 3}, '1, 2 or 4'),
         ({'norm': 'layer'}, 'layer'),
+        ({'dtype': 'float16'}, 'float16'),
+        ({'dtype': 'float64'}, 'JAX_ENABLE_X64'),
     ],
 )
 def test_settings_that_cannot_be_built_are_refused(settings, message):
@@ -222,3 +224,17 @@ def test_half_precision_is_close_and_comes_out_as_float32():
 def test_rates_set_the_number_of_scales():
     """One pointwise scale and one per rate, each with its decoder."""
     assert len(run({**TINY, 'rates': (3,)}, random_images(8, 8)).aux_rain) == 2
+
+
+def test_double_precision_is_double_throughout():
+    """With float64 parameters, statistics and outputs are float64, and equal float32 to its rounding."""
+    single = run(TINY, random_images(12, 12), train=True).rain
+    with jax.enable_x64(True):
+        double = {**TINY, 'dtype': 'float64'}
+        assert all(value.dtype == jnp.float64 for value in shapes(double).values())
+        network = model.QSNet(**double)
+        variables = jax.tree.map(jnp.float64, model.QSNet(**TINY).init(jax.random.key(0), random_images(12, 12)))
+        images = jnp.float64(random_images(12, 12))
+        rain = network.apply(variables, images, train=True, mutable=['batch_stats'])[0].rain
+        assert rain.dtype == jnp.float64
+        np.testing.assert_allclose(rain, single, atol=1e-4)

@@ -92,7 +92,7 @@ def test_one_device_equals_four(tiny_config):
 
 def test_an_undisturbed_run_writes_what_it_promises(tiny_config, tmp_path, mesh):
     """Config, run record, every loss term per line, checkpoints, TensorBoard events and weights."""
-    state = train.train(tiny_config, tmp_path, mesh)
+    state, _ = train.train(tiny_config, tmp_path, mesh)
     logged = lines(tmp_path)
     terms = {'content', 'quasi_sparsity', 'detail', 'auxiliary', 'total', 'gradient_norm', 'learning_rate', 'psnr'}
     assert [line['step'] for line in logged if 'total' in line] == [2, 4, 5, 6, 8, 10]
@@ -110,14 +110,14 @@ def test_an_undisturbed_run_writes_what_it_promises(tiny_config, tmp_path, mesh)
 
 def test_resume_is_bit_exact(tiny_config, tmp_path, mesh, monkeypatch):
     """Ten steps equal six steps, a crash that loses two of them, a restart, and six more."""
-    whole = train.train(tiny_config, tmp_path / 'whole', mesh)
+    whole, _ = train.train(tiny_config, tmp_path / 'whole', mesh)
     with monkeypatch.context() as patch:
         interrupt(patch, 6, crash)
         with pytest.raises(RuntimeError, match='crash'):
             train.train(tiny_config, tmp_path / 'parts', mesh)
     assert lines(tmp_path / 'parts')[-1]['step'] == 5
     (tmp_path / 'parts/metrics.jsonl').open('a').write('{"step": 6, "tot')  # a line that a kill cut off
-    resumed = train.train(tiny_config, tmp_path / 'parts', mesh)
+    resumed, _ = train.train(tiny_config, tmp_path / 'parts', mesh)
     assert_equal(whole, resumed)
     steps = [line['step'] for line in lines(tmp_path / 'parts')]
     assert steps == sorted(steps) == [line['step'] for line in lines(tmp_path / 'whole')]
