@@ -105,7 +105,7 @@ def _with_zeros(kernel: Array, groups: int) -> Array:
 
 def at_least_float32(dtype: Any) -> jnp.dtype:
     """What parameters, statistics and outputs are kept in when the computation is in `dtype`."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return jnp.dtype('float64' if dtype == 'float64' else 'float32')
 
 
 def _channelwise(values: Array) -> Array:

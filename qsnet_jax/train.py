@@ -90,8 +90,7 @@ def learning_rate(state: TrainState, settings: Any) -> jax.Array:
 def init_state(config: Any) -> TrainState:
     """Initial state, a function of `config.seed`."""
     network = model.from_config(config.model)
-    images = jnp.zeros((1, 32, 32, 3), jnp.float32)
-    variables = jax.jit(network.init)(jax.random.key(config.seed), images)
+    variables = jax.tree.map(jnp.asarray, model.initialize(network, config.seed))
     params = flax.traverse_util.path_aware_map(
         lambda path, value: value * config.train.rain_gain if path[-2:] == ('rain', 'kernel') else value,
         variables['params'],
@@ -118,7 +117,7 @@ def train_step(
 
     (loss, (metrics, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, value=loss)
-    metrics |= {'gradient_norm': optax.global_norm(gradients), 'learning_rate': learning_rate(state, config.train)}
+    metrics |= {'gradient_norm': optax.tree.norm(gradients), 'learning_rate': learning_rate(state, config.train)}
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 

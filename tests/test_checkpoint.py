@@ -4,7 +4,6 @@ import json
 
 import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -19,7 +18,7 @@ SETTINGS = {
 
 @pytest.fixture(scope='module')
 def variables():
-    return jax.device_get(model.from_config(SETTINGS).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+    return model.initialize(model.from_config(SETTINGS), seed=0)
 
 
 @pytest.fixture

@@ -13,18 +13,23 @@ TINY = {'channels': 12, 'units': 1, 'scale_channels': 6}
 
 def shapes(settings):
     """Variables of a network as shapes, by path."""
-    network = model.QSNet(**settings)
-    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
-    return flax.traverse_util.flatten_dict(dict(variables), sep='/')
+    return flax.traverse_util.flatten_dict(model.shapes(model.QSNet(**settings)), sep='/')
 
 
 def run(settings, images, train=False, seed=0):
     """Output of a freshly initialised network."""
     network = model.QSNet(**settings)
-    variables = network.init(jax.random.key(seed), images)
+    variables = model.initialize(network, seed)
     if train:
         return network.apply(variables, images, train=True, mutable=['batch_stats'])[0]
-    return network.apply(variables, images)
+    return jax.jit(network.apply)(variables, images)
+
+
+@pytest.fixture
+def lenient_promotion():
+    """Flax's norms let JAX promote the types of their statistics where the computation is not in float32."""
+    with jax.numpy_dtype_promotion('standard'):
+        yield
 
 
 def random_images(height, width, batch=1):
@@ -146,12 +151,12 @@ def test_receptive_radius_is_exact(stride, units, rates):
     size = (2 * radius + 9) // 4 * 4 + 4
     images = random_images(size, size)
     # No ReLU may cut a path: with positive kernels and negative auxiliary rain all features are positive.
-    variables = jax.tree.map(jnp.abs, network.init(jax.random.key(0), images))
+    variables = jax.tree.map(jnp.abs, model.initialize(network, 0))
     for number in range(len(rates) + 1):
         rain = variables['params'][f'A_{number + 1}']['rain']
         rain['kernel'] = -rain['kernel']
     centre = size // 2
-    gradient = jax.grad(lambda x: network.apply(variables, x + 10.0).rain[0, centre, centre, 0])(images)
+    gradient = jax.jit(jax.grad(lambda x: network.apply(variables, x + 10.0).rain[0, centre, centre, 0]))(images)
     reached = np.argwhere(np.abs(gradient[0]).max(axis=-1) > 0)
     farthest = np.abs(reached - centre).max()
     assert farthest <= radius
@@ -202,7 +207,7 @@ def test_training_mode_updates_statistics_and_inference_does_not_need_the_batch(
     """An image's result at inference is the same alone and in a batch."""
     network = model.QSNet(**TINY)
     images = random_images(12, 12, batch=3)
-    variables = network.init(jax.random.key(0), images)
+    variables = model.initialize(network, 0)
     _, updates = network.apply(variables, images, train=True, mutable=['batch_stats'])
     assert not np.array_equal(
         updates['batch_stats']['stem_1']['norm']['batch']['mean'],
@@ -212,6 +217,7 @@ def test_training_mode_updates_statistics_and_inference_does_not_need_the_batch(
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
+@pytest.mark.usefixtures('lenient_promotion')
 def test_half_precision_is_close_and_comes_out_as_float32():
     """bfloat16 computes the same network to its three digits, with float32 parameters."""
     images = random_images(16, 16)
@@ -226,15 +232,44 @@ def test_rates_set_the_number_of_scales():
     assert len(run({**TINY, 'rates': (3,)}, random_images(8, 8)).aux_rain) == 2
 
 
+@pytest.mark.usefixtures('lenient_promotion')
 def test_double_precision_is_double_throughout():
     """With float64 parameters, statistics and outputs are float64, and equal float32 to its rounding."""
     single = run(TINY, random_images(12, 12), train=True).rain
     with jax.enable_x64(True):
         double = {**TINY, 'dtype': 'float64'}
-        assert all(value.dtype == jnp.float64 for value in shapes(double).values())
         network = model.QSNet(**double)
-        variables = jax.tree.map(jnp.float64, model.QSNet(**TINY).init(jax.random.key(0), random_images(12, 12)))
+        assert all(value.dtype == np.float64 for value in jax.tree.leaves(model.initialize(network, 0)))
+        variables = jax.tree.map(jnp.float64, model.initialize(model.QSNet(**TINY), 0))
         images = jnp.float64(random_images(12, 12))
         rain = network.apply(variables, images, train=True, mutable=['batch_stats'])[0].rain
         assert rain.dtype == jnp.float64
         np.testing.assert_allclose(rain, single, atol=1e-4)
+
+
+@pytest.mark.usefixtures('lenient_promotion')
+@pytest.mark.parametrize('settings', [{}, {**TINY, 'norm': 'instance'}, {**TINY, 'norm': 'none', 'dtype': 'bfloat16'}])
+def test_initial_values_are_distributed_as_those_of_init(settings):
+    """Same tree, same constants, kernels uniform within Xavier's bounds."""
+    network = model.QSNet(**{**settings, 'units': 1, 'rates': (2,)})
+    ours = flax.traverse_util.flatten_dict(model.initialize(network, 3), sep='/')
+    plain = network.init(jax.random.key(3), jnp.zeros((1, 8, 8, 3)))
+    theirs = flax.traverse_util.flatten_dict(dict(plain), sep='/')
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert ours[name].dtype == value.dtype and ours[name].shape == value.shape
+        if not name.endswith('kernel'):
+            np.testing.assert_array_equal(ours[name], value)
+        elif value.size > 1000:
+            np.testing.assert_allclose(ours[name].std(), value.std(), rtol=0.1)
+            np.testing.assert_allclose(np.abs(ours[name]).max(), jnp.abs(value).max(), rtol=0.02)
+            assert abs(ours[name].mean()) < 0.1 * ours[name].std()
+
+
+def test_a_parameter_is_the_same_in_every_network_that_has_it():
+    """Fewer units or other rates change no other kernel; another seed or path does."""
+    small, large = (model.initialize(model.QSNet(**{**TINY, 'units': units}), 5)['params'] for units in (1, 3))
+    np.testing.assert_array_equal(small['stem_2']['conv']['kernel'], large['stem_2']['conv']['kernel'])
+    assert not np.array_equal(large['unit_1']['reduce']['conv']['kernel'], large['unit_2']['reduce']['conv']['kernel'])
+    other = model.initialize(model.QSNet(**TINY), 6)['params']
+    assert not np.array_equal(small['stem_2']['conv']['kernel'], other['stem_2']['conv']['kernel'])

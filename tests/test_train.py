@@ -14,6 +14,13 @@ import pytest
 from qsnet_jax import UserError, checkpoint, parallel, pipeline, train
 
 
+@pytest.fixture(autouse=True)
+def lenient_promotion():
+    """Optax's Adam raises a float to an integer power; the rest of the step is strict in the tests of its parts."""
+    with jax.numpy_dtype_promotion('standard'):
+        yield
+
+
 @pytest.fixture
 def mesh():
     """One of the four CPU devices."""
@@ -69,25 +76,20 @@ def test_loss_falls_on_one_batch(tiny_config, mesh):
 
 def test_one_device_equals_four(tiny_config):
     """The update of a global batch does not depend on how many devices share it, up to the order of sums."""
-    states = []
-    for count in (1, 4):
-        mesh = parallel.make_mesh(jax.devices()[:count])
-        batches, _ = pipeline.open_batches(tiny_config.data, 0)
-        state = parallel.replicate(train.init_state(tiny_config), mesh)
-        step = train._compile(tiny_config, state, parallel.shard(batches[0], mesh))
-        first, metrics = step(state, parallel.shard(batches[0], mesh))
-        states.append((train.export(first), jax.device_get(metrics)))
-    (one, one_metrics), (four, four_metrics) = states
-    for name, value in one_metrics.items():
-        np.testing.assert_allclose(value, four_metrics[name], rtol=1e-4, err_msg=name)
-    for name, value in flat(one['batch_stats']).items():
-        np.testing.assert_allclose(value, flat(four['batch_stats'])[name], rtol=1e-4, atol=1e-6, err_msg=name)
-    # Adam's first update is lr * sign(gradient): a gradient that is zero but for rounding may move either way, so
-    # parameters are compared where they moved the same way, and those must be nearly all.
-    pairs = [(value, flat(four['params'])[name]) for name, value in flat(one['params']).items()]
-    differences = np.concatenate([np.abs(first - second).ravel() for first, second in pairs])
-    assert differences.max() <= 2.01 * tiny_config.train.learning_rate
-    assert np.mean(differences > 1e-5) < 0.01
+    tiny_config.model.dtype = 'float64'  # so that a difference in rounding cannot hide one in what is computed
+    results = []
+    with jax.enable_x64(True):
+        for count in (1, 4):
+            mesh = parallel.make_mesh(jax.devices()[:count])
+            batches, _ = pipeline.open_batches(tiny_config.data, 0)
+            state = parallel.replicate(train.init_state(tiny_config), mesh)
+            step = train._compile(tiny_config, state, parallel.shard(batches[0], mesh))
+            for number in range(3):
+                state, metrics = step(state, parallel.shard(batches[number], mesh))
+            results.append({**flat(train.export(state)), **jax.device_get(metrics)})
+    assert results[0]['params/C_1/conv/kernel'].dtype == np.float64
+    for name, value in results[0].items():
+        np.testing.assert_allclose(value, results[1][name], rtol=1e-8, atol=1e-10, err_msg=name)
 
 
 def test_an_undisturbed_run_writes_what_it_promises(tiny_config, tmp_path, mesh):
@@ -116,7 +118,8 @@ def test_resume_is_bit_exact(tiny_config, tmp_path, mesh, monkeypatch):
         with pytest.raises(RuntimeError, match='crash'):
             train.train(tiny_config, tmp_path / 'parts', mesh)
     assert lines(tmp_path / 'parts')[-1]['step'] == 5
-    (tmp_path / 'parts/metrics.jsonl').open('a').write('{"step": 6, "tot')  # a line that a kill cut off
+    with (tmp_path / 'parts/metrics.jsonl').open('a') as file:
+        file.write('{"step": 6, "tot')  # a line that a kill cut off
     resumed, _ = train.train(tiny_config, tmp_path / 'parts', mesh)
     assert_equal(whole, resumed)
     steps = [line['step'] for line in lines(tmp_path / 'parts')]
@@ -166,11 +169,15 @@ def test_an_unwritable_workdir_is_said(tiny_config, tmp_path, mesh):
 def test_a_full_disk_is_said(tiny_config, tmp_path, mesh, monkeypatch):
     """A checkpoint that cannot be written ends the run with the remedy."""
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
     monkeypatch.setattr(checkpoint.ocp.CheckpointManager, 'save', fail)
-    monkeypatch.setattr(train, '_compile', lambda *_: lambda state, _: (state, {'total': 1.0, 'gradient_norm': 1.0}))
+    monkeypatch.setattr(
+        train,
+        '_compile',
+        lambda *_: lambda state, _: (state, dict.fromkeys(('total', 'gradient_norm', 'learning_rate', 'psnr'), 1.0)),
+    )
     with pytest.raises(UserError, match='No space left'):
         train.train(tiny_config, tmp_path, mesh)
 
