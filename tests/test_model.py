@@ -235,16 +235,15 @@ def test_rates_set_the_number_of_scales():
 @pytest.mark.usefixtures('lenient_promotion')
 def test_double_precision_is_double_throughout():
     """With float64 parameters, statistics and outputs are float64, and equal float32 to its rounding."""
-    single = run(TINY, random_images(12, 12), train=True).rain
+    images = random_images(12, 12)
+    single = run(TINY, images, train=True).rain
     with jax.enable_x64(True):
-        double = {**TINY, 'dtype': 'float64'}
-        network = model.QSNet(**double)
+        network = model.QSNet(**TINY | {'dtype': 'float64'})
         assert all(value.dtype == np.float64 for value in jax.tree.leaves(model.initialize(network, 0)))
         variables = jax.tree.map(jnp.float64, model.initialize(model.QSNet(**TINY), 0))
-        images = jnp.float64(random_images(12, 12))
-        rain = network.apply(variables, images, train=True, mutable=['batch_stats'])[0].rain
-        assert rain.dtype == jnp.float64
-        np.testing.assert_allclose(rain, single, atol=1e-4)
+        output, updates = network.apply(variables, jnp.float64(images), train=True, mutable=['batch_stats'])
+        assert all(value.dtype == jnp.float64 for value in jax.tree.leaves((output, updates)))
+        np.testing.assert_allclose(output.rain, single, atol=1e-4)
 
 
 @pytest.mark.usefixtures('lenient_promotion')
