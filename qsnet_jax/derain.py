@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
-from absl import logging
 
 from qsnet_jax import UserError, checkpoint, images, model
 
 BUCKET = 32  # canvases are multiples of this, so that a folder of mixed sizes compiles few shapes
-TILE = 512  # pixels; the full-size network needs about 1.5 GiB for one on the CPU
+TILE = 512  # pixels; on the CPU the full-size network needs 2.4 GiB for one, all told
 
 
 class Derainer:
@@ -115,18 +114,18 @@ def derain_files(derainer: Derainer, source: str, target: str, layers: bool = Fa
         raise UserError(
             f'--output={target} is where the input lies; its photos would be overwritten. Name another folder.'
         )
-    failures = []
+    failures, notes = [], []
     with tqdm.tqdm(files, 'photos', unit='photo') as progress:
         for file in progress:
             name = file.relative_to(base)
             progress.set_postfix_str(str(name))
             try:
-                _derain_file(derainer, file, target_path / name, layers)
+                notes += [f'{name}: {note}' for note in _derain_file(derainer, file, target_path / name, layers)]
             except (images.ImageError, OSError, MemoryError) as error:
                 failures.append(f'{error}')
     print(f'{len(files) - len(failures)} of {len(files)} photos derained into {target_path}')
-    for failure in failures:
-        print(f'failed: {failure}')
+    for line in [*(f'note: {note}' for note in notes), *(f'failed: {failure}' for failure in failures)]:
+        print(line)
     return len(failures)
 
 
@@ -142,14 +141,13 @@ def _find(source: pathlib.Path) -> list[pathlib.Path]:
     return files
 
 
-def _derain_file(derainer: Derainer, source: pathlib.Path, target: pathlib.Path, layers: bool) -> None:
-    """One photo in, one photo out, with its format, alpha, profile and EXIF data."""
+def _derain_file(derainer: Derainer, source: pathlib.Path, target: pathlib.Path, layers: bool) -> tuple[str, ...]:
+    """One photo in, one photo out, with its format, alpha, profile and EXIF data; returns what could not be kept."""
     photo = images.open_photo(source)
-    for note in photo.notes:
-        logging.warning('%s: %s', source, note)
     restored = derainer(photo.rgb)
     target.parent.mkdir(parents=True, exist_ok=True)
     images.save_photo(target, restored, photo)
     if layers:
         removed = np.maximum(photo.rgb, restored) - restored
         images.save(target.with_name(f'{target.stem}.rain.png'), removed)
+    return photo.notes

@@ -144,6 +144,7 @@ def test_a_folder_with_bad_files_loses_nothing(folder, tmp_path, capsys):
     with Image.open(out / 'turned.jpg') as turned:
         assert turned.size == (20, 30) and turned.getexif().get(0x0112, 1) == 1
     printed = capsys.readouterr().out
+    assert 'note: cmyk.jpg: ' in printed and 'note: deep16.png: ' in printed
     assert '8 of 10 photos' in printed and 'truncated.jpg' in printed and 'text.png' in printed
 
 
