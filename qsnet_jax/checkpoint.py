@@ -53,10 +53,7 @@ def _psnr(metrics: dict[str, float]) -> float:
 def save(manager: ocp.CheckpointManager, step: int, state: Any, psnr: float | None = None) -> None:
     """Starts to write `state` as checkpoint `step`; `manager.wait_until_finished` returns when it is on disk."""
     metrics = {} if psnr is None else {'psnr': psnr}
-    try:
-        manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
-    except OSError as error:
-        raise UserError(f'Checkpoint {step} could not be written to {manager.directory}: {error}.') from error
+    manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
 
 
 def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
@@ -119,11 +116,14 @@ def load_weights(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any
     try:
         settings = json.loads(metadata['settings'])
         expected = expected_shapes(settings)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
         raise UserError(f'{path} has settings of which no network can be built: {error!r}.') from error
     problems = _differences(expected, {name: value.shape for name, value in tensors.items()})
     if problems:
         raise UserError(f'{path} does not fit the network of its settings {settings}: {"; ".join(problems)}.')
+    bad = [name for name, value in tensors.items() if not np.isfinite(value).all()]
+    if bad:
+        raise UserError(f'{path} holds values that are not finite: {", ".join(bad[:10])}.')
     variables = flax.traverse_util.unflatten_dict(tensors, sep='/')
     return jax.tree.map(jnp.asarray, variables), {**settings, 'rates': tuple(settings['rates'])}
 
@@ -131,7 +131,7 @@ def load_weights(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any
 def load_record(path: str | os.PathLike) -> dict[str, Any]:
     """The provenance stored in a weights file that `load_weights` accepts."""
     with safetensors.safe_open(path, framework='numpy') as file:
-        return json.loads(file.metadata()['record'])
+        return json.loads(file.metadata().get('record', '{}'))
 
 
 def expected_shapes(settings: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -4,16 +4,17 @@ A source knows its items by name, gives each whole as uint8 (H, W, 3) pairs for 
 training. Crops and drawn rain are functions of the random generator that is passed in and of nothing else.
 """
 
-import collections
 import dataclasses
+import hashlib
 import importlib.util
 import pathlib
 import threading
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
 
-from qsnet_jax import UserError, images, provenance, rain
+from qsnet_jax import UserError, images, rain
 
 Pair = tuple[np.ndarray, np.ndarray]  # rainy, clean: uint8 (H, W, 3)
 
@@ -43,7 +44,6 @@ PAIR_LAYOUTS = (
     ('input/*', 'target/*'),
     ('rainy/*', 'clean/*'),
     ('rain/*', 'norain/*'),
-    ('rainy_image/*', 'ground_truth/*'),
     ('input/*', 'gt/*'),
 )
 LAYER_LAYOUT = ('clean/*', 'layer/*')
@@ -109,7 +109,7 @@ class Pairs:
         return _cut_both(*self.load(index), crop, generator)
 
     def fingerprint(self) -> dict[str, Any]:
-        return _fingerprint(self.names, self.rainy, self.clean)
+        return _fingerprint(len(self.names), {'rainy': self.rainy, 'clean': self.clean})
 
 
 @dataclasses.dataclass
@@ -146,7 +146,7 @@ class Layers:
         return rain.add_rain(clean, np.ascontiguousarray(layer)), clean
 
     def fingerprint(self) -> dict[str, Any]:
-        return _fingerprint(self.names, self.clean, self.layers)
+        return _fingerprint(len(self.names), {'clean': self.clean, 'layer': self.layers})
 
 
 @dataclasses.dataclass
@@ -182,8 +182,8 @@ class Drawn:
         return rain.add_rain(clean, layer), clean
 
     def fingerprint(self) -> dict[str, Any]:
-        parts = [(name, b''.join(image.tobytes() for image in self.load(i))) for i, name in enumerate(self.names)]
-        return {'count': self.count, 'sha256': provenance.digest(parts)}
+        parts = ((name, b''.join(image.tobytes() for image in self.load(i))) for i, name in enumerate(self.names))
+        return {'count': self.count, 'sha256': digest(parts)}
 
 
 def open_source(name: str, data: Any, role: str, cache: Cache) -> Source:
@@ -241,6 +241,12 @@ def _cut_both(rainy: np.ndarray, clean: np.ndarray, crop: int, generator: np.ran
     """The same random crop of both sides of a pair."""
     window = random_window(clean.shape, crop, generator)
     return cut(rainy, window, crop), cut(clean, window, crop)
+
+
+def digest(parts: Iterable[tuple[str, bytes]]) -> str:
+    """One hash over named contents, whatever their order: sha256 of the sorted (name, sha256 of content) lines."""
+    lines = sorted(f'{name} {hashlib.sha256(content).hexdigest()}' for name, content in parts)
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()
 
 
 def _photo_paths(photos: dict[str, str]) -> list[pathlib.Path]:
@@ -307,9 +313,9 @@ def _open_layers(root: pathlib.Path, data: Any, role: str, cache: Cache) -> Laye
 
 def _match(root: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
     """Image files under root that match a pattern with one *, by what * stands for, in sorted order."""
-    if pattern.count('*') != 1:
-        raise UserError(f'The pattern {pattern!r} must hold exactly one *, which stands for the name of the pair.')
     folder, _, name = pattern.rpartition('/')
+    if name.count('*') != 1 or '*' in folder:
+        raise UserError(f'The pattern {pattern!r} must hold exactly one *, in its last part; it stands for the name.')
     prefix, suffix = name.split('*')
     found: dict[str, pathlib.Path] = {}
     for path in sorted((root / folder).glob('*')):
@@ -350,16 +356,10 @@ def _check_sizes(pairs: list[tuple[pathlib.Path, pathlib.Path]]) -> None:
         raise UserError(f'{len(problems)} of {len(pairs)} pairs cannot be used: {_first_ten(problems)}.')
 
 
-def _fingerprint(names: list[str], first: list[pathlib.Path], second: list[pathlib.Path]) -> dict[str, Any]:
-    """Count of the items and one hash over the contents of all their files."""
-    files = collections.ChainMap(
-        {f'{name} 1': path for name, path in zip(names, first, strict=True)},
-        {f'{name} 2': path for name, path in zip(names, second, strict=False)},
-    )
-    return {
-        'count': len(names),
-        'sha256': provenance.digest([(name, path.read_bytes()) for name, path in files.items()]),
-    }
+def _fingerprint(count: int, sides: dict[str, list[pathlib.Path]]) -> dict[str, Any]:
+    """Count of the items and one hash over the names and contents of all files."""
+    parts = ((f'{side}/{path.name}', path.read_bytes()) for side, paths in sides.items() for path in paths)
+    return {'count': count, 'sha256': digest(parts)}
 
 
 def _natural(key: str) -> tuple:

@@ -14,6 +14,7 @@ import tqdm
 from qsnet_jax import UserError, checkpoint, images, model
 
 BUCKET = 32  # canvases are multiples of this, so that a folder of mixed sizes compiles few shapes
+REFUSED = ('.gif', '.heic', '.heif', '.avif')  # photos too, but of kinds that are not read: reported, not passed over
 TILE = 512  # pixels; on the CPU the full-size network needs 2.4 GiB for one, all told
 
 
@@ -108,12 +109,12 @@ def derain_files(derainer: Derainer, source: str, target: str, layers: bool = Fa
     not stop the rest. Returns how many files failed.
     """
     source_path, target_path = pathlib.Path(source).expanduser(), pathlib.Path(target).expanduser()
-    files = _find(source_path)
     base = source_path if source_path.is_dir() else source_path.parent
     if target_path.resolve() == base.resolve():
         raise UserError(
             f'--output={target} is where the input lies; its photos would be overwritten. Name another folder.'
         )
+    files = _find(source_path, target_path)
     failures, notes = [], []
     with tqdm.tqdm(files, 'photos', unit='photo') as progress:
         for file in progress:
@@ -129,15 +130,18 @@ def derain_files(derainer: Derainer, source: str, target: str, layers: bool = Fa
     return len(failures)
 
 
-def _find(source: pathlib.Path) -> list[pathlib.Path]:
-    """The file itself, or all images below a folder, sorted. Raises UserError where there is nothing."""
+def _find(source: pathlib.Path, target: pathlib.Path) -> list[pathlib.Path]:
+    """The file itself, or all photos below a folder but for those in `target`. Raises UserError where none is found."""
     if source.is_file():
         return [source]
     if not source.is_dir():
         raise UserError(f'--input={source} does not exist; expected an image or a folder of images.')
-    files = sorted(path for path in source.rglob('*') if path.suffix.lower() in images.EXTENSIONS and path.is_file())
+    results, kinds = target.resolve(), (*images.EXTENSIONS, *REFUSED)
+    files = sorted(path for path in source.rglob('*') if path.suffix.lower() in kinds and path.is_file())
+    if source.resolve() in results.parents:  # an earlier run's results are no input
+        files = [path for path in files if results not in path.resolve().parents]
     if not files:
-        raise UserError(f'No image under {source}; expected files ending in {", ".join(sorted(images.EXTENSIONS))}.')
+        raise UserError(f'No image under {source}; expected files ending in {", ".join(images.EXTENSIONS)}.')
     return files
 
 
@@ -149,5 +153,5 @@ def _derain_file(derainer: Derainer, source: pathlib.Path, target: pathlib.Path,
     images.save_photo(target, restored, photo)
     if layers:
         removed = np.maximum(photo.rgb, restored) - restored
-        images.save(target.with_name(f'{target.stem}.rain.png'), removed)
+        images.save(target.with_name(f'{target.name}.rain.png'), removed)
     return photo.notes

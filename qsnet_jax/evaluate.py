@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import csv
+import io
 import math
 import os
 import pathlib
@@ -27,13 +28,17 @@ def evaluate(
 
     Returns the contents of each results.json by name of the set. record: provenance of the weights and the run.
     """
-    cache = datasets.Cache(config.data.cache_gib * 2**30)
     results = {}
-    for name, _ in datasets.parse_names(config.data.eval):
-        source = datasets.open_source(name, config.data, 'eval', cache)
-        results[name] = _evaluate_source(derainer, name, source, folder / name.replace('/', '-'), record)
+    with provenance.writable(folder):
+        for name, source in open_sets(config.data, datasets.Cache(0)).items():  # every image is read once
+            results[name] = _evaluate_source(derainer, name, source, folder / name.replace('/', '-'), record)
     print(format_table(results))
     return results
+
+
+def open_sets(data: Any, cache: datasets.Cache) -> dict[str, datasets.Source]:
+    """The sets of `config.data.eval` by name, so that a wrong name shows before any work is done."""
+    return {name: datasets.open_source(name, data, 'eval', cache) for name, _ in datasets.parse_names(data.eval)}
 
 
 def validate(derainer: derain.Derainer, source: datasets.Source, count: int) -> float:
@@ -63,12 +68,17 @@ def format_table(results: dict[str, dict[str, Any]]) -> str:
     lines = [f'{"":24}{"images":>7}' + ''.join(f'{f"{m} {p}":>20}' for p in PROTOCOLS for m in MEASURES)]
     for name, result in results.items():
         cells = [
-            f'{result["input"][protocol][measure]:.{digits}f} -> {result[protocol][measure]:.{digits}f}'
+            ' -> '.join(_text(scores[protocol][measure], digits) for scores in (result['input'], result))
             for protocol in PROTOCOLS
             for measure, digits in zip(MEASURES, (2, 3), strict=True)
         ]
         lines.append(f'{name:24}{result["count"]:>7}' + ''.join(f'{cell:>20}' for cell in cells))
     return '\n'.join(lines)
+
+
+def _text(value: float | None, digits: int) -> str:
+    """A score to print, '-' where there is none."""
+    return '-' if value is None else f'{value:.{digits}f}'
 
 
 def _evaluate_source(
@@ -78,13 +88,17 @@ def _evaluate_source(
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     pending: collections.deque = collections.deque()
-    rows = []
+    rows: list[dict[str, Any]] = []
+    timed: set[tuple[int, ...]] = set()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for index, image_name in enumerate(tqdm.tqdm(source.names, f'scoring {name}', unit='image')):
             rainy, clean = source.load(index)
             begun = time.perf_counter()
             outputs = derainer.restore(rainy, scales=True)
-            seconds = time.perf_counter() - begun
+            canvas = tuple(-(-extent // derain.BUCKET) for extent in rainy.shape[:2])
+            elapsed = round(time.perf_counter() - begun, 4)
+            seconds = elapsed if canvas in timed else None  # the first of its size compiles
+            timed.add(canvas)
             pending.append(pool.submit(_row, image_name, seconds, rainy, clean, outputs))
             if index < PICTURES:
                 panel = np.concatenate((rainy, outputs[0], clean), axis=1)
@@ -109,13 +123,13 @@ def _evaluate_source(
     return results
 
 
-def _row(name: str, seconds: float, rainy: np.ndarray, clean: np.ndarray, outputs: np.ndarray) -> dict[str, Any]:
+def _row(name: str, seconds: float | None, rainy: np.ndarray, clean: np.ndarray, outputs: np.ndarray) -> dict[str, Any]:
     """All scores of one image: of the input, of the output, and of each scale alone."""
     row: dict[str, Any] = {
         'name': name,
         'height': clean.shape[0],
         'width': clean.shape[1],
-        'seconds': round(seconds, 4),
+        'seconds': seconds,
     }
     candidates = {'input': rainy, 'output': outputs[0], **{f'C_{i}': x for i, x in enumerate(outputs[1:], start=1)}}
     for label, image in candidates.items():
@@ -123,19 +137,26 @@ def _row(name: str, seconds: float, rainy: np.ndarray, clean: np.ndarray, output
     return row
 
 
-def _means(rows: list[dict[str, Any]], label: str) -> dict[str, dict[str, float]]:
-    """Mean over images per protocol and measure; images too small for SSIM do not count in it."""
-    return {
-        protocol: {
-            measure: float(np.nanmean([row[f'{label}_{protocol}_{measure}'] for row in rows])) for measure in MEASURES
-        }
-        for protocol in PROTOCOLS
-    }
+def _means(rows: list[dict[str, Any]], label: str) -> dict[str, dict[str, float | None]]:
+    """Mean over images per protocol and measure.
+
+    Images that have no finite score (infinite PSNR of identical images, no SSIM below 11 pixels) do not count in that
+    mean; None where no image has one.
+    """
+    means: dict[str, dict[str, float | None]] = {}
+    for protocol in PROTOCOLS:
+        means[protocol] = {}
+        for measure in MEASURES:
+            scores = np.array([row[f'{label}_{protocol}_{measure}'] for row in rows])
+            finite = scores[np.isfinite(scores)]
+            means[protocol][measure] = float(finite.mean()) if finite.size else None
+    return means
 
 
 def _write_csv(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     """One line per image."""
-    with path.open('w', newline='') as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    provenance.write_text(path, text.getvalue())

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from qsnet_jax import UserError
+
 Array = jax.Array
 BATCH_NORM_MOMENTUM = 0.9  # running = 0.9 running + 0.1 batch; PyTorch writes the same rule as momentum=0.1
 BATCH_NORM_EPSILON = 1e-5
@@ -158,7 +160,7 @@ class Norm(nn.Module):
         if self.kind == 'none':
             bias = self.param('bias', nn.initializers.zeros_init(), (x.shape[-1],), at_least_float32(self.dtype))
             return x + _channelwise(bias.astype(x.dtype))
-        raise ValueError(f"norm is {self.kind!r}; it must be 'batch', 'instance' or 'none'.")
+        raise UserError(f"norm is {self.kind!r}; it must be 'batch', 'instance' or 'none'.")
 
 
 class Conv(nn.Module):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qsnet_jax import priors
+from qsnet_jax import UserError, priors
 
 TERMS = ('content', 'quasi_sparsity', 'detail', 'auxiliary')
 
@@ -51,7 +51,7 @@ def rain_map(rainy, clean, threshold: float) -> jax.Array:
     for JPEG. The map is exact for 8-bit images held in float32; bfloat16 cannot tell neighbouring levels apart.
     """
     if not 0 <= threshold < 1:
-        raise ValueError(
+        raise UserError(
             f'threshold must be in [0, 1), as the images are; found {threshold}. Divide 8-bit levels by 255.'
         )
     rainy, clean = _floats(rainy=rainy, clean=clean)
@@ -90,9 +90,9 @@ def total(rain, aux_rain: Sequence[jax.Array], rainy, clean, config) -> tuple[ja
       The sum, and a dict with every term before weighting, also of weight 0, and the sum as `total`.
     """
     if config.filters not in priors.FILTERS:
-        raise ValueError(f'Unknown loss.filters {config.filters!r}; choose one of {tuple(priors.FILTERS)}.')
+        raise UserError(f'Unknown loss.filters {config.filters!r}; choose one of {tuple(priors.FILTERS)}.')
     if config.pixel_range not in (1, 255):
-        raise ValueError(f'loss.pixel_range must be 1.0 or 255.0; found {config.pixel_range!r}.')
+        raise UserError(f'loss.pixel_range must be 1.0 or 255.0; found {config.pixel_range!r}.')
     scale = float(config.pixel_range)
     # Images in 0..255 make the absolute terms 255 times larger and the squared one 255^2 times.
     terms = {
@@ -104,7 +104,7 @@ def total(rain, aux_rain: Sequence[jax.Array], rainy, clean, config) -> tuple[ja
     # A term of weight 0 is left out, not multiplied by 0: it costs no gradient and cannot make the sum non-finite.
     weighted = [getattr(config, name) * terms[name] for name in TERMS if getattr(config, name) != 0]
     if not weighted:
-        raise ValueError(f'All weights of the loss are 0; give at least one of loss.{{{", ".join(TERMS)}}} a value.')
+        raise UserError(f'All weights of the loss are 0; give at least one of loss.{{{", ".join(TERMS)}}} a value.')
     loss = sum(weighted)
     return loss, {**terms, 'total': loss}
 

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _train() -> int:
-    from qsnet_jax import train
+    from qsnet_jax import checkpoint, train
 
     config, workdir = _run()
     try:
@@ -40,7 +40,9 @@ def _train() -> int:
     except train.Stopped as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signum
-    _evaluate(config, workdir, train.export(state), config.model.to_dict(), record)
+    variables, settings = train.export(state), config.model.to_dict()
+    scores = _evaluate(config, workdir, variables, settings, record)
+    checkpoint.save_weights(workdir / 'weights.safetensors', variables, settings, {**record, 'scores': scores})
     return 0
 
 
@@ -67,25 +69,40 @@ def _derain() -> int:
     return int(derain.derain_files(derainer, _INPUT.value, _OUTPUT.value, _LAYERS.value) > 0)
 
 
-def _evaluate(config, workdir: pathlib.Path, variables, settings, training) -> None:
+def _evaluate(config, workdir: pathlib.Path, variables, settings, training):
+    """Scores all sets, prints and writes them; returns what weights files keep of them."""
     from qsnet_jax import derain, evaluate, provenance
 
     derainer = derain.Derainer(variables, settings, _TILE.value)
     record = {**provenance.collect(config.to_dict(), config.seed), 'training': training}
-    evaluate.evaluate(derainer, config, workdir / 'eval', record)
+    results = evaluate.evaluate(derainer, config, workdir / 'eval', record)
     print(f'scores and pictures are in {workdir / "eval"}')
+    kept = ('count', 'rgb', 'y', 'input')
+    return {name: {key: result[key] for key in kept} for name, result in results.items()}
 
 
 def _run():
     """The config and the folder of its run."""
-    if _CONFIG.value is None:
+    try:
+        config = _CONFIG.value
+    except OSError as error:
+        raise UserError(f'{error} Name a file of configs/.') from error
+    if config is None:
         raise UserError(f'--mode={_MODE.value} needs --config=configs/NAME.py; start with configs/quickstart.py.')
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).name
     default = name.replace('.py:', '-').removesuffix('.py').replace(':', '-')
-    return _CONFIG.value, pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / default)
+    return config, pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / default)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """Flags; a field that no config has is a line, not a traceback."""
+    try:
+        return app.parse_flags_with_usage(arguments)
+    except AttributeError as error:
+        sys.exit(f'error: {error}')
 
 
 _MODES = {'train': _train, 'eval': _eval, 'derain': _derain}
 
 if __name__ == '__main__':
-    app.run(main)
+    app.run(main, flags_parser=_parse)

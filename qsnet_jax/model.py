@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qsnet_jax import layers
+from qsnet_jax import UserError, layers
 
 Array = jax.Array
 
@@ -72,7 +72,7 @@ class QSNet(nn.Module):
         main decoder. Both False is "without sharing" of Table 5.
     dtype: of the computation, 'float32', 'bfloat16' or 'float64'; parameters and statistics are float32 at least.
 
-    Raises ValueError where widths do not divide into groups or the size does not suit the stride.
+    Raises UserError where widths do not divide into groups or the size does not suit the stride.
     """
 
     channels: int = 132
@@ -129,24 +129,28 @@ class QSNet(nn.Module):
 
     def _check(self, images: Array) -> None:
         """Refuses what the network cannot be built or run with."""
+        if self.groups < 1 or self.units < 0 or min(self.rates, default=1) < 1:
+            raise UserError(
+                f'groups, units, rates are {self.groups}, {self.units}, {self.rates}; expected positive numbers.'
+            )
         step = 4 * self.groups
         if self.channels % step or self.channels < step:
-            raise ValueError(f'channels is {self.channels}; it must be a multiple of 4 x groups = {step}.')
+            raise UserError(f'channels is {self.channels}; it must be a multiple of 4 x groups = {step}.')
         if self.scale_channels % (2 * self.groups) or self.scale_channels < 2 * self.groups:
-            raise ValueError(f'scale_channels is {self.scale_channels}; it must be a multiple of 2 x groups.')
+            raise UserError(f'scale_channels is {self.scale_channels}; it must be a multiple of 2 x groups.')
         merged = (len(self.rates) + 1) * (self.scale_channels + 3 * self.encoder_stride**2)
         if merged % self.groups:
-            raise ValueError(f'{merged} channels enter the main decoder; not a multiple of groups = {self.groups}.')
+            raise UserError(f'{merged} channels enter the main decoder; not a multiple of groups = {self.groups}.')
         if self.dtype not in ('float32', 'bfloat16', 'float64'):
-            raise ValueError(f"dtype is {self.dtype!r}; it must be 'float32', 'bfloat16' or 'float64'.")
+            raise UserError(f"dtype is {self.dtype!r}; it must be 'float32', 'bfloat16' or 'float64'.")
         if self.dtype == 'float64' and not jax.config.values['jax_enable_x64']:
-            raise ValueError("dtype is 'float64', which JAX computes only where JAX_ENABLE_X64=1 is set.")
+            raise UserError("dtype is 'float64', which JAX computes only where JAX_ENABLE_X64=1 is set.")
         if self.encoder_stride not in (1, 2, 4):
-            raise ValueError(f'encoder_stride is {self.encoder_stride}; it must be 1, 2 or 4.')
+            raise UserError(f'encoder_stride is {self.encoder_stride}; it must be 1, 2 or 4.')
         if images.ndim != 4 or images.shape[-1] != 3 or not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(f'images are {images.dtype} {images.shape}; expected floats in [0, 1] of (B, H, W, 3).')
+            raise UserError(f'images are {images.dtype} {images.shape}; expected floats in [0, 1] of (B, H, W, 3).')
         if any(extent % self.encoder_stride for extent in images.shape[1:3]):
-            raise ValueError(
+            raise UserError(
                 f'images are {images.shape[1]}x{images.shape[2]}; both must be multiples of '
                 f'encoder_stride = {self.encoder_stride}. Pad them first, as qsnet_jax.derain does.'
             )
@@ -180,10 +184,10 @@ def initialize(network: QSNet, seed: int) -> dict[str, Any]:
 def receptive_radius(model: QSNet) -> int:
     """Pixels to each side of a pixel that its rain depends on: 31 at full size. The halo that tiles need.
 
-    Raises ValueError for instance norm, where every pixel depends on the whole image.
+    Raises UserError for instance norm, where every pixel depends on the whole image.
     """
     if model.norm == 'instance':
-        raise ValueError('With instance norm every pixel depends on the whole image: it cannot be cut into tiles.')
+        raise UserError('With instance norm every pixel depends on the whole image: it cannot be cut into tiles.')
     stem = 4 + 1 + min(model.encoder_stride, 2)  # 9x9 and 3x3 at full size, 3x3 after the first stride
     coarse = model.units + max(model.rates, default=0) + 3 + 4  # auxiliary decoders have 3 convolutions, the main one 4
     return stem + model.encoder_stride * coarse + model.encoder_stride - 1

@@ -13,7 +13,7 @@ Batch = dict[str, np.ndarray]
 
 
 def open_batches(
-    data: Any, seed: int, process: int = 0, processes: int = 1
+    data: Any, seed: int, cache: datasets.Cache, process: int = 0, processes: int = 1
 ) -> tuple[grain.MapDataset, dict[str, dict[str, Any]]]:
     """Endless training batches of `config.data` and the fingerprint of each source.
 
@@ -21,7 +21,6 @@ def open_batches(
     elements of a global batch are dealt out to the processes in turn.
     """
     names = datasets.parse_names(data.train)
-    cache = datasets.Cache(data.cache_gib * 2**30)
     sources = [datasets.open_source(name, data, 'train', cache) for name, _ in names]
     streams = [_samples(source, number, seed, data) for number, source in enumerate(sources)]
     weights = [weight for _, weight in names]

@@ -1,7 +1,7 @@
 """What every result carries: commit, command, config, versions, device, precision, time."""
 
+import contextlib
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -10,9 +10,12 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+
+from qsnet_jax import UserError
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'opencv-python-headless', 'pillow')
 
@@ -36,18 +39,38 @@ def collect(config: dict[str, Any], seed: int | None) -> dict[str, Any]:
     }
 
 
-def digest(parts: list[tuple[str, bytes]]) -> str:
-    """One hash over named contents, whatever their order: sha256 of the sorted (name, sha256 of content) lines."""
-    lines = sorted(f'{name} {hashlib.sha256(content).hexdigest()}' for name, content in parts)
-    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that it is either whole or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON so that the file is either whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    temporary.write_text(json.dumps(value, indent=1) + '\n')
-    temporary.replace(path)
+    """Writes JSON, whole or not at all. Raises ValueError for NaN and infinity, which JSON does not have."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + '\n')
+
+
+@contextlib.contextmanager
+def writable(folder: pathlib.Path) -> Iterator[None]:
+    """Creates a folder and turns errors of writing to it, also a full disk under Orbax's threads, into UserErrors."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except (OSError, ValueError) as error:
+        is_about_files = isinstance(error, OSError) or 'No space left' in str(error)  # TensorStore's are ValueErrors
+        if isinstance(error, UserError) or not is_about_files:
+            raise
+        lines = str(error).splitlines()
+        raise UserError(
+            f'{folder} cannot be written: {lines[0][:300] if lines else error!r}. Free some space or name another '
+            '--workdir; a run goes on from its last whole checkpoint.'
+        ) from error
 
 
 def _commit() -> str:

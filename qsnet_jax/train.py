@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import flax
+import grain
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -81,10 +82,10 @@ def _schedule(settings: Any) -> Callable[[jax.Array], jax.Array]:
     return optax.constant_schedule(settings.learning_rate)
 
 
-def learning_rate(state: TrainState, settings: Any) -> jax.Array:
-    """The rate that the next update of `state` uses."""
-    rate = jnp.asarray(_schedule(settings)(state.step), jnp.float32)
-    return rate * state.opt_state[-1].scale if settings.schedule == 'plateau' else rate
+def learning_rate(step: jax.Array, opt_state: Any, settings: Any) -> jax.Array:
+    """The rate of update `step`, counted from 0, which left `opt_state` behind."""
+    rate = jnp.asarray(_schedule(settings)(step), jnp.float32)
+    return rate * opt_state[-1].scale if settings.schedule == 'plateau' else rate
 
 
 def init_state(config: Any) -> TrainState:
@@ -117,7 +118,10 @@ def train_step(
 
     (loss, (metrics, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, value=loss)
-    metrics |= {'gradient_norm': optax.tree.norm(gradients), 'learning_rate': learning_rate(state, config.train)}
+    metrics |= {
+        'gradient_norm': optax.tree.norm(gradients),
+        'learning_rate': learning_rate(state.step, opt_state, config.train),
+    }
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
@@ -131,24 +135,27 @@ def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple
     SIGTERM or SIGINT.
     """
     mesh = mesh or parallel.make_mesh()
+    _check_fields(config)
     parallel.check_batch(config.data.batch, mesh)
-    with _writable(workdir), _claimed(workdir), contextlib.ExitStack() as stack:
-        _check_config(config, workdir)
+    with provenance.writable(workdir), _claimed(workdir), contextlib.ExitStack() as stack:
+        cache = datasets.Cache(config.data.cache_gib * 2**30)
+        sets = evaluate.open_sets(config.data, cache)
         batches, fingerprints = pipeline.open_batches(
-            config.data, config.seed, jax.process_index(), jax.process_count()
+            config.data, config.seed, cache, jax.process_index(), jax.process_count()
         )
+        state = parallel.replicate(init_state(config), mesh)
         manager = checkpoint.open_manager(workdir / 'checkpoints', config.train.keep)
         stack.callback(manager.close)
-        state = parallel.replicate(init_state(config), mesh)
+        _claim_config(config, workdir, is_begun=manager.latest_step() is not None)
         if manager.latest_step() is not None:
             state = checkpoint.restore(manager, manager.latest_step(), state)
         start = int(state.step)
         record = {**provenance.collect(config.to_dict(), config.seed), 'training_data': fingerprints}
-        _append_start(workdir / 'run.json', {'step': start, **record})
+        starts = _append_start(workdir / 'run.json', {'step': start, **record})
         log = stack.enter_context(contextlib.closing(_Log(workdir, start)))
-        state = _loop(config, state, mesh, batches, manager, log)
+        state = _loop(config, state, mesh, batches, next(iter(sets.values())), manager, log)
         settings = config.model.to_dict()
-        record |= {'step': int(state.step), 'training_seconds': round(log.elapsed, 1)}
+        record |= {'starts': starts, 'step': int(state.step), 'training_seconds': round(log.elapsed, 1)}
         checkpoint.save_weights(workdir / 'weights.safetensors', export(state), settings, record)
     return state, record
 
@@ -177,7 +184,13 @@ def restore_variables(config: Any, workdir: pathlib.Path, which: str) -> tuple[d
 
 
 def _loop(
-    config: Any, state: TrainState, mesh: Mesh, batches: Any, manager: ocp.CheckpointManager, log: '_Log'
+    config: Any,
+    state: TrainState,
+    mesh: Mesh,
+    batches: grain.MapDataset,
+    validation_set: datasets.Source,
+    manager: ocp.CheckpointManager,
+    log: '_Log',
 ) -> TrainState:
     """Updates until `config.train.steps`; between them logs, validates and saves when due."""
     settings, start = config.train, int(state.step)
@@ -185,24 +198,23 @@ def _loop(
         return state
     step_fn = _compile(config, state, parallel.shard(batches[start], mesh))
     stream = pipeline.iterate(batches, start, config.data.threads, config.data.prefetch)
-    validation = _validation(config)
     with _signals() as received, tqdm.tqdm(total=settings.steps, initial=start, unit='step') as bar:
         log.resume_clock()
         for step in range(start + 1, settings.steps + 1):
             state, metrics = step_fn(state, parallel.shard(next(stream), mesh))
             log.add(metrics)
             bar.update()
-            is_last = step == settings.steps or bool(received)
+            signum = received[0] if received else None  # read once: one that comes later is for the next step
             is_validated = step % settings.eval_every == 0 or step == settings.steps
-            is_saved = step % settings.checkpoint_every == 0 or is_validated or is_last
+            is_saved = step % settings.checkpoint_every == 0 or is_validated or signum is not None
             if step % settings.log_every == 0 or is_saved:
                 bar.set_postfix(log.flush(step, config.data.batch))
             if is_saved:
-                psnr = log.validate(step, validation, state) if is_validated else None
+                psnr = log.validate(step, config, state, validation_set) if is_validated else None
                 checkpoint.save(manager, step, state, psnr)
-            if received:
+            if signum is not None:
                 manager.wait_until_finished()
-                raise Stopped(received[0], step)
+                raise Stopped(signum, step)
         manager.wait_until_finished()
     return state
 
@@ -216,14 +228,6 @@ def _compile(config: Any, state: TrainState, batch: dict[str, jax.Array]) -> Cal
     return compiled
 
 
-def _validation(config: Any) -> Callable[[TrainState], float]:
-    """Function from a state to its mean PSNR on the first images of the first evaluation set."""
-    name, _ = datasets.parse_names(config.data.eval)[0]
-    source = datasets.open_source(name, config.data, 'eval', datasets.Cache(config.data.cache_gib * 2**30))
-    settings = config.model.to_dict()
-    return lambda state: evaluate.validate(derain.Derainer(export(state), settings), source, config.train.eval_images)
-
-
 class _Log:
     """metrics.jsonl and TensorBoard, and the clock of the training itself (no compilation, no validation)."""
 
@@ -235,7 +239,7 @@ class _Log:
         self.elapsed = lines[-1]['seconds'] if lines else 0.0
         self._mark = 0.0
         if self._is_writer:
-            self._path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+            provenance.write_text(self._path, ''.join(json.dumps(line) + '\n' for line in lines))
             self._events = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1)
 
     def resume_clock(self) -> None:
@@ -267,9 +271,10 @@ class _Log:
         self._write(step, 'train', means)
         return {'loss': f'{means["total"]:.4f}', 'psnr': f'{means["psnr"]:.2f}'}
 
-    def validate(self, step: int, validation: Callable[[TrainState], float], state: TrainState) -> float:
-        """Runs the validation off the clock and writes its score."""
-        psnr = validation(state)
+    def validate(self, step: int, config: Any, state: TrainState, source: datasets.Source) -> float:
+        """Scores the first images of a set, off the clock, and writes their mean PSNR."""
+        derainer = derain.Derainer(export(state), config.model.to_dict())
+        psnr = evaluate.validate(derainer, source, config.train.eval_images)
         self._write(step, 'validation', {'validation_psnr': psnr, 'seconds': round(self.elapsed, 3)})
         self.resume_clock()
         return psnr
@@ -297,14 +302,28 @@ def _lines_up_to(path: pathlib.Path, step: int) -> list[dict[str, float]]:
     return [line for line in lines if line['step'] <= step]
 
 
-def _check_config(config: Any, workdir: pathlib.Path) -> None:
-    """Stores the config in a new workdir; refuses to go on in one that was made with another."""
+def _check_fields(config: Any) -> None:
+    """Refuses numbers that no run can use."""
+    positive = {
+        'train': ('steps', 'log_every', 'eval_every', 'eval_images', 'checkpoint_every', 'keep', 'plateau_window'),
+        'data': ('crop', 'batch', 'threads', 'prefetch'),
+    }
+    for section, names in positive.items():
+        for name in names:
+            if config[section][name] < 1:
+                raise UserError(f'{section}.{name} is {config[section][name]}; it must be at least 1.')
+    if config.seed < 0:
+        raise UserError(f'seed is {config.seed}; it must not be negative.')
+
+
+def _claim_config(config: Any, workdir: pathlib.Path, is_begun: bool) -> None:
+    """Stores the config; refuses another one than that of the checkpoints that the workdir holds."""
     path = workdir / 'config.json'
     given = json.loads(config.to_json())
-    if not path.exists():
+    if is_begun and path.exists():
+        _refuse_differences(json.loads(path.read_text()), given, workdir)
+    else:
         provenance.write_json(path, given)
-        return
-    _refuse_differences(json.loads(path.read_text()), given, workdir)
 
 
 def _refuse_differences(stored: dict[str, Any], given: dict[str, Any], workdir: pathlib.Path) -> None:
@@ -330,24 +349,12 @@ def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     return flat
 
 
-def _append_start(path: pathlib.Path, record: dict[str, Any]) -> None:
-    """Adds one start of the run, with its step and provenance, to run.json."""
+def _append_start(path: pathlib.Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Adds one start of the run, with its step and provenance, to run.json; returns step, commit and date of all."""
+    starts = [*(json.loads(path.read_text())['starts'] if path.exists() else []), record]
     if jax.process_index() == 0:
-        starts = json.loads(path.read_text())['starts'] if path.exists() else []
-        provenance.write_json(path, {'starts': [*starts, record]})
-
-
-@contextlib.contextmanager
-def _writable(workdir: pathlib.Path) -> Iterator[None]:
-    """Creates the workdir and turns errors of writing to it into UserErrors."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise UserError(
-            f'{workdir} cannot be written: {error}. Free some space or name another --workdir; a run goes on from its '
-            'last whole checkpoint.'
-        ) from error
+        provenance.write_json(path, {'starts': starts})
+    return [{name: start[name] for name in ('step', 'commit', 'date')} for start in starts]
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ SETTINGS = {
     'norm': 'batch', 'share_groups': True, 'share_scales': True, 'dtype': 'float32',
 }  # fmt: skip
 
+ZERO_GROUPS = json.dumps({**SETTINGS, 'groups': 0})
+
 
 @pytest.fixture(scope='module')
 def variables():
@@ -69,6 +71,13 @@ def test_missing_extra_and_wrong_shapes_are_named(path):
         assert text in str(error.value)
 
 
+def test_values_that_are_not_finite_are_refused(path):
+    """A network of NaN would spoil every photo."""
+    rewrite(path, lambda tensors: tensors['params/main/rain/bias'].__setitem__(0, np.nan))
+    with pytest.raises(UserError, match='not finite: params/main/rain/bias'):
+        checkpoint.load_weights(path)
+
+
 def test_settings_that_do_not_fit_the_tensors_are_refused(path):
     """A file that claims another width."""
     rewrite(path, metadata={'settings': json.dumps({**SETTINGS, 'channels': 24})})
@@ -76,7 +85,9 @@ def test_settings_that_do_not_fit_the_tensors_are_refused(path):
         checkpoint.load_weights(path)
 
 
-@pytest.mark.parametrize('settings', ['{', '{"channels": 12}', '[]', '{"channels": 13, "rates": [1]}', '{"rates": 3}'])
+@pytest.mark.parametrize(
+    'settings', ['{', '{"channels": 12}', '[]', '{"channels": 13, "rates": [1]}', '{"rates": 3}', ZERO_GROUPS]
+)
 def test_settings_without_sense_are_refused(path, settings):
     """Metadata from strangers ends in a clear error."""
     rewrite(path, metadata={'settings': settings})

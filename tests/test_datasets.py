@@ -34,7 +34,6 @@ def open_source(name, data, role='eval'):
         ('input/{}.png', 'target/{}.png'),
         ('rainy/{}.png', 'clean/{}.jpg'),
         ('rain/{}.png', 'norain/{}.png'),
-        ('rainy_image/{}.png', 'ground_truth/{}.png'),
     ],
 )
 def test_layouts_pair_by_key(tmp_path, data, rainy, clean):
@@ -102,6 +101,7 @@ def test_two_files_of_one_name_are_refused(tmp_path, data):
         ('pairs/none', {}, 'is not a folder'),
         ('pairs', {'rainy': 'a/*.png'}, 'both'),
         ('pairs', {'rainy': 'a/x.png', 'clean': 'b/*.png'}, 'exactly one'),
+        ('pairs', {'rainy': '*/rainy.png', 'clean': 'b/*.png'}, 'exactly one'),
         ('layers', {}, '0 backgrounds'),
         ('rain100x', {}, 'known are drawn_light'),
         ('drawn_none', {}, 'Unknown'),
@@ -250,6 +250,26 @@ def test_names_without_sense_are_refused(names):
     """No name or no positive weight is an error."""
     with pytest.raises(UserError):
         datasets.parse_names(names)
+
+
+def test_fingerprint_covers_every_layer_that_training_may_draw(tmp_path, data):
+    """With any_layer, also of layers beyond the number of backgrounds."""
+    write(tmp_path, 'clean/a.png', np.zeros((4, 4, 3), np.uint8))
+    for number in range(3):
+        write(tmp_path, f'layer/{number}.png', np.zeros((4, 4), np.uint8))
+    data.any_layer = True
+    before = open_source('layers', data, 'train').fingerprint()
+    write(tmp_path, 'layer/2.png', np.ones((4, 4), np.uint8))
+    assert open_source('layers', data, 'train').fingerprint() != before
+
+
+def test_digest_ignores_order_and_sees_names_and_contents():
+    """One hash over a set of named contents."""
+    parts = [('a', b'1'), ('b', b'2')]
+    digest = datasets.digest(parts)
+    assert digest == datasets.digest(parts[::-1])
+    assert digest != datasets.digest([('a', b'2'), ('b', b'1')])
+    assert digest != datasets.digest([('c', b'1'), ('b', b'2')])
 
 
 def test_real_pairs_are_what_they_are_known_to_be(data_root, data):

@@ -39,7 +39,7 @@ def test_tiled_equals_whole(stride, size):
     assert np.mean(difference > 0) < 1e-4
 
 
-def test_a_margin_one_pixel_short_of_the_receptive_field_shows(monkeypatch):
+def test_a_margin_that_is_too_narrow_shows(monkeypatch):
     """The halo is needed: with a third of it the tiles' edges differ."""
     image = picture(96, 160)
     whole = make(tile=512).restore(image)
@@ -118,14 +118,15 @@ def folder(tmp_path):
     content = (root / 'plain.jpg').read_bytes()
     (root / 'truncated.jpg').write_bytes(content[: len(content) // 2])
     (root / 'text.png').write_text('no image')
+    (root / 'phone.heic').write_bytes(b'\0\0\0\x18ftypheic')
     (root / 'notes.txt').write_text('left alone')
     return root
 
 
 def test_a_folder_with_bad_files_loses_nothing(folder, tmp_path, capsys):
-    """Readable photos come out under their names; the two unreadable ones are reported and counted."""
+    """Readable photos come out under their names; the unreadable ones are reported and counted."""
     out = tmp_path / 'out'
-    assert derain.derain_files(make(), str(folder), str(out), layers=True) == 2
+    assert derain.derain_files(make(), str(folder), str(out), layers=True) == 3
     names = {str(path.relative_to(out)) for path in out.rglob('*') if path.is_file()}
     expected = {
         'plain.jpg',
@@ -137,7 +138,7 @@ def test_a_folder_with_bad_files_loses_nothing(folder, tmp_path, capsys):
         'cmyk.jpg',
         'turned.jpg',
     }
-    assert names == expected | {name.rsplit('.', 1)[0] + '.rain.png' for name in expected}
+    assert names == expected | {f'{name}.rain.png' for name in expected}
     with Image.open(out / 'grey.png') as grey, Image.open(out / 'rgba.png') as rgba:
         assert grey.mode == 'L' and rgba.mode == 'RGBA'
         np.testing.assert_array_equal(np.asarray(rgba)[..., 3], picture(20, 30, 1)[..., 0])
@@ -145,14 +146,15 @@ def test_a_folder_with_bad_files_loses_nothing(folder, tmp_path, capsys):
         assert turned.size == (20, 30) and turned.getexif().get(0x0112, 1) == 1
     printed = capsys.readouterr().out
     assert 'note: cmyk.jpg: ' in printed and 'note: deep16.png: ' in printed
-    assert '8 of 10 photos' in printed and 'truncated.jpg' in printed and 'text.png' in printed
+    assert '8 of 11 photos' in printed
+    assert all(f'failed: {folder / name}' in printed for name in ('truncated.jpg', 'text.png', 'phone.heic'))
 
 
 def test_layer_and_result_add_up(folder, tmp_path):
     """What was removed, plus what is left, is the input wherever the network did not brighten."""
     derain.derain_files(make(), str(folder / 'deep/nested.png'), str(tmp_path / 'out'), layers=True)
     rainy, restored = images.read(folder / 'deep/nested.png'), images.read(tmp_path / 'out/nested.png')
-    layer = images.read(tmp_path / 'out/nested.rain.png')
+    layer = images.read(tmp_path / 'out/nested.png.rain.png')
     np.testing.assert_array_equal(restored.astype(int) + layer, np.maximum(rainy, restored))
 
 
@@ -165,6 +167,16 @@ def test_folders_that_make_no_sense_are_refused(folder, tmp_path, source, target
     (tmp_path / 'empty').mkdir()
     with pytest.raises(UserError, match=message):
         derain.derain_files(make(), str(tmp_path / source), str(tmp_path / target))
+
+
+def test_results_below_the_input_are_not_derained_again(folder, tmp_path):
+    """Run twice with the output inside the input: the same files."""
+    out = folder / 'results'
+    counts = []
+    for _ in range(2):
+        derain.derain_files(make(), str(folder), str(out))
+        counts.append(len(list(out.rglob('*'))))
+    assert counts[0] == counts[1]
 
 
 def test_load_reads_a_weights_file(tmp_path):

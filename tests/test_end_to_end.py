@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from qsnet_jax import checkpoint
+
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = [
     '--config=configs/quickstart.py',
@@ -71,7 +73,9 @@ def test_training_ends_with_weights_scores_and_pictures(tiny):
     assert results['count'] == 3
     assert results['provenance']['training']['training_data']['pairs']['count'] == 6
     assert f'{results["rgb"]["psnr"]:.2f}' in output
-    assert (workdir / 'weights.safetensors').exists() and (workdir / 'eval/pairs/6.png').exists()
+    scores = checkpoint.load_record(workdir / 'weights.safetensors')['scores']['pairs']
+    assert scores == {name: results[name] for name in ('count', 'rgb', 'y', 'input')}
+    assert (workdir / 'eval/pairs/6.png').exists()
 
 
 def test_killed_at_any_moment_ends_with_the_same_parameters(tiny, tmp_path):
@@ -87,7 +91,8 @@ def test_killed_at_any_moment_ends_with_the_same_parameters(tiny, tmp_path):
         assert process.returncode == -signal.SIGKILL, 'the run ended before it was killed'
     status, _, errors = run(*flags, f'--workdir={workdir}')
     assert status == 0, errors
-    assert len(json.loads((workdir / 'run.json').read_text())['starts']) == 3
+    starts = checkpoint.load_record(workdir / 'weights.safetensors')['starts']
+    assert len(starts) == 3 and starts[0]['step'] == 0 < starts[2]['step']
     expected, found = (load_file(path / 'weights.safetensors') for path in (whole, workdir))
     assert expected.keys() == found.keys()
     for name, value in expected.items():
@@ -133,6 +138,9 @@ def test_photos_come_out_derained(tiny, pairs_root, tmp_path):
         (['--mode=derain'], 'needs --input'),
         (['--config=configs/quickstart.py', '--config.data.eval=nothing', '--mode=eval', '--workdir=none'], 'no run'),
         (['--config=configs/quickstart.py', '--mode=eval', '--weights=none'], 'does not exist'),
+        (['--config=configs/none.py'], 'configs/none.py'),
+        (['--config=configs/quickstart.py', '--config.model.chanels=8'], 'Did you mean'),
+        (['--config=configs/quickstart.py', '--config.loss.filters=x', '--workdir={tmp}'], 'loss.filters'),
         (['--config=configs/quickstart.py', '--config.data.train=pairs', '--workdir={tmp}'], 'config.data.root'),
     ],
 )

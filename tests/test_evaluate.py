@@ -55,6 +55,7 @@ def test_every_image_has_one_line(evaluated):
     with (evaluated[0] / 'pairs/per_image.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert [row['name'] for row in rows] == ['6', '7', '8']
+    assert rows[0]['seconds'] == '' and float(rows[1]['seconds']) > 0  # the first of a size would time the compiler
     assert {'height', 'width', 'seconds', 'input_rgb_psnr', 'output_y_ssim', 'C_3_y_psnr'} <= rows[0].keys()
 
 
@@ -75,6 +76,22 @@ def test_images_too_small_for_ssim_still_count_in_psnr():
         image,
     )
     assert math.isnan(scores['rgb_ssim']) and scores['rgb_psnr'] == pytest.approx(20 * math.log10(255 / 5))
+
+
+def test_images_without_a_finite_score_do_not_count_in_its_mean(tmp_path):
+    """Identical pairs and tiny images leave the other means alone, and results.json is JSON."""
+    from configs import default
+
+    images.save(tmp_path / 'norain-1.png', np.zeros((8, 8, 3), np.uint8))
+    images.save(tmp_path / 'rain-1.png', np.zeros((8, 8, 3), np.uint8))
+    config = default.get_config()
+    config.data.update({'eval': 'pairs', 'root': str(tmp_path)})
+    results = evaluate.evaluate(make(), config, tmp_path / 'eval', {})['pairs']
+    assert results['count'] == 1
+    assert results['input']['rgb'] == {'psnr': None, 'ssim': None}
+    assert math.isfinite(results['rgb']['psnr']) and results['rgb']['ssim'] is None
+    rows = [{'x_rgb_psnr': value, 'x_rgb_ssim': 1.0, 'x_y_psnr': 1.0, 'x_y_ssim': 1.0} for value in (30.0, math.inf)]
+    assert evaluate._means(rows, 'x')['rgb']['psnr'] == 30.0
 
 
 def test_validation_is_the_mean_over_the_first_images(pairs_root, tiny_config):

@@ -1,11 +1,12 @@
 """What results carry, and that files appear whole."""
 
 import json
+import pathlib
 
 import jax
 import pytest
 
-from qsnet_jax import provenance
+from qsnet_jax import UserError, provenance
 
 
 def test_record_has_what_a_row_needs():
@@ -18,15 +19,6 @@ def test_record_has_what_a_row_needs():
     assert record['precision']['matmul'] == 'default'
 
 
-def test_digest_ignores_order_and_sees_names_and_contents():
-    """One hash over a set of named contents."""
-    parts = [('a', b'1'), ('b', b'2')]
-    digest = provenance.digest(parts)
-    assert digest == provenance.digest(parts[::-1])
-    assert digest != provenance.digest([('a', b'2'), ('b', b'1')])
-    assert digest != provenance.digest([('c', b'1'), ('b', b'2')])
-
-
 def test_json_is_whole_or_absent(tmp_path):
     """A value that cannot be written leaves the old file and no other."""
     path = tmp_path / 'deep/x.json'
@@ -34,4 +26,32 @@ def test_json_is_whole_or_absent(tmp_path):
     with pytest.raises(TypeError):
         provenance.write_json(path, {'a': object()})
     assert json.loads(path.read_text()) == {'a': 1}
+    with pytest.raises(ValueError, match='JSON'):
+        provenance.write_json(path, {'a': float('nan')})
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_no_trace(tmp_path, monkeypatch):
+    """The old text stays and the temporary file goes."""
+    path = tmp_path / 'x.txt'
+    provenance.write_text(path, 'old')
+
+    def fail(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(pathlib.Path, 'replace', fail)
+    with pytest.raises(OSError, match='No space'):
+        provenance.write_text(path, 'new')
+    assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
+
+
+def test_only_errors_of_files_become_messages(tmp_path):
+    """An unwritable folder and a full disk are the user's; other errors are passed on."""
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='cannot be written'), provenance.writable(tmp_path / 'file'):
+        pass
+    with pytest.raises(UserError, match='No space left'), provenance.writable(tmp_path):
+        raise ValueError('RESOURCE_EXHAUSTED: No space left on device')
+    with pytest.raises(ValueError, match='another') as error, provenance.writable(tmp_path):
+        raise ValueError('another')
+    assert not isinstance(error.value, UserError)
