@@ -16,7 +16,7 @@ _CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', 'eval: latest, best (b
 _INPUT = flags.DEFINE_string('input', None, 'derain: a photo or a folder of photos.')
 _OUTPUT = flags.DEFINE_string('output', None, 'derain: folder for the results, under the same names.')
 _TILE = flags.DEFINE_integer('tile', 512, 'derain, eval: size of the tiles that larger images are cut into, in pixels.')
-_LAYERS = flags.DEFINE_bool('layers', False, 'derain: also write what was removed, as NAME.rain.png.')
+_LAYERS = flags.DEFINE_bool('layers', False, 'derain: also write what was removed, as NAME.rain.png beside each photo.')
 
 
 def main(arguments: list[str]) -> int:
@@ -83,19 +83,20 @@ def _evaluate(config, workdir: pathlib.Path, variables, settings, training):
 
 def _run():
     """The config and the folder of its run."""
-    try:
-        config = _CONFIG.value
-    except OSError as error:
-        raise UserError(f'{error} Name a file of configs/.') from error
+    config = _CONFIG.value
     if config is None:
         raise UserError(f'--mode={_MODE.value} needs --config=configs/NAME.py; start with configs/quickstart.py.')
+    try:
+        hasattr(config, 'model')
+    except OSError as error:  # ml_collections says at the first use of a config that it could not be loaded
+        raise UserError(str(error)) from error
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).name
     default = name.replace('.py:', '-').removesuffix('.py').replace(':', '-')
     return config, pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / default)
 
 
 def _parse(arguments: list[str]) -> list[str]:
-    """Flags; a field that no config has is a line, not a traceback."""
+    """Flags; a field that the config does not have is a message, not a traceback."""
     try:
         return app.parse_flags_with_usage(arguments)
     except AttributeError as error:

