@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 from orbax.checkpoint import checkpoint_managers
 
-from qsnet_jax import UserError, model
+from qsnet_jax import UserError, model, provenance
 
 MARK = 'qsnet_jax weights 1'
 
@@ -87,14 +87,8 @@ def save_weights(
     path = pathlib.Path(path)
     tensors = {name: np.asarray(value) for name, value in flax.traverse_util.flatten_dict(variables, sep='/').items()}
     metadata = {'format': MARK, 'settings': json.dumps(settings), 'record': json.dumps(record or {})}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        safetensors.numpy.save_file(tensors, temporary, metadata=metadata)
-        temporary.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f'{path} could not be written: {error}.') from error
+    with provenance.writable(path.parent):
+        provenance.write_bytes(path, safetensors.numpy.save(tensors, metadata=metadata))
 
 
 def load_weights(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -159,4 +159,4 @@ def _write_csv(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
-    provenance.write_text(path, text.getvalue())
+    provenance.write_bytes(path, text.getvalue().encode())

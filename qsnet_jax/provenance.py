@@ -39,12 +39,12 @@ def collect(config: dict[str, Any], seed: int | None) -> dict[str, Any]:
     }
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that it is either whole or as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        temporary.write_text(text)
+        temporary.write_bytes(content)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -53,7 +53,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON, whole or not at all. Raises ValueError for NaN and infinity, which JSON does not have."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + '\n')
+    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + '\n').encode())
 
 
 @contextlib.contextmanager

@@ -239,7 +239,7 @@ class _Log:
         self.elapsed = lines[-1]['seconds'] if lines else 0.0
         self._mark = 0.0
         if self._is_writer:
-            provenance.write_text(self._path, ''.join(json.dumps(line) + '\n' for line in lines))
+            provenance.write_bytes(self._path, ''.join(json.dumps(line) + '\n' for line in lines).encode())
             self._events = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1)
 
     def resume_clock(self) -> None:

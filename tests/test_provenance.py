@@ -32,16 +32,16 @@ def test_json_is_whole_or_absent(tmp_path):
 
 
 def test_a_write_that_fails_leaves_no_trace(tmp_path, monkeypatch):
-    """The old text stays and the temporary file goes."""
+    """The old content stays and the temporary file goes."""
     path = tmp_path / 'x.txt'
-    provenance.write_text(path, 'old')
+    provenance.write_bytes(path, b'old')
 
     def fail(*_):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(pathlib.Path, 'replace', fail)
     with pytest.raises(OSError, match='No space'):
-        provenance.write_text(path, 'new')
+        provenance.write_bytes(path, b'new')
     assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
 
 
