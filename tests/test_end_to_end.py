@@ -78,6 +78,7 @@ def test_training_ends_with_weights_scores_and_pictures(tiny):
     assert (workdir / 'eval/pairs/6.png').exists()
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_ends_with_the_same_parameters(tiny, tmp_path):
     """SIGKILL between and during checkpoints, started again by the same command: bit-identical weights."""
     flags, whole, _ = tiny
@@ -157,6 +158,7 @@ def test_a_config_that_is_not_there_is_named():
     assert 'error: Configuration is not available' in errors and 'configs/none.py' in errors.split('error: ')[-1]
 
 
+@pytest.mark.slow
 def test_the_full_size_network_trains_and_restores(tmp_path):
     """configs/qsnet.py: initialised, one step at 2 x 96 x 96, and a 512x512 image restored."""
     code = """

@@ -246,6 +246,7 @@ def test_double_precision_is_double_throughout():
         np.testing.assert_allclose(output.rain, single, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('lenient_promotion')
 @pytest.mark.parametrize('settings', [{}, {**TINY, 'norm': 'instance'}, {**TINY, 'norm': 'none', 'dtype': 'bfloat16'}])
 def test_initial_values_are_distributed_as_those_of_init(settings):
