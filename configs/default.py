@@ -34,11 +34,18 @@ def get_config():
     config.loss.detail_threshold = 0.0  # tau of the rain map in [0, 1]: 0 for lossless pairs, 8 / 255 for JPEG pairs
 
     # Data. A name is drawn_light, drawn_heavy or drawn_wide (rain drawn on photos that come with scikit-image and
-    # matplotlib), or pairs or layers (files of your own under `root`); pairs/SUB is the sub-folder SUB of root.
+    # matplotlib; with /SUB on those of that folder below `root`), pairs or layers (files of your own under `root`;
+    # pairs/SUB is the sub-folder SUB), a public set (rain100h, rain100l, rain_train_h, rain_train_l, rain800, rain1200,
+    # rain1400, rain13k, ddc, spa; /SPLIT for another split than train or test), or test_i, test_ii, test_iii.
     config.data = config_dict.ConfigDict()
     config.data.train = config_dict.FieldReference('drawn_light,drawn_heavy', field_type=object)
     config.data.eval = config_dict.FieldReference('drawn_light,drawn_heavy', field_type=object)
-    config.data.root = config_dict.placeholder(str)  # folder of pairs and layers
+    config.data.root = config_dict.placeholder(str)  # folder of pairs and layers, of a set's files, or of several sets'
+    config.data.tfds_dir = config_dict.placeholder(
+        str
+    )  # of prepared public sets; default: $TFDS_DATA_DIR or TFDS's own
+    config.data.partial = False  # public sets: take what is there where pairs are missing
+    config.data.exclude = config_dict.placeholder(object)  # evaluation sets whose backgrounds are left out of training
     config.data.rainy = config_dict.placeholder(str)  # pattern of the rainy files under root, one * : 'input/*.png'
     config.data.clean = config_dict.placeholder(str)  # pattern of the clean files; what * stands for pairs them
     config.data.layer = config_dict.placeholder(str)  # pattern of the rain layers

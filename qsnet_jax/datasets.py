@@ -1,22 +1,12 @@
-"""Where images come from: photos with drawn rain, and a user's own pairs or clean + layer files.
+"""Names to sources: what `config.data.train` and `config.data.eval` can call."""
 
-A source knows its items by name, gives each whole as uint8 (H, W, 3) pairs for scoring, and random crops of them for
-training. Crops and drawn rain are functions of the random generator that is passed in and of nothing else.
-"""
-
-import dataclasses
-import hashlib
 import importlib.util
 import pathlib
-import threading
-from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from qsnet_jax import UserError, images, rain
-
-Pair = tuple[np.ndarray, np.ndarray]  # rainy, clean: uint8 (H, W, 3)
+from qsnet_jax import UserError, layouts, overlap, public, rain, sources
 
 # Photos that come with the dependencies, as 'package: file': title and licence. Training and held-out photos share no
 # scene.
@@ -35,174 +25,68 @@ HELD_OUT_PHOTOS = {
     'matplotlib: mpl-data/sample_data/grace_hopper.jpg': 'Grace Hopper, US Navy; public domain',
 }
 DRAWN_PER_PHOTO = 4  # rain layers drawn on each held-out photo
-DRAWN_SEED = 1911_10810  # of the drawn evaluation sets, the same for everyone; training draws follow config.seed
-
-# How people name their own pairs: pattern of the rainy and of the clean files; what * stands for is the key.
-PAIR_LAYOUTS = (
-    ('rain-*', 'norain-*'),
-    ('rainy/rain-*', 'norain-*'),
-    ('input/*', 'target/*'),
-    ('rainy/*', 'clean/*'),
-    ('rain/*', 'norain/*'),
-    ('input/*', 'gt/*'),
-)
-LAYER_LAYOUT = ('clean/*', 'layer/*')
 ROLE_FOLDERS = {'train': ('train',), 'eval': ('val', 'test')}
 
-
-class Source(Protocol):
-    """Items to train on or to score."""
-
-    names: list[str]
-
-    def load(self, index: int) -> Pair:
-        """The whole pair `index`."""
-
-    def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
-        """A random (crop, crop, 3) patch of item `index`."""
-
-    def fingerprint(self) -> dict[str, Any]:
-        """{'count', 'sha256'} of what the items are made from."""
+# Test-I of the paper: 100 test pairs of each of these sets. Which is unpublished, so ours are drawn once by this seed.
+TEST_I = {'rain1200': 1200, 'rain800': 100, 'rain1400': 1400}
+TEST_I_COUNT = 100
+TEST_I_SEED = 1911_10810
+TEST_I_FILE = pathlib.Path(__file__).parent / 'test_i.txt'
+STAND_IN = 'test_iii_stand_in'
+STAND_IN_NOTE = "drawn wide streaks; a stand-in for the paper's Test-III, which was never released"
 
 
-class Cache:
-    """Decoded images by path, kept in memory up to a budget in bytes; beyond it each use decodes again."""
-
-    def __init__(self, budget: float):
-        self._budget = budget
-        self._images: dict[pathlib.Path, np.ndarray] = {}
-        self._lock = threading.Lock()
-
-    def read(self, path: pathlib.Path, is_layer: bool = False) -> np.ndarray:
-        """uint8 (H, W, 3), or (H, W) for a rain layer. Not to be written to."""
-        image = self._images.get(path)
-        if image is None:
-            image = images.read(path)
-            if is_layer:  # one grey layer is added to all channels; reading made it three equal ones
-                image = np.ascontiguousarray(image[..., 1])
-            with self._lock:
-                if path not in self._images and image.nbytes <= self._budget:
-                    self._budget -= image.nbytes
-                    self._images[path] = image
-        return image
-
-
-@dataclasses.dataclass
-class Pairs:
-    """Rainy and clean files of equal size."""
-
-    names: list[str]
-    rainy: list[pathlib.Path]
-    clean: list[pathlib.Path]
-    cache: Cache
-
-    def load(self, index: int) -> Pair:
-        rainy, clean = self.cache.read(self.rainy[index]), self.cache.read(self.clean[index])
-        if rainy.shape != clean.shape:
-            raise UserError(
-                f'{self.rainy[index]} is {_extent(rainy)} and its clean partner {self.clean[index]} is '
-                f'{_extent(clean)}; a pair must have one size.'
-            )
-        return rainy, clean
-
-    def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
-        return _cut_both(*self.load(index), crop, generator)
-
-    def fingerprint(self) -> dict[str, Any]:
-        return _fingerprint(len(self.names), {'rainy': self.rainy, 'clean': self.clean})
-
-
-@dataclasses.dataclass
-class Layers:
-    """Clean files and grey rain layers: rainy = min(255, clean + layer).
-
-    With `any_layer`, training puts a random layer on each background, shifted and mirrored at random; `load` and
-    without it also `sample` use the layer of the same name.
-    """
-
-    names: list[str]
-    clean: list[pathlib.Path]
-    layers: list[pathlib.Path]
-    any_layer: bool
-    cache: Cache
-
-    def load(self, index: int) -> Pair:
-        clean, layer = self.cache.read(self.clean[index]), self.cache.read(self.layers[index], is_layer=True)
-        if layer.shape != clean.shape[:2]:
-            raise UserError(
-                f'{self.layers[index]} is {_extent(layer)} and its background {self.clean[index]} is '
-                f'{_extent(clean)}; they must have one size, or set --config.data.any_layer for training.'
-            )
-        return rain.add_rain(clean, layer), clean
-
-    def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
-        if not self.any_layer:
-            return _cut_both(*self.load(index), crop, generator)
-        clean = self.cache.read(self.clean[index])
-        clean = cut(clean, random_window(clean.shape, crop, generator), crop)
-        layer = self.cache.read(self.layers[generator.integers(len(self.layers))], is_layer=True)
-        layer = cut(layer, random_window(layer.shape, crop, generator), crop)
-        layer = layer[:, :: generator.choice((-1, 1))]
-        return rain.add_rain(clean, np.ascontiguousarray(layer)), clean
-
-    def fingerprint(self) -> dict[str, Any]:
-        return _fingerprint(len(self.names), {'clean': self.clean, 'layer': self.layers})
-
-
-@dataclasses.dataclass
-class Drawn:
-    """Clean photos with rain drawn on them; item i is rain layer i on photo i modulo their number.
-
-    `count` items for scoring. In training the rain of every sample is drawn anew at the size of the patch, and colours
-    vary: some of the photos are grey, so channels are permuted and scaled.
-    """
-
-    style: str
-    photos: list[pathlib.Path]
-    count: int
-    cache: Cache
-    names: list[str] = dataclasses.field(init=False)
-
-    def __post_init__(self):
-        self.names = [f'{self.photos[i % len(self.photos)].stem}-{i // len(self.photos)}' for i in range(self.count)]
-
-    def load(self, index: int) -> Pair:
-        clean = self.cache.read(self.photos[index % len(self.photos)])
-        height, width = clean.shape[:2]
-        layer = rain.draw_layer(rain.STYLES[self.style], height, width, seed=DRAWN_SEED, index=index)
-        return rain.add_rain(clean, layer), clean
-
-    def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
-        photo = self.cache.read(self.photos[index % len(self.photos)])
-        clean = cut(photo, random_window(photo.shape, crop, generator), crop)
-        gains = generator.uniform(0.5, 1.1, 3).astype(np.float32)
-        clean = np.minimum(clean[..., generator.permutation(3)] * gains, 255.0).astype(np.uint8)
-        seed, number = (int(value) for value in generator.integers(2**31, size=2))
-        layer = rain.draw_layer(rain.STYLES[self.style], crop, crop, seed=seed, index=number)
-        return rain.add_rain(clean, layer), clean
-
-    def fingerprint(self) -> dict[str, Any]:
-        parts = ((name, b''.join(image.tobytes() for image in self.load(i))) for i, name in enumerate(self.names))
-        return {'count': self.count, 'sha256': digest(parts)}
-
-
-def open_source(name: str, data: Any, role: str, cache: Cache) -> Source:
+def open_source(name: str, data: Any, role: str, cache: sources.Cache) -> sources.Source:
     """The source called `name` in `config.data`; role is 'train' or 'eval'.
 
     Raises UserError for an unknown name, a missing root, files without a partner and sizes that do not agree.
     """
     base, _, folder = name.partition('/')
-    if name.startswith('drawn_') and name.removeprefix('drawn_') in rain.STYLES:
-        photos = _photo_paths(TRAINING_PHOTOS if role == 'train' else HELD_OUT_PHOTOS)
-        per_photo = 1 if role == 'train' else DRAWN_PER_PHOTO
-        return Drawn(name.removeprefix('drawn_'), photos, per_photo * len(photos), cache)
+    if base == 'test_i':
+        return _open_test_i(data, cache)
+    if base in public.SETS or base == 'test_ii':
+        return _open_public('rain100h' if base == 'test_ii' else base, folder, data, role, cache)
+    style = 'wide' if base in (STAND_IN, 'test_iii') else base.removeprefix('drawn_')
+    if base != style and style in rain.STYLES:
+        return _open_drawn(style, name, data, role, cache)
     if base not in ('pairs', 'layers'):
-        known = [f'drawn_{style}' for style in rain.STYLES] + ['pairs', 'layers']
-        raise UserError(f'Unknown data set {name!r}; known are {", ".join(known)}, the last two also as pairs/FOLDER.')
-    root = _root(name, data.root, folder, role)
-    if base == 'pairs':
-        return _open_pairs(root, data, cache)
-    return _open_layers(root, data, role, cache)
+        known = [*(f'drawn_{style}' for style in rain.STYLES), *public.SETS, 'test_i', 'test_ii', STAND_IN]
+        raise UserError(
+            f'Unknown data set {name!r}; known are {", ".join(known)}, and pairs and layers, also as pairs/FOLDER.'
+        )
+    return (_open_pairs if base == 'pairs' else _open_layers)(_root(name, data.root, folder, role), data, role, cache)
+
+
+def open_training(data: Any, cache: sources.Cache) -> dict[str, sources.Source]:
+    """The sources of `config.data.train` by name, without what they share with the sets of `config.data.exclude`."""
+    opened = {name: open_source(name, data, 'train', cache) for name, _ in parse_names(data.train)}
+    if data.exclude:
+        held_out = open_evaluation(data, data.exclude, sources.Cache(0))
+        opened = {name: overlap.without_shared(name, source, held_out) for name, source in opened.items()}
+    return opened
+
+
+def open_evaluation(data: Any, names: Any, cache: sources.Cache) -> dict[str, sources.Source]:
+    """The evaluation sets called `names`, by name; rain13k stands for its five test sets, test_iii for its stand-in.
+
+    Raises UserError where two sets hold the same files, for then one of the names is wrong.
+    """
+    whole = {'rain13k': [f'rain13k/{split}' for split in list(public.Rain13k.SPLITS)[1:]], 'test_iii': [STAND_IN]}
+    opened = {}
+    for name, _ in parse_names(names):
+        for each in whole.get(name, [name]):
+            opened[each] = open_source(each, data, 'eval', cache)
+    seen: dict[str, str] = {}
+    for name, source in opened.items():
+        if name.partition('/')[0] in public.SETS and not name.startswith('rain13k'):
+            content = sources.fingerprint(source)['sha256']
+            if content in seen:
+                raise UserError(
+                    f'{seen[content]} and {name} are the same files; give each set a folder of its own name below '
+                    '--config.data.root, and prepare them again.'
+                )
+            seen[content] = name
+    return opened
 
 
 def parse_names(names: Any) -> list[tuple[str, float]]:
@@ -216,6 +100,8 @@ def parse_names(names: Any) -> list[tuple[str, float]]:
         except ValueError:
             raise UserError(f'{item!r} is not a data set; expected NAME or NAME:WEIGHT.') from None
     parsed = [(name, weight) for name, weight in parsed if name]
+    if len({name for name, _ in parsed}) < len(parsed):
+        raise UserError(f'{names!r} names a data set twice; give it a weight instead, as in pairs:2.')
     if not parsed or any(weight <= 0 for _, weight in parsed):
         raise UserError(
             f'{names!r} names no data set with a positive weight; expected for example drawn_light,pairs:2.'
@@ -223,30 +109,77 @@ def parse_names(names: Any) -> list[tuple[str, float]]:
     return parsed
 
 
-def random_window(shape: tuple[int, ...], crop: int, generator: np.random.Generator) -> tuple[int, int]:
-    """Upper left corner of a uniformly drawn crop; 0 along an axis that is shorter than the crop."""
-    height, width = shape[:2]
-    return int(generator.integers(max(height - crop, 0) + 1)), int(generator.integers(max(width - crop, 0) + 1))
+def draw_test_i() -> dict[str, list[str]]:
+    """Names of the pairs of Test-I by set, as test_i.txt lists them: those of the publishers' test files."""
+    generator = np.random.Generator(np.random.PCG64(TEST_I_SEED))
+    names = {
+        'rain1200': [str(number) for number in range(1200)],
+        'rain800': [str(number) for number in range(1, 101)],
+        'rain1400': [f'{clean}_{rainy}' for clean in range(901, 1001) for rainy in range(1, 15)],
+    }
+    chosen = {name: generator.choice(len(every), TEST_I_COUNT, replace=False) for name, every in names.items()}
+    return {name: [every[index] for index in sorted(chosen[name])] for name, every in names.items()}
 
 
-def cut(image: np.ndarray, window: tuple[int, int], crop: int) -> np.ndarray:
-    """(crop, crop, ...) from `window` on, what is missing of it filled by reflection at the lower and right edge."""
-    top, left = window
-    patch = image[top : top + crop, left : left + crop]
-    missing = [(0, crop - extent) for extent in patch.shape[:2]] + [(0, 0)] * (patch.ndim - 2)
-    return np.pad(patch, missing, mode='reflect') if patch.shape[:2] != (crop, crop) else patch
+def _open_test_i(data: Any, cache: sources.Cache) -> sources.Source:
+    """The listed pairs of those of the three sets that are there."""
+    wanted: dict[str, list[str]] = {name: [] for name in TEST_I}
+    for line in TEST_I_FILE.read_text().splitlines():
+        if not line.startswith('#'):
+            name, pair = line.split()
+            wanted[name].append(pair)
+    parts: list[tuple[str, sources.Source, list[int]]] = []
+    absent = []
+    for name, pairs in wanted.items():
+        if not public.is_there(name, data):
+            absent.append(name)
+            continue
+        source = _open_public(name, 'test', data, 'eval', cache)
+        index = {pair: number for number, pair in enumerate(source.names)}
+        missing = [pair for pair in pairs if pair not in index]
+        if missing and not data.partial:
+            raise UserError(
+                f'{len(missing)} of the {len(pairs)} pairs that Test-I takes from {name} are not in its test split: '
+                f'{", ".join(missing[:10])}, ... Complete it, or take the others by --config.data.partial=True.'
+            )
+        parts.append((f'{name}-', source, [index[pair] for pair in pairs if pair in index]))
+    counts = {prefix[:-1]: len(indices) for prefix, _, indices in parts}
+    if not sum(counts.values()):
+        raise UserError(f'test_i needs at least one of {", ".join(wanted)}: give their folder as --config.data.root.')
+    if absent:
+        print(f'test_i: {sum(counts.values())} of 300 pairs; {" and ".join(absent)} not found')
+    return sources.Joined(parts, {'publisher_count': 300, 'parts': counts})
 
 
-def _cut_both(rainy: np.ndarray, clean: np.ndarray, crop: int, generator: np.random.Generator) -> Pair:
-    """The same random crop of both sides of a pair."""
-    window = random_window(clean.shape, crop, generator)
-    return cut(rainy, window, crop), cut(clean, window, crop)
+def _open_public(name: str, folder: str, data: Any, role: str, cache: sources.Cache) -> sources.Source:
+    """A prepared public set; `folder` may name a split, a part, or both."""
+    ready = public.prepare(name, data)
+    available, words = public.splits(ready), [word for word in folder.split('/') if word]
+    named = [word for word in words if word in available]
+    parts = [word for word in words if word in public.SETS[name].PARTS]
+    wanted = named or [split for split in {'train': ['train'], 'eval': ['test', 'val']}[role] if split in available]
+    if len(named) + len(parts) < len(words) or not wanted or len(parts) > 1 or len(named) > 1:
+        expected = [f'{name}/{word}' for word in (*available, *public.SETS[name].PARTS)]
+        raise UserError(
+            f'No {folder or {"train": "training", "eval": "test"}[role] + " split"} in {name}; there are '
+            f'{", ".join(expected)}.'
+        )
+    return public.Prepared(ready, wanted[0], parts[0] if parts else '', cache)
 
 
-def digest(parts: Iterable[tuple[str, bytes]]) -> str:
-    """One hash over named contents, whatever their order: sha256 of the sorted (name, sha256 of content) lines."""
-    lines = sorted(f'{name} {hashlib.sha256(content).hexdigest()}' for name, content in parts)
-    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()
+def _open_drawn(style: str, name: str, data: Any, role: str, cache: sources.Cache) -> sources.Drawn:
+    """Drawn rain on the bundled photos or, as NAME/FOLDER, on the images of a folder below root."""
+    base, _, folder = name.partition('/')
+    notes = {'stand_in': STAND_IN_NOTE} if base in (STAND_IN, 'test_iii') else {}
+    if not folder:
+        photos = _photo_paths(TRAINING_PHOTOS if role == 'train' else HELD_OUT_PHOTOS)
+        per_photo = 1 if role == 'train' else DRAWN_PER_PHOTO
+        return sources.Drawn(style, photos, per_photo * len(photos), cache, vary_colours=True, notes=notes)
+    root = _root(name, data.root, folder, role)
+    photos = layouts.image_files(root)
+    if not photos:
+        raise UserError(f'{root} holds no images to draw rain on.')
+    return sources.Drawn(style, photos, len(photos), cache, vary_colours=False, notes=notes)
 
 
 def _photo_paths(photos: dict[str, str]) -> list[pathlib.Path]:
@@ -277,101 +210,35 @@ def _root(name: str, root: str | None, folder: str, role: str) -> pathlib.Path:
     return path
 
 
-def _open_pairs(root: pathlib.Path, data: Any, cache: Cache) -> Pairs:
-    """Pairs by the given patterns, or by the one of PAIR_LAYOUTS whose rainy and clean files are both found."""
+def _open_pairs(root: pathlib.Path, data: Any, role: str, cache: sources.Cache) -> sources.Pairs:
+    """Pairs by the given patterns, or by the known layout that fits."""
     if bool(data.rainy) != bool(data.clean):
         raise UserError('Give both --config.data.rainy and --config.data.clean, or neither.')
-    layouts = ((data.rainy, data.clean),) if data.rainy else PAIR_LAYOUTS
-    for patterns in layouts:
-        rainy, clean = (_match(root, pattern) for pattern in patterns)
-        if rainy and clean:
-            keys = _pair_keys(root, patterns, rainy, clean)
-            _check_sizes([(rainy[key], clean[key]) for key in keys])
-            return Pairs(keys, [rainy[key] for key in keys], [clean[key] for key in keys], cache)
-    tried = '; '.join(f'{rainy} with {clean}' for rainy, clean in layouts)
-    raise UserError(
-        f'No pairs under {root}. Tried {tried} (files {", ".join(sorted(images.EXTENSIONS))}). '
-        'Name the files by --config.data.rainy and --config.data.clean, for example rainy/*.png and clean/*.png.'
-    )
+    known = ({'rainy': data.rainy, 'clean': data.clean},) if data.rainy else layouts.PAIRS
+    return sources.Pairs(_find_checked(root, known, 'rainy').items, cache)
 
 
-def _open_layers(root: pathlib.Path, data: Any, role: str, cache: Cache) -> Layers:
-    """Backgrounds and layers by the given patterns or LAYER_LAYOUT; paired unless any layer suits any background."""
-    patterns = (data.clean or LAYER_LAYOUT[0], data.layer or LAYER_LAYOUT[1])
-    clean, layers = (_match(root, pattern) for pattern in patterns)
+def _open_layers(root: pathlib.Path, data: Any, role: str, cache: sources.Cache) -> sources.Layers:
+    """Backgrounds and layers by the given patterns or layouts.LAYERS; paired unless any layer suits any background."""
+    layout = {'clean': data.clean or layouts.LAYERS['clean'], 'layer': data.layer or layouts.LAYERS['layer']}
+    if not (data.any_layer and role == 'train'):
+        return sources.Layers(_find_checked(root, [layout], 'layer').items, [], cache)
+    clean, layers = (layouts.match(root, pattern) for pattern in layout.values())
     if not clean or not layers:
         raise UserError(
-            f'{len(clean)} backgrounds {patterns[0]} and {len(layers)} rain layers {patterns[1]} under {root}; '
-            'expected both. Name the files by --config.data.clean and --config.data.layer.'
+            f'{len(clean)} backgrounds {layout["clean"]} and {len(layers)} layers {layout["layer"]} in {root}.'
         )
-    if data.any_layer and role == 'train':
-        return Layers(sorted(clean), [clean[key] for key in sorted(clean)], list(layers.values()), True, cache)
-    keys = _pair_keys(root, patterns, clean, layers)
-    _check_sizes([(clean[key], layers[key]) for key in keys])
-    return Layers(keys, [clean[key] for key in keys], [layers[key] for key in keys], False, cache)
+    items = [layouts.Item(key, key, {'clean': path}) for (key, _), path in clean.items()]
+    return sources.Layers(items, list(layers.values()), cache)
 
 
-def _match(root: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
-    """Image files under root that match a pattern with one *, by what * stands for, in sorted order."""
-    folder, _, name = pattern.rpartition('/')
-    if name.count('*') != 1 or '*' in folder:
-        raise UserError(f'The pattern {pattern!r} must hold exactly one *, in its last part; it stands for the name.')
-    prefix, suffix = name.split('*')
-    found: dict[str, pathlib.Path] = {}
-    for path in sorted((root / folder).glob('*')):
-        stem = path.name if '.' in suffix else path.stem
-        is_image = path.suffix.lower() in images.EXTENSIONS and not path.name.startswith('.')
-        if is_image and stem.startswith(prefix) and stem.endswith(suffix) and len(stem) > len(prefix) + len(suffix):
-            key = stem[len(prefix) : len(stem) - len(suffix)]
-            if key in found:
-                raise UserError(f'{found[key]} and {path} are both called {key!r}; which of them is meant? Remove one.')
-            found[key] = path
+def _find_checked(root: pathlib.Path, known: Any, other: str) -> layouts.Found:
+    """Paired files whose headers say that they can be read and have one size."""
+    found = layouts.find(root, known)
+    layouts.refuse(
+        found.problems + layouts.unreadable(found.items),
+        f'the images under {root}',
+        found.layout,
+        f'Add what is missing, remove the rest, or name the files by --config.data.clean and --config.data.{other}.',
+    )
     return found
-
-
-def _pair_keys(root: pathlib.Path, patterns: tuple[str, str], first: dict, second: dict) -> list[str]:
-    """Sorted keys that both sides have; files without a partner are an error that names them."""
-    orphans = [f'{first[key].name} has no {patterns[1]}' for key in sorted(first.keys() - second.keys())]
-    orphans += [f'{second[key].name} has no {patterns[0]}' for key in sorted(second.keys() - first.keys())]
-    if orphans:
-        raise UserError(
-            f'{len(orphans)} files under {root} have no partner: {_first_ten(orphans)}. Add the missing files, remove '
-            'these, or name the files by patterns (--config.data.rainy, .clean, .layer).'
-        )
-    return sorted(first, key=_natural)
-
-
-def _check_sizes(pairs: list[tuple[pathlib.Path, pathlib.Path]]) -> None:
-    """Reads all headers; partners of different size and unreadable files are one error that lists them."""
-    problems = []
-    for first, second in pairs:
-        try:
-            sizes = images.size(first), images.size(second)
-        except images.ImageError as error:
-            problems.append(str(error))
-            continue
-        if sizes[0] != sizes[1]:
-            problems.append(f'{first} is {sizes[0][0]}x{sizes[0][1]} and {second} {sizes[1][0]}x{sizes[1][1]}')
-    if problems:
-        raise UserError(f'{len(problems)} of {len(pairs)} pairs cannot be used: {_first_ten(problems)}.')
-
-
-def _fingerprint(count: int, sides: dict[str, list[pathlib.Path]]) -> dict[str, Any]:
-    """Count of the items and one hash over the names and contents of all files."""
-    parts = ((f'{side}/{path.name}', path.read_bytes()) for side, paths in sides.items() for path in paths)
-    return {'count': count, 'sha256': digest(parts)}
-
-
-def _natural(key: str) -> tuple:
-    """Sorts '2' before '10'."""
-    return (len(key), key) if key.isdecimal() else (0, key)
-
-
-def _first_ten(texts: list[str]) -> str:
-    """At most ten texts and how many more there are."""
-    return '; '.join(texts[:10]) + (f'; and {len(texts) - 10} more' if len(texts) > 10 else '')
-
-
-def _extent(image: np.ndarray) -> str:
-    """'HxW' of an image."""
-    return f'{image.shape[0]}x{image.shape[1]}'

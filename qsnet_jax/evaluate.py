@@ -1,23 +1,31 @@
-"""Scores of restored images, per image and per data set, under both protocols (see `metrics`)."""
+"""Scores of restored images, per image and per data set, under both protocols (see `metrics`).
+
+Beside each mean stands its 95 % bootstrap interval: 10,000 times as many images as the set has are drawn from it, with
+repetition, and the middle 95 % of the means kept. It says how far the mean depends on the choice of images.
+"""
 
 import collections
 import concurrent.futures
 import csv
 import io
+import json
 import math
 import os
 import pathlib
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import tqdm
 
-from qsnet_jax import datasets, derain, images, metrics, provenance
+from qsnet_jax import datasets, derain, images, metrics, provenance, sources
 
 PROTOCOLS = ('rgb', 'y')
 MEASURES = ('psnr', 'ssim')
 PICTURES = 4  # before/after pictures written per data set
+RESAMPLES = 10_000
+Scores: TypeAlias = dict[str, dict[tuple[str, str], np.ndarray]]  # label -> (protocol, measure) -> one per image
 _SMALLEST_FOR_SSIM = 11  # pixels, the size of its window
 
 
@@ -28,20 +36,24 @@ def evaluate(
 
     Returns the contents of each results.json by name of the set. record: provenance of the weights and the run.
     """
-    results = {}
+    results, scores = {}, {}
     with provenance.writable(folder):
-        for name, source in open_sets(config.data, datasets.Cache(0)).items():  # every image is read once
-            results[name] = _evaluate_source(derainer, name, source, folder / name.replace('/', '-'), record)
+        opened = datasets.open_evaluation(config.data, config.data.eval, sources.Cache(0))  # every image is read once
+        for name, source in opened.items():
+            found = _evaluate_source(derainer, name, source, folder / name.replace('/', '-'), record)
+            results[name], scores[name] = found
+        repacked = [name for name in results if name.startswith('rain13k/')]
+        if len(repacked) > 1:  # those who use it average over its sets
+            name = f'mean of {len(repacked)} sets'
+            results[name] = _mean_of_sets(
+                name, [results[each] for each in repacked], [scores[each] for each in repacked]
+            )
+            provenance.write_json(folder / 'rain13k' / 'results.json', results[name])
     print(format_table(results))
     return results
 
 
-def open_sets(data: Any, cache: datasets.Cache) -> dict[str, datasets.Source]:
-    """The sets of `config.data.eval` by name, so that a wrong name shows before any work is done."""
-    return {name: datasets.open_source(name, data, 'eval', cache) for name, _ in datasets.parse_names(data.eval)}
-
-
-def validate(derainer: derain.Derainer, source: datasets.Source, count: int) -> float:
+def validate(derainer: derain.Derainer, source: sources.Source, count: int) -> float:
     """Mean PSNR, protocol rgb, of the first `count` images; what training watches."""
     chosen = range(min(count, len(source.names)))
     scores = []
@@ -64,15 +76,18 @@ def score(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
 
 
 def format_table(results: dict[str, dict[str, Any]]) -> str:
-    """Input and output scores of all sets, as lines of text."""
-    lines = [f'{"":24}{"images":>7}' + ''.join(f'{f"{m} {p}":>20}' for p in PROTOCOLS for m in MEASURES)]
+    """Input and output scores of all sets and the intervals of the latter, as lines of text."""
+    columns = [(protocol, measure) for protocol in PROTOCOLS for measure in MEASURES]
+    lines = [f'{"":24}{"images":>7}' + ''.join(f'{f"{measure} {protocol}":>20}' for protocol, measure in columns)]
     for name, result in results.items():
-        cells = [
-            ' -> '.join(_text(scores[protocol][measure], digits) for scores in (result['input'], result))
-            for protocol in PROTOCOLS
-            for measure, digits in zip(MEASURES, (2, 3), strict=True)
-        ]
-        lines.append(f'{name:24}{result["count"]:>7}' + ''.join(f'{cell:>20}' for cell in cells))
+        means, intervals = [], []
+        for protocol, measure in columns:
+            digits = 2 if measure == 'psnr' else 3
+            means.append(' -> '.join(_text(tree[protocol][measure], digits) for tree in (result['input'], result)))
+            ends = result['interval'][protocol][measure]
+            intervals.append('-' if ends is None else f'{ends[0]:.{digits}f} .. {ends[1]:.{digits}f}')
+        lines.append(f'{name:24}{result["count"]:>7}' + ''.join(f'{cell:>20}' for cell in means))
+        lines.append(f'{"  95 % interval":31}' + ''.join(f'{cell:>20}' for cell in intervals))
     return '\n'.join(lines)
 
 
@@ -82,9 +97,10 @@ def _text(value: float | None, digits: int) -> str:
 
 
 def _evaluate_source(
-    derainer: derain.Derainer, name: str, source: datasets.Source, folder: pathlib.Path, record: dict[str, Any]
-) -> dict[str, Any]:
+    derainer: derain.Derainer, name: str, source: sources.Source, folder: pathlib.Path, record: dict[str, Any]
+) -> tuple[dict[str, Any], Scores]:
     """Restores and scores every image of one set once; scoring runs beside the network."""
+    fingerprint = _compare(name, sources.fingerprint(source), folder, record)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     pending: collections.deque = collections.deque()
@@ -107,20 +123,53 @@ def _evaluate_source(
                 rows.append(pending.popleft().result())
         rows += [job.result() for job in pending]
     _write_csv(folder / 'per_image.csv', rows)
+    scores = _by_label(rows, len(derainer.network.rates) + 1)
     results = {
         'dataset': name,
         'count': len(rows),
-        **_means(rows, 'output'),
-        'input': _means(rows, 'input'),
-        'scales': {f'C_{i}': _means(rows, f'C_{i}') for i in range(1, len(derainer.network.rates) + 2)},
+        **_tree(scores, lambda values: _mean([values])),
+        'interval': _tree(scores, lambda values: _interval([values])),
         'provenance': {
             **record,
-            'dataset': source.fingerprint(),
+            'dataset': fingerprint,
             'evaluation_seconds': round(time.perf_counter() - started, 2),
         },
     }
     provenance.write_json(folder / 'results.json', results)
-    return results
+    return results, scores
+
+
+def _compare(name: str, fingerprint: dict[str, Any], folder: pathlib.Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Says where the files are not those of earlier results, or those of the training; returns what to record."""
+    earlier = folder / 'results.json'
+    if earlier.exists():
+        stored = json.loads(earlier.read_text())['provenance']['dataset']
+        if stored['sha256'] != fingerprint['sha256']:
+            print(
+                f'{name}: the earlier results in {folder} were of other files ({stored["count"]} images, '
+                f'{stored["sha256"][:12]}; now {fingerprint["count"]}, {fingerprint["sha256"][:12]}) and are replaced'
+            )
+    trained = (record.get('training') or {}).get('training_data', {})
+    seen = [other for other, print_ in trained.items() if print_['sha256'] == fingerprint['sha256']]
+    if seen:
+        print(f'{name}: the network was trained on these very images ({seen[0]})')
+        return {**fingerprint, 'seen_in_training': seen}
+    return fingerprint
+
+
+def _mean_of_sets(name: str, results: list[dict[str, Any]], scores: list[Scores]) -> dict[str, Any]:
+    """The mean of the means of several sets, each image resampled within its set."""
+    together: Any = {
+        label: {key: [each[label][key] for each in scores] for key in scores[0][label]} for label in scores[0]
+    }
+    prints = {result['dataset']: result['provenance']['dataset'] for result in results}
+    return {
+        'dataset': name,
+        'count': sum(result['count'] for result in results),
+        **_tree(together, _mean),
+        'interval': _tree(together, _interval),
+        'provenance': {**results[0]['provenance'], 'dataset': prints},
+    }
 
 
 def _row(name: str, seconds: float | None, rainy: np.ndarray, clean: np.ndarray, outputs: np.ndarray) -> dict[str, Any]:
@@ -137,20 +186,46 @@ def _row(name: str, seconds: float | None, rainy: np.ndarray, clean: np.ndarray,
     return row
 
 
-def _means(rows: list[dict[str, Any]], label: str) -> dict[str, dict[str, float | None]]:
-    """Mean over images per protocol and measure.
+def _by_label(rows: list[dict[str, Any]], num_scales: int) -> Scores:
+    """The columns of the table: finite scores of all images by label and (protocol, measure).
 
-    Images that have no finite score (infinite PSNR of identical images, no SSIM below 11 pixels) do not count in that
-    mean; None where no image has one.
+    Images that have no finite score (infinite PSNR of identical images, no SSIM below 11 pixels) are left out.
     """
-    means: dict[str, dict[str, float | None]] = {}
-    for protocol in PROTOCOLS:
-        means[protocol] = {}
-        for measure in MEASURES:
-            scores = np.array([row[f'{label}_{protocol}_{measure}'] for row in rows])
-            finite = scores[np.isfinite(scores)]
-            means[protocol][measure] = float(finite.mean()) if finite.size else None
-    return means
+    scores: Scores = {}
+    keys = [(protocol, measure) for protocol in PROTOCOLS for measure in MEASURES]
+    for label in ('output', 'input', *(f'C_{i}' for i in range(1, num_scales + 1))):
+        scores[label] = {(p, m): np.array([row[f'{label}_{p}_{m}'] for row in rows]) for p, m in keys}
+    with np.errstate(invalid='ignore'):
+        scores['gain'] = {key: scores['output'][key] - scores['input'][key] for key in keys}
+    return {label: {key: x[np.isfinite(x)] for key, x in columns.items()} for label, columns in scores.items()}
+
+
+def _tree(scores: Any, summarize: Callable[[Any], Any]) -> dict[str, Any]:
+    """What `results.json` holds: `summarize` of each column by protocol and measure, of the output at the top."""
+    trees = {
+        label: {protocol: {m: summarize(columns[protocol, m]) for m in MEASURES} for protocol in PROTOCOLS}
+        for label, columns in scores.items()
+    }
+    scales = {label: tree for label, tree in trees.items() if label.startswith('C_')}
+    return {**trees['output'], 'input': trees['input'], 'gain': trees['gain'], 'scales': scales}
+
+
+def _mean(sets: list[np.ndarray]) -> float | None:
+    """Mean over sets of the means over images; None where a set has no score."""
+    return float(np.mean([scores.mean() for scores in sets])) if all(scores.size for scores in sets) else None
+
+
+def _interval(sets: list[np.ndarray]) -> list[float] | None:
+    """Its 95 % bootstrap interval, always of the same draws."""
+    if not all(scores.size for scores in sets):
+        return None
+    means = np.zeros(RESAMPLES)
+    for number, scores in enumerate(sets):
+        generator = np.random.Generator(np.random.PCG64((number, scores.size)))
+        for chunk in np.array_split(np.arange(RESAMPLES), 20):  # bounds the memory
+            drawn = generator.integers(scores.size, size=(chunk.size, scores.size))
+            means[chunk] += scores[drawn].mean(axis=1) / len(sets)
+    return [float(end) for end in np.percentile(means, (2.5, 97.5))]
 
 
 def _write_csv(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:

@@ -67,6 +67,11 @@ def read(path) -> np.ndarray:
     return _load(path).rgb
 
 
+def decode(content: bytes, name: str) -> np.ndarray:
+    """Decodes the bytes of an image file, as `read`; errors call it `name`."""
+    return _load(name, content).rgb
+
+
 def size(path) -> tuple[int, int]:
     """(height, width) of what `read` would return, from the header alone."""
     with _opened(path) as image:
@@ -144,14 +149,14 @@ def _check_uint8(rgb: np.ndarray) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path):
-    """The file's header as a Pillow image; turns whatever goes wrong, also while decoding, into an ImageError."""
+def _opened(path, content: bytes | None = None):
+    """The header of a file, or of its bytes, as a Pillow image; whatever goes wrong, also later, is an ImageError."""
     expected = 'one whole JPEG, PNG, BMP, TIFF or WebP picture'
     try:
-        if not os.path.isfile(path):  # os.path: pipes and devices would block when opened
+        if content is None and not os.path.isfile(path):  # os.path: pipes and devices would block when opened
             found = 'is not a regular file' if os.path.exists(path) else 'does not exist'
             raise _error(path, found, expected, 'check the path')
-        with open(path, 'rb') as file:
+        with open(path, 'rb') if content is None else io.BytesIO(content) as file:
             with Image.open(file, formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f'{image.width} x {image.height}')
@@ -164,7 +169,7 @@ def _opened(path):
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _error(path, f'is too large ({error})', f'at most {MAX_PIXELS} pixels', 'cut or shrink it') from error
     except Image.UnidentifiedImageError as error:
-        raise _error(path, _describe(path), expected, 'convert or replace it') from error
+        raise _error(path, _describe(path, content), expected, 'convert or replace it') from error
     except PermissionError as error:
         raise _error(path, 'may not be read', 'permission to read it', 'change its permissions') from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ... on damaged files
@@ -172,9 +177,9 @@ def _opened(path):
         raise _error(path, found, expected, 'fetch or export it again') from error
 
 
-def _describe(path) -> str:
+def _describe(path, content: bytes | None) -> str:
     """What a file seems to be that is none of the formats read."""
-    with open(path, 'rb') as file:
+    with open(path, 'rb') if content is None else io.BytesIO(content) as file:
         head = file.read(12)
     if not head:
         return 'is empty'
@@ -224,9 +229,9 @@ def _exif(image) -> tuple[int, bytes | None]:
         return orientation, b''
 
 
-def _load(path) -> Photo:
+def _load(path, content: bytes | None = None) -> Photo:
     """Decodes, turns upright, converts."""
-    with _opened(path) as image:
+    with _opened(path, content) as image:
         args = image.tile[0][3] if image.tile else ''
         rawmode = args if isinstance(args, str) else str(args[0])  # how samples lie in the file, as 'RGB;16B'
         image.load()

@@ -9,13 +9,14 @@ from ml_collections import config_flags
 from qsnet_jax import UserError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Settings; configs/default.py lists and explains them all.')
-_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'derain'], 'What to do.')
+_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'derain', 'prepare'], 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for --config=configs/NAME.py.')
 _WEIGHTS = flags.DEFINE_string('weights', None, 'eval, derain: a weights file (safetensors) instead of a checkpoint.')
 _CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', 'eval: latest, best (by validation) or a step.')
 _INPUT = flags.DEFINE_string('input', None, 'derain: a photo or a folder of photos.')
 _OUTPUT = flags.DEFINE_string('output', None, 'derain: folder for the results, under the same names.')
 _TILE = flags.DEFINE_integer('tile', 512, 'derain, eval: size of the tiles that larger images are cut into, in pixels.')
+_OVERLAP = flags.DEFINE_bool('overlap', False, 'prepare: also find backgrounds that training and evaluation share.')
 _LAYERS = flags.DEFINE_bool('layers', False, 'derain: also write what was removed, as NAME.rain.png beside each photo.')
 
 
@@ -69,6 +70,14 @@ def _derain() -> int:
     return int(derain.derain_files(derainer, _INPUT.value, _OUTPUT.value, _LAYERS.value) > 0)
 
 
+def _prepare() -> int:
+    from qsnet_jax import prepare
+
+    config, _ = _run()
+    prepare.prepare(config, _OVERLAP.value)
+    return 0
+
+
 def _evaluate(config, workdir: pathlib.Path, variables, settings, training):
     """Scores all sets, prints and writes them; returns what weights files keep of them."""
     from qsnet_jax import derain, evaluate, provenance
@@ -103,7 +112,7 @@ def _parse(arguments: list[str]) -> list[str]:
         sys.exit(f'error: {error}')
 
 
-_MODES = {'train': _train, 'eval': _eval, 'derain': _derain}
+_MODES = {'train': _train, 'eval': _eval, 'derain': _derain, 'prepare': _prepare}
 
 if __name__ == '__main__':
     app.run(main, flags_parser=_parse)

@@ -7,29 +7,28 @@ import cv2
 import grain
 import numpy as np
 
-from qsnet_jax import datasets
+from qsnet_jax import datasets, sources
 
 Batch = dict[str, np.ndarray]
 
 
 def open_batches(
-    data: Any, seed: int, cache: datasets.Cache, process: int = 0, processes: int = 1
+    data: Any, seed: int, cache: sources.Cache, process: int = 0, processes: int = 1
 ) -> tuple[grain.MapDataset, dict[str, dict[str, Any]]]:
     """Endless training batches of `config.data` and the fingerprint of each source.
 
     batches[k] is batch k, {'rainy', 'clean'} uint8 (batch / processes, crop, crop, 3), whoever asks and whenever. The
     elements of a global batch are dealt out to the processes in turn.
     """
-    names = datasets.parse_names(data.train)
-    sources = [datasets.open_source(name, data, 'train', cache) for name, _ in names]
-    streams = [_samples(source, number, seed, data) for number, source in enumerate(sources)]
-    weights = [weight for _, weight in names]
-    mixed = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights)
-    fingerprints = {name: source.fingerprint() for (name, _), source in zip(names, sources, strict=True)}
+    opened = datasets.open_training(data, cache)
+    streams = [_samples(source, number, seed, data) for number, source in enumerate(opened.values())]
+    weights = dict(datasets.parse_names(data.train))
+    mixed = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, [weights[name] for name in opened])
+    fingerprints = {name: sources.fingerprint(source) for name, source in opened.items()}
     return mixed[process::processes].batch(data.batch // processes), fingerprints
 
 
-def _samples(source: datasets.Source, number: int, seed: int, data: Any) -> grain.MapDataset:
+def _samples(source: sources.Source, number: int, seed: int, data: Any) -> grain.MapDataset:
     """Endless random crops of one source, every item once in each pass, in an order drawn anew for each."""
 
     crop, flip = data.crop, data.flip  # taken now: a config may change later, the batches may not

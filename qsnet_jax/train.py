@@ -35,6 +35,7 @@ from qsnet_jax import (
     parallel,
     pipeline,
     provenance,
+    sources,
 )
 
 PLATEAU_TOLERANCE = 1e-6  # a window's mean loss must fall by more than this to count as better
@@ -138,8 +139,8 @@ def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple
     _check_fields(config)
     parallel.check_batch(config.data.batch, mesh)
     with provenance.writable(workdir), _claimed(workdir), contextlib.ExitStack() as stack:
-        cache = datasets.Cache(config.data.cache_gib * 2**30)
-        sets = evaluate.open_sets(config.data, cache)
+        cache = sources.Cache(config.data.cache_gib * 2**30)
+        sets = datasets.open_evaluation(config.data, config.data.eval, cache)
         batches, fingerprints = pipeline.open_batches(
             config.data, config.seed, cache, jax.process_index(), jax.process_count()
         )
@@ -188,7 +189,7 @@ def _loop(
     state: TrainState,
     mesh: Mesh,
     batches: grain.MapDataset,
-    validation_set: datasets.Source,
+    validation_set: sources.Source,
     manager: ocp.CheckpointManager,
     log: '_Log',
 ) -> TrainState:
@@ -271,7 +272,7 @@ class _Log:
         self._write(step, 'train', means)
         return {'loss': f'{means["total"]:.4f}', 'psnr': f'{means["psnr"]:.2f}'}
 
-    def validate(self, step: int, config: Any, state: TrainState, source: datasets.Source) -> float:
+    def validate(self, step: int, config: Any, state: TrainState, source: sources.Source) -> float:
         """Scores the first images of a set, off the clock, and writes their mean PSNR."""
         derainer = derain.Derainer(export(state), config.model.to_dict())
         psnr = evaluate.validate(derainer, source, config.train.eval_images)
