@@ -5,7 +5,7 @@ import pytest
 from conftest import draw_pair
 
 from configs import default
-from qsnet_jax import UserError, datasets, images, rain
+from qsnet_jax import UserError, datasets, images, rain, sources
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def write(root, name, image):
 
 
 def open_source(name, data, role='eval'):
-    return datasets.open_source(name, data, role, datasets.Cache(1e9))
+    return datasets.open_source(name, data, role, sources.Cache(1e9))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,9 @@ def test_orphans_are_named(tmp_path, data):
     for number in range(12):
         write(tmp_path, f'rain-{number}.png', np.zeros((4, 4, 3), np.uint8))
     write(tmp_path, 'norain-99.png', np.zeros((4, 4, 3), np.uint8))
-    with pytest.raises(UserError, match=r'13 files .* rain-0\.png has no norain-\*.*and 3 more'):
+    with pytest.raises(
+        UserError, match=r'13 problems .*rain-\* with norain-\*: rain-0\.png has no norain-\*.*and 3 more'
+    ):
         open_source('pairs', data)
 
 
@@ -81,7 +83,7 @@ def test_unequal_sizes_and_broken_files_are_listed_together(tmp_path, data):
         write(tmp_path, f'rain-{number}.png', np.zeros((4, 4, 3), np.uint8))
         write(tmp_path, f'norain-{number}.png', np.zeros((4, 4 + number % 2, 3), np.uint8))
     (tmp_path / 'rain-2.png').write_text('no image')
-    with pytest.raises(UserError, match=r'(?s)2 of 3 pairs.*4x4 and .*4x5.*rain-2\.png'):
+    with pytest.raises(UserError, match=r'(?s)2 problems.*4x4 and .*4x5.*rain-2\.png'):
         open_source('pairs', data)
 
 
@@ -96,13 +98,13 @@ def test_two_files_of_one_name_are_refused(tmp_path, data):
 @pytest.mark.parametrize(
     ('name', 'change', 'message'),
     [
-        ('pairs', {}, 'No pairs under .* Tried rain-'),
+        ('pairs', {}, r'No images to pair under .* Tried rain-\* with norain-\* \(0 and 0 files\)'),
         ('pairs', {'root': None}, 'config.data.root'),
         ('pairs/none', {}, 'is not a folder'),
         ('pairs', {'rainy': 'a/*.png'}, 'both'),
         ('pairs', {'rainy': 'a/x.png', 'clean': 'b/*.png'}, 'exactly one'),
         ('pairs', {'rainy': '*/rainy.png', 'clean': 'b/*.png'}, 'exactly one'),
-        ('layers', {}, '0 backgrounds'),
+        ('layers', {}, r'clean/\* with layer/\* \(0 and 0 files\)'),
         ('rain100x', {}, 'known are drawn_light'),
         ('drawn_none', {}, 'Unknown'),
     ],
@@ -174,8 +176,8 @@ def test_crops_are_aligned_and_cover_the_image(pairs_root, data):
 def test_small_images_are_continued_by_reflection(shape):
     """A crop larger than the image is its reflection, as NumPy pads."""
     image = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
-    window = datasets.random_window(shape, 24, np.random.default_rng(0))
-    patch = datasets.cut(image, window, 24)
+    window = sources.random_window(shape, 24, np.random.default_rng(0))
+    patch = sources.cut(image, window, 24)
     assert patch.shape == (24, 24, 3)
     top, left = window
     inside = image[top : top + 24, left : left + 24]
@@ -191,7 +193,8 @@ def test_drawn_sets_are_fixed_and_held_out(data):
     for one, other in zip(first.load(5), second.load(5), strict=True):
         np.testing.assert_array_equal(one, other)
     assert not set(first.photos) & set(open_source('drawn_heavy', data, 'train').photos)
-    assert first.fingerprint() == second.fingerprint() != open_source('drawn_light', data).fingerprint()
+    other = open_source('drawn_light', data)
+    assert sources.fingerprint(first) == sources.fingerprint(second) != sources.fingerprint(other)
 
 
 def test_drawn_training_samples_vary_and_repeat(data):
@@ -208,7 +211,7 @@ def test_drawn_training_samples_vary_and_repeat(data):
 def test_cache_gives_the_same_images_with_and_without_room(pairs_root, data):
     """A budget of nothing decodes anew; a budget of one image keeps one."""
     data.root = str(pairs_root)
-    roomy, narrow = (datasets.open_source('pairs', data, 'eval', datasets.Cache(size)) for size in (1e9, 0))
+    roomy, narrow = (datasets.open_source('pairs', data, 'eval', sources.Cache(size)) for size in (1e9, 0))
     for index in range(3):
         for one, other in zip(roomy.load(index), narrow.load(index), strict=True):
             np.testing.assert_array_equal(one, other)
@@ -218,16 +221,20 @@ def test_cache_gives_the_same_images_with_and_without_room(pairs_root, data):
 
 def test_fingerprint_follows_content_not_order(tmp_path, data):
     """Changing one pixel of one file changes it; nothing else does."""
+
+    def fingerprint():
+        return sources.fingerprint(open_source('pairs', data))
+
     for number in range(3):
         rainy, clean = draw_pair(number)
         write(tmp_path, f'rain-{number}.png', rainy)
         write(tmp_path, f'norain-{number}.png', clean)
-    before = open_source('pairs', data).fingerprint()
-    assert before == open_source('pairs', data).fingerprint()
+    before = fingerprint()
+    assert before == fingerprint()
     assert before['count'] == 3
     rainy[0, 0, 0] ^= 1
     write(tmp_path, 'rain-2.png', rainy)
-    assert open_source('pairs', data).fingerprint()['sha256'] != before['sha256']
+    assert fingerprint()['sha256'] != before['sha256']
 
 
 @pytest.mark.parametrize(
@@ -245,9 +252,9 @@ def test_names_are_read_as_people_write_them(names, expected):
     assert datasets.parse_names(names) == expected
 
 
-@pytest.mark.parametrize('names', ['', 'pairs:x', 'pairs:0', ()])
+@pytest.mark.parametrize('names', ['', 'pairs:x', 'pairs:0', (), 'pairs,layers,pairs:2'])
 def test_names_without_sense_are_refused(names):
-    """No name or no positive weight is an error."""
+    """No name, no positive weight or a name given twice is an error."""
     with pytest.raises(UserError):
         datasets.parse_names(names)
 
@@ -258,18 +265,18 @@ def test_fingerprint_covers_every_layer_that_training_may_draw(tmp_path, data):
     for number in range(3):
         write(tmp_path, f'layer/{number}.png', np.zeros((4, 4), np.uint8))
     data.any_layer = True
-    before = open_source('layers', data, 'train').fingerprint()
+    before = sources.fingerprint(open_source('layers', data, 'train'))
     write(tmp_path, 'layer/2.png', np.ones((4, 4), np.uint8))
-    assert open_source('layers', data, 'train').fingerprint() != before
+    assert sources.fingerprint(open_source('layers', data, 'train')) != before
 
 
 def test_digest_ignores_order_and_sees_names_and_contents():
     """One hash over a set of named contents."""
-    parts = [('a', b'1'), ('b', b'2')]
-    digest = datasets.digest(parts)
-    assert digest == datasets.digest(parts[::-1])
-    assert digest != datasets.digest([('a', b'2'), ('b', b'1')])
-    assert digest != datasets.digest([('c', b'1'), ('b', b'2')])
+    parts = [('a', '1'), ('b', '2')]
+    digest = sources.digest(parts)
+    assert digest == sources.digest(parts[::-1])
+    assert digest != sources.digest([('a', '2'), ('b', '1')])
+    assert digest != sources.digest([('c', '1'), ('b', '2')])
 
 
 def test_real_pairs_are_what_they_are_known_to_be(data_root, data):
@@ -289,3 +296,39 @@ def test_every_style_can_be_drawn_on(data):
     """A drawn set for each style of rain."""
     for style in rain.STYLES:
         assert open_source(f'drawn_{style}', data).load(0)[0].shape == (300, 451, 3)
+
+
+def test_rain_can_be_drawn_on_a_folder_of_photos(tmp_path, data):
+    """drawn_STYLE/FOLDER draws on the images of that folder, in their own colours, once each for scoring."""
+    for number in range(2):
+        write(tmp_path, f'photos/{number}.png', np.full((30, 40, 3), (10, 100, 200), np.uint8))
+    source = open_source('drawn_heavy/photos', data)
+    assert source.names == ['0-0', '1-0']
+    rainy, clean = source.load(0)
+    assert clean[0, 0].tolist() == [10, 100, 200] and (rainy > clean).any()
+    _, crop = open_source('drawn_heavy/photos', data, 'train').sample(1, 16, np.random.default_rng(0))
+    assert (crop == (10, 100, 200)).all()
+    (tmp_path / 'none').mkdir()
+    with pytest.raises(UserError, match='no images'):
+        open_source('drawn_heavy/none', data)
+
+
+def test_the_stand_in_of_test_iii_is_called_one(tmp_path, data):
+    """Its name and its record say what it is, on the bundled photos and on a folder of one's own."""
+    opened = datasets.open_evaluation(data, 'test_iii', sources.Cache(1e9))
+    assert list(opened) == ['test_iii_stand_in']
+    source = opened['test_iii_stand_in']
+    assert source.style == 'wide' and len(source.names) == 12
+    assert 'stand-in' in sources.fingerprint(source)['stand_in']
+    write(tmp_path, 'photos/a.png', np.zeros((30, 40, 3), np.uint8))
+    assert 'stand-in' in open_source('test_iii_stand_in/photos', data).notes['stand_in']
+
+
+def test_the_layout_that_pairs_most_files_is_taken(tmp_path, data):
+    """rain/norain-1x2.png beside norain/norain-1.png fits two patterns, and only one of them pairs."""
+    for number in range(3):
+        write(tmp_path, f'rain/{number}.png', np.zeros((4, 4, 3), np.uint8))
+        write(tmp_path, f'norain/{number}.png', np.zeros((4, 4, 3), np.uint8))
+    write(tmp_path, 'rainy/x.png', np.zeros((4, 4, 3), np.uint8))
+    write(tmp_path, 'clean/y.png', np.zeros((4, 4, 3), np.uint8))
+    assert open_source('pairs', data).names == ['0', '1', '2']

@@ -190,8 +190,8 @@ def test_load_reads_a_weights_file(tmp_path):
 def test_the_weights_that_come_with_the_package_remove_rain():
     """load() needs no file and brings drawn rain on a photo it has not seen closer to the clean photo."""
     from configs import default
-    from qsnet_jax import datasets, metrics
+    from qsnet_jax import datasets, metrics, sources
 
-    source = datasets.open_source('drawn_light', default.get_config().data, 'eval', datasets.Cache(1e9))
+    source = datasets.open_source('drawn_light', default.get_config().data, 'eval', sources.Cache(1e9))
     rainy, clean = (image[:160, :160] for image in source.load(0))
     assert metrics.psnr(derain.load()(rainy), clean, 'rgb') > metrics.psnr(rainy, clean, 'rgb') + 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_derain import make
 
-from qsnet_jax import datasets, evaluate, images, metrics
+from qsnet_jax import datasets, evaluate, images, metrics, sources
 
 
 @pytest.fixture(scope='module')
@@ -90,20 +90,74 @@ def test_images_without_a_finite_score_do_not_count_in_its_mean(tmp_path):
     assert results['count'] == 1
     assert results['input']['rgb'] == {'psnr': None, 'ssim': None}
     assert math.isfinite(results['rgb']['psnr']) and results['rgb']['ssim'] is None
-    rows = [{'x_rgb_psnr': value, 'x_rgb_ssim': 1.0, 'x_y_psnr': 1.0, 'x_y_ssim': 1.0} for value in (30.0, math.inf)]
-    assert evaluate._means(rows, 'x')['rgb']['psnr'] == 30.0
+    rows = [
+        {f'{label}_{p}_{m}': value for label in ('output', 'input') for p in ('rgb', 'y') for m in ('psnr', 'ssim')}
+        for value in (30.0, math.inf)
+    ]
+    assert evaluate._by_label(rows, 0)['output']['rgb', 'psnr'].tolist() == [30.0]
 
 
 def test_validation_is_the_mean_over_the_first_images(pairs_root, tiny_config):
     """What training watches equals the mean PSNR of those images."""
-    source = datasets.open_source('pairs', tiny_config.data, 'eval', datasets.Cache(1e9))
+    source = datasets.open_source('pairs', tiny_config.data, 'eval', sources.Cache(1e9))
     derainer = make()
     expected = np.mean([metrics.psnr(derainer(rainy), clean, 'rgb') for rainy, clean in map(source.load, range(2))])
     assert evaluate.validate(derainer, source, 2) == pytest.approx(expected)
 
 
 def test_table_shows_gain_per_set(evaluated):
-    """One line per set with input and output under both protocols."""
+    """Input and output under both protocols, and below them the interval of the output."""
     lines = evaluate.format_table(evaluated[1]).splitlines()
-    assert len(lines) == 2 and lines[1].startswith('pairs')
+    assert len(lines) == 3 and lines[1].startswith('pairs') and lines[2].count('..') == 4
     assert lines[1].count('->') == 4
+
+
+def test_intervals_hold_the_mean_and_know_its_spread():
+    """The bootstrap interval of 400 normal scores is close to mean +- 1.96 standard errors, and the same each time."""
+    scores = np.random.default_rng(0).normal(30.0, 3.0, 400)
+    low, high = evaluate._interval([scores])
+    error = scores.std() / 20
+    assert low == pytest.approx(scores.mean() - 1.96 * error, abs=0.1 * error)
+    assert high == pytest.approx(scores.mean() + 1.96 * error, abs=0.1 * error)
+    assert evaluate._interval([scores]) == [low, high]
+    assert evaluate._interval([np.array([])]) is None
+
+
+def test_gain_is_paired(evaluated):
+    """The interval of the gain is that of the differences per image, which vary less than the scores."""
+    folder, results = evaluated
+    with (folder / 'pairs/per_image.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    differences = np.array([float(row['output_y_psnr']) - float(row['input_y_psnr']) for row in rows])
+    result = results['pairs']
+    assert result['gain']['y']['psnr'] == pytest.approx(differences.mean())
+    assert result['interval']['gain']['y']['psnr'] == pytest.approx(evaluate._interval([differences]))
+    low, high = result['interval']['y']['psnr']
+    assert low <= result['y']['psnr'] <= high
+
+
+def test_mean_of_sets_counts_each_set_once():
+    """Two sets of different size weigh the same, in the mean and in the interval."""
+    few, many = np.array([20.0, 22.0]), np.full(100, 30.0)
+    assert evaluate._mean([few, many]) == pytest.approx(25.5)
+    assert evaluate._interval([few, many]) == [25.0, 26.0]
+
+
+def test_other_files_than_before_are_announced(pairs_root, tmp_path, capsys):
+    """An evaluation into the folder of an earlier one of other images says so, and one of the training images too."""
+    from configs import default
+
+    config = default.get_config()
+    config.data.update({'eval': 'pairs/val', 'root': str(pairs_root)})
+    first = evaluate.evaluate(make(), config, tmp_path, {})['pairs/val']['provenance']['dataset']
+    config.data.root = str(tmp_path / 'other')
+    for side in ('rain', 'norain'):
+        (tmp_path / 'other/val').mkdir(parents=True, exist_ok=True)
+        images.save(tmp_path / f'other/val/{side}-1.png', np.full((16, 16, 3), 9, np.uint8))
+    evaluate.evaluate(make(), config, tmp_path, {})
+    assert f'3 images, {first["sha256"][:12]}; now 1' in capsys.readouterr().out
+    config.data.root = str(pairs_root)
+    training = {'training_data': {'pairs': first}}
+    result = evaluate.evaluate(make(), config, tmp_path, {'training': training})['pairs/val']
+    assert 'trained on these very images' in capsys.readouterr().out
+    assert result['provenance']['dataset']['seen_in_training'] == ['pairs']

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from qsnet_jax import datasets, pipeline
+from qsnet_jax import pipeline, sources
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def data(tiny_config):
 
 
 def open_batches(data, seed, cache=1e9, **arguments):
-    return pipeline.open_batches(data, seed, datasets.Cache(cache), **arguments)
+    return pipeline.open_batches(data, seed, sources.Cache(cache), **arguments)
 
 
 def equal(first, second):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qsnet_jax import UserError, checkpoint, datasets, parallel, pipeline, train
+from qsnet_jax import UserError, checkpoint, parallel, pipeline, sources, train
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_loss_falls_on_one_batch(tiny_config, mesh):
     """Thirty steps on one batch at least halve the content loss."""
     tiny_config.train.learning_rate = 1e-2
     tiny_config.train.schedule = 'constant'
-    batch = parallel.shard(pipeline.open_batches(tiny_config.data, 0, datasets.Cache(1e9))[0][0], mesh)
+    batch = parallel.shard(pipeline.open_batches(tiny_config.data, 0, sources.Cache(1e9))[0][0], mesh)
     state = parallel.replicate(train.init_state(tiny_config), mesh)
     step = train._compile(tiny_config, state, batch)
     losses = []
@@ -79,7 +79,7 @@ def test_one_device_equals_four(tiny_config):
     with jax.enable_x64(True):
         for count in (1, 4):
             mesh = parallel.make_mesh(jax.devices()[:count])
-            batches, _ = pipeline.open_batches(tiny_config.data, 0, datasets.Cache(1e9))
+            batches, _ = pipeline.open_batches(tiny_config.data, 0, sources.Cache(1e9))
             state = parallel.replicate(train.init_state(tiny_config), mesh)
             step = train._compile(tiny_config, state, parallel.shard(batches[0], mesh))
             for number in range(3):
