@@ -46,6 +46,15 @@ def test_cache_size_does_not_change_batches(data):
     assert equal(cached[3], open_batches(data, 0, cache=0)[0][3])
 
 
+def test_a_prepared_set_gives_the_batches_of_its_files(data, pairs_root, tmp_path):
+    """Read through TFDS, cached or not, the crops are those of the files as they lie."""
+    plain = open_batches(data, 0)[0]
+    data.update({'train': 'rain_train_l', 'tfds_dir': str(tmp_path), 'partial': True})
+    for cache in (1e9, 0):
+        prepared = open_batches(data, 0, cache=cache)[0]
+        assert all(equal(plain[step], prepared[step]) for step in (0, 7))
+
+
 def test_processes_share_the_global_batch(data):
     """The parts of two processes hold the elements of the one process's batch, each once."""
     whole = open_batches(data, 0)[0][2]['rainy']
