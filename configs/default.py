@@ -44,7 +44,7 @@ def get_config():
     config.data.tfds_dir = config_dict.placeholder(
         str
     )  # of prepared public sets; default: $TFDS_DATA_DIR or TFDS's own
-    config.data.partial = False  # public sets: take what is there where pairs are missing
+    config.data.partial = False  # public sets: accept other numbers of pairs than the publisher's
     config.data.exclude = config_dict.placeholder(object)  # evaluation sets whose backgrounds are left out of training
     config.data.rainy = config_dict.placeholder(str)  # pattern of the rainy files under root, one * : 'input/*.png'
     config.data.clean = config_dict.placeholder(str)  # pattern of the clean files; what * stands for pairs them

@@ -22,6 +22,7 @@ from orbax.checkpoint import checkpoint_managers
 from qsnet_jax import UserError, model, provenance
 
 MARK = 'qsnet_jax weights 1'
+TORCH_SUFFIXES = ('.pth', '.pt')  # PyTorch's own format, read by torch_twin
 
 
 def open_manager(directory: pathlib.Path, keep: int = 3, read_only: bool = False) -> ocp.CheckpointManager:
@@ -94,9 +95,14 @@ def save_weights(
 def load_weights(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads (variables, settings) of a weights file; variables = {'params': ..., 'batch_stats': ...}.
 
+    A file that the PyTorch twin wrote is read as well, .pth only where PyTorch is installed.
     Raises UserError that names missing, extra and wrongly shaped parameters.
     """
     path = pathlib.Path(path)
+    if path.suffix in TORCH_SUFFIXES:
+        from qsnet_jax import torch_twin
+
+        return torch_twin.load_weights(path)
     try:
         with safetensors.safe_open(path, framework='numpy') as file:
             metadata = file.metadata() or {}
@@ -112,7 +118,7 @@ def load_weights(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any
         expected = expected_shapes(settings)
     except (ValueError, TypeError, KeyError, ArithmeticError) as error:
         raise UserError(f'{path} has settings of which no network can be built: {error!r}.') from error
-    problems = _differences(expected, {name: value.shape for name, value in tensors.items()})
+    problems = differences(expected, {name: value.shape for name, value in tensors.items()})
     if problems:
         raise UserError(f'{path} does not fit the network of its settings {settings}: {"; ".join(problems)}.')
     bad = [name for name, value in tensors.items() if not np.isfinite(value).all()]
@@ -134,7 +140,7 @@ def expected_shapes(settings: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: value.shape for name, value in flax.traverse_util.flatten_dict(variables, sep='/').items()}
 
 
-def _differences(expected: dict[str, tuple], found: dict[str, tuple]) -> list[str]:
+def differences(expected: dict[str, tuple], found: dict[str, tuple]) -> list[str]:
     """Says in words how two tables of shapes differ; the first ten names of each kind."""
     kinds = {
         'missing': sorted(expected.keys() - found.keys()),

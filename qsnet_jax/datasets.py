@@ -28,7 +28,7 @@ DRAWN_PER_PHOTO = 4  # rain layers drawn on each held-out photo
 ROLE_FOLDERS = {'train': ('train',), 'eval': ('val', 'test')}
 
 # Test-I of the paper: 100 test pairs of each of these sets. Which is unpublished, so ours are drawn once by this seed.
-TEST_I = {'rain1200': 1200, 'rain800': 100, 'rain1400': 1400}
+TEST_I = ('rain1200', 'rain800', 'rain1400')
 TEST_I_COUNT = 100
 TEST_I_SEED = 1911_10810
 TEST_I_FILE = pathlib.Path(__file__).parent / 'test_i.txt'
@@ -71,21 +71,22 @@ def open_evaluation(data: Any, names: Any, cache: sources.Cache) -> dict[str, so
 
     Raises UserError where two sets hold the same files, for then one of the names is wrong.
     """
-    whole = {'rain13k': [f'rain13k/{split}' for split in list(public.Rain13k.SPLITS)[1:]], 'test_iii': [STAND_IN]}
+    whole = {'rain13k': [f'rain13k/{split}' for split in list(public.Rain13k.SPEC.splits)[1:]], 'test_iii': [STAND_IN]}
     opened = {}
     for name, _ in parse_names(names):
+        name = STAND_IN + name.removeprefix('test_iii') if name.startswith('test_iii/') else name
         for each in whole.get(name, [name]):
             opened[each] = open_source(each, data, 'eval', cache)
     seen: dict[str, str] = {}
     for name, source in opened.items():
-        if name.partition('/')[0] in public.SETS and not name.startswith('rain13k'):
+        base = 'rain100h' if name == 'test_ii' else name.partition('/')[0]
+        if base in public.SETS and base != 'rain13k':
             content = sources.fingerprint(source)['sha256']
-            if content in seen:
+            if seen.setdefault(content, base) != base:
                 raise UserError(
-                    f'{seen[content]} and {name} are the same files; give each set a folder of its own name below '
-                    '--config.data.root, and prepare them again.'
+                    f'{seen[content]} and {base} are the same files, prepared under two names. Remove both, give each '
+                    'set a folder of its own name below --config.data.root, and prepare them again.'
                 )
-            seen[content] = name
     return opened
 
 
@@ -131,7 +132,7 @@ def _open_test_i(data: Any, cache: sources.Cache) -> sources.Source:
     parts: list[tuple[str, sources.Source, list[int]]] = []
     absent = []
     for name, pairs in wanted.items():
-        if not public.is_there(name, data):
+        if 'test' not in public.splits_there(name, data):
             absent.append(name)
             continue
         source = _open_public(name, 'test', data, 'eval', cache)
@@ -140,14 +141,17 @@ def _open_test_i(data: Any, cache: sources.Cache) -> sources.Source:
         if missing and not data.partial:
             raise UserError(
                 f'{len(missing)} of the {len(pairs)} pairs that Test-I takes from {name} are not in its test split: '
-                f'{", ".join(missing[:10])}, ... Complete it, or take the others by --config.data.partial=True.'
+                f'{", ".join(missing[:10])}, ... Complete it, or take the others by --config.data.partial.'
             )
         parts.append((f'{name}-', source, [index[pair] for pair in pairs if pair in index]))
     counts = {prefix[:-1]: len(indices) for prefix, _, indices in parts}
     if not sum(counts.values()):
-        raise UserError(f'test_i needs at least one of {", ".join(wanted)}: give their folder as --config.data.root.')
+        raise UserError(
+            f'test_i needs at least one of {", ".join(wanted)}: the test pairs, prepared or in folders of these names '
+            'below --config.data.root.'
+        )
     if absent:
-        print(f'test_i: {sum(counts.values())} of 300 pairs; {" and ".join(absent)} not found')
+        print(f'test_i: {sum(counts.values())} of 300 pairs; no test split of {" and ".join(absent)}')
     return sources.Joined(parts, {'publisher_count': 300, 'parts': counts})
 
 
@@ -155,14 +159,15 @@ def _open_public(name: str, folder: str, data: Any, role: str, cache: sources.Ca
     """A prepared public set; `folder` may name a split, a part, or both."""
     ready = public.prepare(name, data)
     available, words = public.splits(ready), [word for word in folder.split('/') if word]
-    named = [word for word in words if word in available]
-    parts = [word for word in words if word in public.SETS[name].PARTS]
-    wanted = named or [split for split in {'train': ['train'], 'eval': ['test', 'val']}[role] if split in available]
+    known = public.SPECS[name].parts
+    named, parts = [word for word in words if word in available], [word for word in words if word in known]
+    wanted = named or [
+        split for split in (('train',) if role == 'train' or parts else ('test', 'val')) if split in available
+    ]
     if len(named) + len(parts) < len(words) or not wanted or len(parts) > 1 or len(named) > 1:
-        expected = [f'{name}/{word}' for word in (*available, *public.SETS[name].PARTS)]
         raise UserError(
             f'No {folder or {"train": "training", "eval": "test"}[role] + " split"} in {name}; there are '
-            f'{", ".join(expected)}.'
+            f'{", ".join(f"{name}/{word}" for word in (*available, *known))}.'
         )
     return public.Prepared(ready, wanted[0], parts[0] if parts else '', cache)
 
@@ -223,7 +228,9 @@ def _open_layers(root: pathlib.Path, data: Any, role: str, cache: sources.Cache)
     layout = {'clean': data.clean or layouts.LAYERS['clean'], 'layer': data.layer or layouts.LAYERS['layer']}
     if not (data.any_layer and role == 'train'):
         return sources.Layers(_find_checked(root, [layout], 'layer').items, [], cache)
-    clean, layers = (layouts.match(root, pattern) for pattern in layout.values())
+    problems: list[str] = []
+    clean, layers = (layouts.match(root, pattern, problems) for pattern in layout.values())
+    layouts.refuse(problems, f'the images under {root}', layout, 'Remove one of each.')
     if not clean or not layers:
         raise UserError(
             f'{len(clean)} backgrounds {layout["clean"]} and {len(layers)} layers {layout["layer"]} in {root}.'

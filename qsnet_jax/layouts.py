@@ -48,28 +48,29 @@ def describe(layout: Layout) -> str:
 
 
 def find(root: pathlib.Path, layouts: Iterable[Layout]) -> Found:
-    """Files under root, paired by the layout that leaves the fewest without a partner; these become problems.
+    """Files under root, paired by the layout that pairs most of them; those without a partner become problems.
 
     Raises UserError with the number of files found for each layout tried where none has files on all sides.
     """
     tried, found = [], []
     for layout in layouts:
-        sides = {side: match(root, pattern) for side, pattern in layout.items()}
+        problems: list[str] = []
+        sides = {side: match(root, pattern, problems) for side, pattern in layout.items()}
         if all(sides.values()):
-            found.append(_pair(layout, sides))
+            found.append(_pair(layout, sides, problems))
         tried.append(f'{describe(layout)} ({" and ".join(str(len(files)) for files in sides.values())} files)')
     if found:
-        return min(found, key=lambda candidate: len(candidate.problems))
+        return max(found, key=lambda candidate: (len(candidate.items), -len(candidate.problems)))
     raise UserError(
         f'No images to pair under {root}. Tried {"; ".join(tried)}; files are '
         f'{", ".join(sorted(images.EXTENSIONS))}. * stands for the key that pairs them.'
     )
 
 
-def match(root: pathlib.Path, pattern: str) -> dict[tuple[str, str], pathlib.Path]:
+def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[str, str], pathlib.Path]:
     """Image files under root that match a pattern, by (key, number), sorted as people count.
 
-    Raises UserError for a pattern without exactly one * in its last part and for two files of one key.
+    Adds second files of one key to the problems. Raises UserError for a pattern without exactly one * in its last part.
     """
     folder, _, name = pattern.rpartition('/')
     if name.count('*') != 1 or '*' in folder:
@@ -77,19 +78,29 @@ def match(root: pathlib.Path, pattern: str) -> dict[tuple[str, str], pathlib.Pat
     expression = re.compile(re.escape(name).replace(r'\*', '(?P<key>.+)').replace(r'\+', r'(?P<number>\d+)'))
     with_extension = '.' in name.partition('*')[2]
     found: dict[tuple[str, str], pathlib.Path] = {}
-    for path in image_files(root / folder):
+    for path in image_files(below(root, folder)):
         matched = expression.fullmatch(path.name if with_extension else path.stem)
         if matched:
             key = matched['key'], matched.groupdict().get('number', '')
             if key in found:
-                raise UserError(f'{found[key]} and {path} are both called {key[0]!r}; which is meant? Remove one.')
+                problems.append(f'{found[key]} and {path} are both called {key[0]!r}')
             found[key] = path
     return {key: found[key] for key in sorted(found, key=lambda pair: (natural(pair[0]), natural(pair[1])))}
 
 
-def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
+def below(folder: pathlib.Path, names: str) -> pathlib.Path | None:
+    """The sub-folder of that name, or of those names one in another, in any case; the folder itself for ''."""
+    found: pathlib.Path | None = folder
+    for name in names.split('/') if names else ():
+        children = sorted(found.iterdir()) if found and found.is_dir() else []
+        alike = [path for path in children if path.name.lower() == name.lower() and path.is_dir()]
+        found = next((path for path in alike if path.name == name), alike[0]) if alike else None
+    return found
+
+
+def image_files(folder: pathlib.Path | None) -> list[pathlib.Path]:
     """The folder's image files, sorted; hidden ones are not."""
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    paths = sorted(folder.iterdir()) if folder and folder.is_dir() else []
     return [path for path in paths if path.suffix.lower() in images.EXTENSIONS and not path.name.startswith('.')]
 
 
@@ -122,10 +133,10 @@ def natural(text: str) -> tuple:
     return tuple((0, int(part), '') if part.isdecimal() else (1, 0, part) for part in re.split(r'(\d+)', text) if part)
 
 
-def _pair(layout: Layout, sides: dict[str, dict[tuple[str, str], pathlib.Path]]) -> Found:
+def _pair(layout: Layout, sides: dict[str, dict[tuple[str, str], pathlib.Path]], problems: list[str]) -> Found:
     """Items of the keys that all sides have; the files of others are problems."""
     keys = {side: {key for key, _ in files} for side, files in sides.items()}
-    problems = [
+    problems = problems + [
         f'{path.name} has no {layout[other]}'
         for side, files in sides.items()
         for (key, _), path in files.items()

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import tqdm
 
-from qsnet_jax import sources
+from qsnet_jax import UserError, sources
 
 SIZE = 32  # pixels, both sides, of the small pictures
 SHADING = 4.0  # sigma in these pixels; what is coarser is removed, or two photos with a bright sky would look alike
@@ -59,4 +59,6 @@ def without_shared(name: str, source: sources.Source, held_out: dict[str, source
         print(f'{name}: {len(found)} of {len(own)} items share a background with {other} and are left out')
         notes[f'without_{other}'] = len(found)
         dropped |= found
+    if len(dropped) == len(own):
+        raise UserError(f'Nothing is left of {name} without {", ".join(held_out)} (--config.data.exclude).')
     return sources.Joined([('', source, [index for index in range(len(own)) if index not in dropped])], notes)

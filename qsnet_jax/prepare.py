@@ -19,11 +19,16 @@ def prepare(config: Any, find_shared: bool) -> None:
     find_shared: also compare the backgrounds of each training set with those of each evaluation set.
     Raises UserError where a set cannot be used.
     """
-    names = {role: [name for name, _ in datasets.parse_names(config.data[role])] for role in ('train', 'eval')}
-    for base in dict.fromkeys(name.partition('/')[0] for role in names.values() for name in role):
-        base = 'rain100h' if base == 'test_ii' else base
-        if base in public.SETS:
-            print(f'{base}: prepared in {public.prepare(base, config.data, replace=True)}')
+    named = [config.data.train, config.data.eval, *([config.data.exclude] if config.data.exclude else [])]
+    bases = [name.partition('/')[0] for names in named for name, _ in datasets.parse_names(names)]
+    for base in dict.fromkeys(bases):
+        whole = {
+            'test_ii': ['rain100h'],
+            'test_i': [each for each in datasets.TEST_I if public.splits_there(each, config.data)],
+        }
+        for each in whole.get(base, [base]):
+            if each in public.SETS:
+                print(f'{each}: prepared in {public.prepare(each, config.data, replace=True)}')
     cache = sources.Cache(0)
     opened = {
         'train': datasets.open_training(config.data, cache),
@@ -62,7 +67,7 @@ def _describe(role: str, name: str, source: sources.Source) -> str:
     if len(chosen) < count:
         line += f'\n  {name}: scores and sizes of {len(chosen)} of them, evenly spaced'
     base = 'rain100h' if name == 'test_ii' else name
-    known = public.SETS[base].INPUT_RGB if base in public.SETS else None
+    known = public.SPECS[base].input_rgb if base in public.SPECS else None
     if known and count == fingerprint['publisher_count'] and abs(means['rgb_psnr'] - known) > 0.05:
         found_rgb = f'{means["rgb_psnr"]:.2f} dB RGB'
         line += f'\n  {name}: input PSNR is {found_rgb} where the published set has {known}: another version?'
@@ -86,4 +91,6 @@ def _print_shared(training: dict[str, sources.Source], evaluation: dict[str, sou
             for index, partner, correlation in found[:LISTED]:
                 print(f'  {source.names[index]} is {evaluation[other].names[partner]} (correlation {correlation:.3f})')
             if len(found) > LISTED:
-                print(f'  and {len(found) - LISTED} more; --config.data.exclude={other} leaves them out of training')
+                print(f'  and {len(found) - LISTED} more')
+            if found:
+                print(f'  --config.data.exclude={other} leaves them out of training')

@@ -17,7 +17,10 @@ import jax
 
 from qsnet_jax import UserError
 
-_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'opencv-python-headless', 'pillow')
+_PACKAGES = (
+    *('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets', 'array-record', 'numpy'),
+    *('opencv-python-headless', 'pillow'),
+)
 
 
 def collect(config: dict[str, Any], seed: int | None) -> dict[str, Any]:
@@ -39,16 +42,23 @@ def collect(config: dict[str, Any], seed: int | None) -> dict[str, Any]:
     }
 
 
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that it is either whole or as it was."""
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary path beside `path`, whose file takes its place at the end, so that it is whole or as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        temporary.write_bytes(content)
+        yield temporary
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -4,14 +4,11 @@ Each class states what its publisher hands out and the layouts in which people h
 image files, so nothing is encoded twice; files that hold rainy and clean side by side are cut when they are read.
 """
 
-import collections
-import concurrent.futures
 import contextlib
-import dataclasses
 import fcntl
-import os
+import io
+import json
 import pathlib
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
@@ -20,85 +17,82 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from qsnet_jax import UserError, images, layouts, sources
+from qsnet_jax import UserError, downloads, images, layouts, sources
+from qsnet_jax.downloads import Spec, Split
 
-SEAM = 8  # columns on either side of the seam of side-by-side JPEGs, where a block holds pixels of both halves
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Number of pairs at the publisher's (None: unknown) and the names of the folder, any of them, in any case."""
-
-    count: int | None
-    folders: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Scan:
-    """What a folder holds of a set: items by split, what is wrong, what it was recognised as."""
-
-    layout: layouts.Layout
-    splits: dict[str, list[layouts.Item]]
-    problems: list[str]
+EXAMPLES_PER_SHARD = 1000
 
 
 class PublicSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """One public set. Config `pairs`: features rainy, clean[, layer]; config `halves`: one image holds both."""
 
     VERSION = tfds.core.Version('1.0.0')
-    FOLDERS: ClassVar[tuple[str, ...]] = ()  # names of its folder, lower case without punctuation
-    SPLITS: ClassVar[dict[str, Split]] = {}
-    WHOLE: ClassVar[str | None] = None  # the split that files lying directly in the folder are
-    PARTS: ClassVar[dict[str, tuple[str, ...]]] = {}  # sub-folders of a split, of which any may be there
-    LAYOUTS: ClassVar[tuple[layouts.Layout, ...]] = ()
-    CLEAN_HALF: ClassVar[str] = ''  # 'left' or 'right' in files that hold both
-    SEAM: ClassVar[int] = 0  # columns that are left out at the seam, and so at both sides of the pair
-    RAINY_PER_CLEAN: ClassVar[int] = 1
-    INPUT_RGB: ClassVar[float | None] = None  # known PSNR of the rainy images, dB
+    SPEC: ClassVar[Spec]
 
     def __init__(self, *, is_partial: bool = False, file_format: str = 'array_record', **arguments: Any):
         self._is_partial = is_partial
         super().__init__(file_format=file_format, **arguments)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        sides = ['image'] if self._kind() == 'halves' else ['rainy', 'clean']
-        sides += ['layer'] if self._kind() == 'triplets' else []
-        features = {side: tfds.features.Image(shape=(None, None, 3)) for side in sides}
-        texts = {name: tfds.features.Text() for name in ('name', 'pair_id', *(['part'] if self.PARTS else []))}
+        sides = {'halves': ('image',), 'pairs': ('rainy', 'clean'), 'triplets': ('rainy', 'clean', 'layer')}[
+            self._kind()
+        ]
+        features: dict[str, Any] = {side: tfds.features.Image(shape=(None, None, 3)) for side in sides}
+        features |= {name: tfds.features.Text() for name in ('name', 'pair_id', *(['part'] if self.SPEC.parts else []))}
         return tfds.core.DatasetInfo(
             builder=self,
             description=type(self).__doc__,
-            features=tfds.features.FeaturesDict({**texts, **features}),
+            features=tfds.features.FeaturesDict(features),
             supervised_keys=None if 'image' in features else ('rainy', 'clean'),
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(),
         )
 
     def _kind(self) -> str:
-        return self.builder_config.name if self.builder_config else kind(self.LAYOUTS[0])
+        return self.builder_config.name if self.builder_config else downloads.kind(self.SPEC.layouts[0])
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterable]:
-        folder = pathlib.Path(dl_manager.manual_dir)
-        scan = scan_folder(type(self), folder)
-        if kind(scan.layout) != self._kind():
+        root = pathlib.Path(dl_manager.manual_dir)
+        found = scan(self.name, root)
+        if found is None:
+            raise UserError(f'{root} does not hold {self.name}. {instructions(type(self))}')
+        if downloads.kind(found.layout) != self._kind():
             raise UserError(
-                f'{folder} holds {layouts.describe(scan.layout)}, which is {self.name}/{kind(scan.layout)}, not '
-                f'{self.name}/{self._kind()}.'
+                f'{root} holds {layouts.describe(found.layout)}, which is {self.name}/{downloads.kind(found.layout)}, '
+                f'not {self.name}/{self._kind()}.'
             )
-        files = _inspect(type(self), folder, scan, self._is_partial)
-        self.info.metadata.update(_metadata(type(self), scan, files))
-        return {split: self._generate_examples(items) for split, items in scan.splits.items()}
+        files = downloads.inspect(self.name, self.SPEC, found, self._is_partial)
+        self.info.metadata.update(_metadata(self.SPEC, found, files))
+        return {split: self._generate_examples(items) for split, items in found.splits.items()}
 
-    def _generate_examples(self, items: list[layouts.Item]) -> Iterator:
+    def _generate_examples(self, items: list[layouts.Item]) -> Iterator[tuple[int, dict[str, str]]]:
         for index, item in enumerate(items):
             example = {side: str(path) for side, path in item.files.items()}
-            if self.PARTS:
-                example['part'] = item.name.rpartition('-')[0]
+            if self.SPEC.parts:
+                example['part'] = next((part for part in self.SPEC.parts if item.name.startswith(f'{part}-')), '')
             yield index, {'name': item.name, 'pair_id': item.pair_id, **example}
 
+    def _download_and_prepare(self, dl_manager: tfds.download.DownloadManager, download_config: Any = None) -> None:
+        # TFDS's own writer holds a split in memory to shuffle it, and needs TensorFlow beyond 1000 MiB.
+        generators = self._split_generators(dl_manager)
+        info = self._info()  # of the temporary folder that TFDS has set by now
+        writer = tfds.core.SequentialWriter(info, EXAMPLES_PER_SHARD, file_format='array_record')
+        writer.initialize_splits(list(generators))
+        for split, examples in generators.items():
+            count = len(self.info.metadata['splits'][split]['items'])
+            batch: list[dict[str, str]] = []
+            for _, example in tqdm.tqdm(examples, f'writing {self.name}/{split}', count, unit='example'):
+                batch.append(example)
+                if len(batch) == 100:  # each call also writes the description of the set
+                    writer.add_examples({split: batch})
+                    batch = []
+            writer.add_examples({split: batch})
+        writer.close_all()
+        self.info.set_splits(info.splits)
 
-_TRAIN = ('train', 'training')
-_TEST = ('test', 'testing')
+
+_TRAIN = Split(None, ('train', 'training'))
+_VAL = Split(None, ('val',))
 _JORDER = (  # the layouts of Yang et al.'s sets: as published, as PReNet's authors keep them, as in Rain13K, as renewed
     *layouts.PAIRS,
     {'rainy': 'rain/X2/norain-*x2', 'clean': 'norain/norain-*'},
@@ -112,78 +106,82 @@ _BY_KIND = [
     tfds.core.BuilderConfig(name='pairs', description='cut into two files by someone else'),
 ]
 _BY_PAGE = 'Fetch it by hand from {}, unpack it, and give its folder: --config.data.root=FOLDER.'
+_JORDER_PAGE = _BY_PAGE.format(
+    "the JORDER authors' page on joint rain detection and removal (STRUCT group, Peking University) or the data links "
+    "of PReNet's repository"
+)
+
+
+def _yang(split: str, count: int, names: tuple[str, ...], input_rgb: float | None = None) -> Spec:
+    """One of the four sets of Yang et al."""
+    folder = _TRAIN.folders if split == 'train' else ('test', 'testing')
+    splits = {split: Split(count, folder)} | ({'val': _VAL} if split == 'train' else {})
+    return Spec(dict.fromkeys(names, split), split, splits, _JORDER, input_rgb=input_rgb)
 
 
 class Rain100h(PublicSet):
     """Rain100H: 100 test pairs, heavy rain in five directions (Yang et al., CVPR 2017); the old 100, not Rain200H."""
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = _BY_PAGE.format(
-        "the JORDER authors' page on joint rain detection and removal (STRUCT group, Peking University) or the data "
-        "links of PReNet's repository"
-    )
-    FOLDERS = ('rain100h', 'raindatatestheavy', 'rainheavytest')
-    SPLITS = {'test': Split(100, _TEST)}
-    WHOLE = 'test'
-    LAYOUTS = _JORDER
-    INPUT_RGB = 12.13
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _JORDER_PAGE
+    SPEC = _yang('test', 100, ('rain100h', 'raindatatestheavy', 'rainheavytest'), 12.13)
 
 
-class Rain100l(Rain100h):
+class Rain100l(PublicSet):
     """Rain100L: 100 test pairs, light rain in one direction (Yang et al., CVPR 2017)."""
 
-    FOLDERS = ('rain100l', 'raindatatestlight', 'rainlighttest')
-    INPUT_RGB = 25.52
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _JORDER_PAGE
+    SPEC = _yang('test', 100, ('rain100l', 'raindatatestlight', 'rainlighttest'), 25.52)
 
 
 class RainTrainH(PublicSet):
     """RainTrainH: 1,800 training pairs, heavy rain; 546 of them share their background with Rain100H's test pairs."""
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = Rain100h.MANUAL_DOWNLOAD_INSTRUCTIONS
-    FOLDERS = ('raintrainh', 'raindatatrainheavy', 'rainheavytrain')
-    SPLITS = {'train': Split(1800, _TRAIN), 'val': Split(None, ('val',))}
-    WHOLE = 'train'
-    LAYOUTS = _JORDER
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _JORDER_PAGE
+    SPEC = _yang('train', 1800, ('raintrainh', 'raindatatrainheavy', 'rainheavytrain'))
 
 
-class RainTrainL(RainTrainH):
+class RainTrainL(PublicSet):
     """RainTrainL: 200 training pairs, light rain (Yang et al., CVPR 2017)."""
 
-    FOLDERS = ('raintrainl', 'raindatatrainlight', 'rainlighttrain')
-    SPLITS = {'train': Split(200, _TRAIN), 'val': Split(None, ('val',))}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _JORDER_PAGE
+    SPEC = _yang('train', 200, ('raintrainl', 'raindatatrainlight', 'rainlighttrain'))
 
 
 class Rain800(PublicSet):
     """Rain800: 700 training and 100 test JPEGs, clean left and rainy right (Zhang et al., ID-CGAN); not additive."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = _BY_PAGE.format(
-        "the ID-CGAN authors' repository (image de-raining by conditional GAN)"
+        "the ID-CGAN authors' repository (image de-raining, conditional GAN)"
     )
-    FOLDERS = ('rain800', 'idcgan', 'test100')
-    SPLITS = {'train': Split(700, _TRAIN), 'val': Split(None, ('val',)), 'test': Split(100, (*_TEST, 'test_syn'))}
-    WHOLE = 'test'
-    LAYOUTS = (*_FOLDERS_OF_PAIRS, _HALVES)
-    CLEAN_HALF = 'left'
     BUILDER_CONFIGS = _BY_KIND
-    SEAM = SEAM
+    SPEC = Spec(
+        folders={'rain800': None, 'idcgan': None, 'test100': 'test'},
+        whole='test',
+        splits={'train': Split(700, _TRAIN.folders), 'val': _VAL, 'test': Split(100, ('test', 'testing', 'test_syn'))},
+        layouts=(*_FOLDERS_OF_PAIRS, _HALVES),
+        clean_half='left',
+        seam=8,  # a JPEG block there holds pixels of both halves
+    )
 
 
 class Rain1200(PublicSet):
     """DID-MDN: 12,000 training JPEGs of three densities and 1,200 for tests, rainy left, clean right (Zhang, Patel)."""
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = _BY_PAGE.format(
-        "the DID-MDN authors' repository (density-aware de-raining, CVPR 2018)"
-    )
-    FOLDERS = ('rain1200', 'didmdn', 'didmdndatasets', 'test1200')
-    SPLITS = {
-        'train': Split(12_000, (*_TRAIN, 'DID-MDN-training')),
-        'val': Split(None, ('val',)),
-        'test': Split(1200, (*_TEST, 'DID-MDN-test')),
-    }
-    WHOLE = 'test'
-    PARTS = {part: (f'Rain_{part}/train2018new', f'Rain_{part}', part) for part in ('heavy', 'medium', 'light')}
-    LAYOUTS = (*_FOLDERS_OF_PAIRS, _HALVES)
-    CLEAN_HALF = 'right'
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _BY_PAGE.format("the DID-MDN authors' repository (density-aware de-raining, 2018)")
     BUILDER_CONFIGS = _BY_KIND
+    SPEC = Spec(
+        folders={'rain1200': None, 'didmdn': None, 'didmdndatasets': None, 'didmdntest': 'test', 'test1200': 'test'}
+        | {'didmdntraining': 'train'},
+        whole='test',
+        splits={
+            'train': Split(12_000, ('DID-MDN-training', *_TRAIN.folders)),
+            'val': _VAL,
+            'test': Split(1200, ('DID-MDN-test', 'test', 'testing')),
+        },
+        layouts=(*_FOLDERS_OF_PAIRS, _HALVES),
+        parts={part: (f'Rain_{part}/train2018new', f'Rain_{part}', part) for part in ('heavy', 'medium', 'light')},
+        clean_half='right',
+    )
 
 
 class Rain1400(PublicSet):
@@ -192,44 +190,55 @@ class Rain1400(PublicSet):
     MANUAL_DOWNLOAD_INSTRUCTIONS = _BY_PAGE.format(
         'the page of Fu et al. on the deep detail network (Xiamen University, smart data analysis laboratory)'
     )
-    FOLDERS = ('rain1400', 'rain14000', 'rain12600', 'ddn', 'rainyimagedataset')
-    SPLITS = {'train': Split(12_600, _TRAIN), 'val': Split(None, ('val',)), 'test': Split(1400, _TEST)}
-    WHOLE = 'test'
-    LAYOUTS = (
-        {'rainy': 'rainy_image/*_+', 'clean': 'ground_truth/*'},
-        {'rainy': 'rainy image/*_+', 'clean': 'ground truth/*'},
-        {'rainy': 'input/*_+', 'clean': 'target/*'},
+    SPEC = Spec(
+        folders={'rain1400': 'test', 'rain12600': 'train', 'rain14000': None, 'ddn': None, 'rainyimagedataset': None},
+        whole='test',
+        splits={
+            'train': Split(12_600, _TRAIN.folders),
+            'val': _VAL,
+            'test': Split(1400, ('test', 'testing')),
+        },
+        layouts=(
+            {'rainy': 'rainy_image/*_+', 'clean': 'ground_truth/*'},
+            {'rainy': 'rainy image/*_+', 'clean': 'ground truth/*'},
+            {'rainy': 'input/*_+', 'clean': 'target/*'},
+        ),
+        rainy_per_clean=14,
     )
-    RAINY_PER_CLEAN = 14
 
 
 class Rain13k(PublicSet):
     """Rain13K: the repack of all of these, 13,712 training pairs and five test sets (Zamir et al., MPRNet)."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = _BY_PAGE.format("the MPRNet authors' repository, section on deraining")
-    FOLDERS = ('rain13k',)
-    SPLITS = {
-        'train': Split(13_712, ('train', 'train/Rain13K')),
-        'test100': Split(100, ('test/Test100',)),
-        'rain100h': Split(100, ('test/Rain100H',)),
-        'rain100l': Split(100, ('test/Rain100L',)),
-        'test1200': Split(1200, ('test/Test1200',)),
-        'test2800': Split(2800, ('test/Test2800',)),
-    }
-    LAYOUTS = ({'rainy': 'input/*', 'clean': 'target/*'},)
+    SPEC = Spec(
+        folders={'rain13k': None},
+        whole='train',
+        splits={
+            'train': Split(13_712, ('train/Rain13K', 'train')),
+            'test100': Split(100, ('test/Test100',)),
+            'rain100h': Split(100, ('test/Rain100H',)),
+            'rain100l': Split(100, ('test/Rain100L',)),
+            'test1200': Split(1200, ('test/Test1200',)),
+            'test2800': Split(2800, ('test/Test2800',)),
+        },
+        layouts=({'rainy': 'input/*', 'clean': 'target/*'},),
+    )
 
 
 class Ddc(PublicSet):
     """DDC-Net's triplets (arXiv 1804.02688), the paper's training set. Its layout is not known to us: any of these."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = _BY_PAGE.format('the page of the authors of DDC-Net (decompose and compose)')
-    FOLDERS = ('ddc', 'ddcnet')
-    SPLITS = {'train': Split(None, _TRAIN), 'val': Split(None, ('val',)), 'test': Split(None, _TEST)}
-    WHOLE = 'train'
-    LAYOUTS = (
-        {'rainy': 'rainy/*', 'clean': 'clean/*', 'layer': 'layer/*'},
-        {'rainy': 'rain/*', 'clean': 'norain/*', 'layer': 'streak/*'},
-        {'rainy': 'input/*', 'clean': 'target/*', 'layer': 'layer/*'},
+    SPEC = Spec(
+        folders={'ddc': None, 'ddcnet': None},
+        whole='train',
+        splits={'train': _TRAIN, 'val': _VAL, 'test': Split(None, ('test', 'testing'))},
+        layouts=(
+            {'rainy': 'rainy/*', 'clean': 'clean/*', 'layer': 'layer/*'},
+            {'rainy': 'rain/*', 'clean': 'norain/*', 'layer': 'streak/*'},
+            {'rainy': 'input/*', 'clean': 'target/*', 'layer': 'layer/*'},
+        ),
     )
 
 
@@ -237,80 +246,34 @@ class Spa(PublicSet):
     """SPA-Data and sets like it: real rain with a clean image estimated from video (Wang et al., CVPR 2019)."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = _BY_PAGE.format("the SPANet authors' page on a real rain data set (CVPR 2019)")
-    FOLDERS = ('spa', 'spadata', 'realtest1000')
-    SPLITS = {
-        'train': Split(None, _TRAIN),
-        'val': Split(None, ('val',)),
-        'test': Split(1000, ('real_test_1000', 'testing/real_test_1000', *_TEST)),
-    }
-    WHOLE = 'test'
-    LAYOUTS = ({'rainy': 'rain/*', 'clean': 'gt/*gt'}, {'rainy': 'rain/*', 'clean': 'gt/*'}, *_FOLDERS_OF_PAIRS)
+    SPEC = Spec(
+        folders={'spa': None, 'spadata': None, 'realtest1000': 'test'},
+        whole='test',
+        splits={
+            'train': _TRAIN,
+            'val': _VAL,
+            'test': Split(1000, ('testing/real_test_1000', 'real_test_1000', 'test', 'testing')),
+        },
+        layouts=({'rainy': 'rain/*', 'clean': 'gt/*gt'}, {'rainy': 'rain/*', 'clean': 'gt/*'}, *_FOLDERS_OF_PAIRS),
+    )
 
 
 SETS: dict[str, type[PublicSet]] = {
     builder.name: builder
     for builder in (Rain100h, Rain100l, RainTrainH, RainTrainL, Rain800, Rain1200, Rain1400, Rain13k, Ddc, Spa)
 }
+SPECS = {name: builder.SPEC for name, builder in SETS.items()}
 
 
-def kind(layout: layouts.Layout) -> str:
-    """'halves', 'triplets' or 'pairs'."""
-    return 'halves' if 'image' in layout else 'triplets' if 'layer' in layout else 'pairs'
-
-
-def find_folder(name: str, root: str | None) -> pathlib.Path | None:
-    """Folder of the set `name`: a sub-folder of the root with one of its names, or the root itself.
-
-    None where there is no root, and where the root's sub-folders belong to other sets only.
-    """
+def scan(name: str, root: pathlib.Path | str | None, must_be_named: bool = False) -> downloads.Scan | None:
+    """What lies below root of the set `name`; None where nothing does. Raises UserError for what cannot be paired."""
     if not root:
         return None
-    folder = pathlib.Path(root).expanduser()
-    if not folder.is_dir():
-        raise UserError(
-            f'{folder} is not a folder; expected the files of data set {name!r} there (--config.data.root).'
-        )
-    while True:
-        inside = {_plain(path.name): path for path in sorted(folder.iterdir()) if path.is_dir()}
-        own = [inside[alias] for alias in SETS[name].FOLDERS if alias in inside]
-        if not own:
-            break
-        folder = own[0]  # some archives unpack to NAME/NAME
-    others = {alias for builder in SETS.values() for alias in builder.FOLDERS}
-    is_root = folder == pathlib.Path(root).expanduser() and _plain(folder.name) not in SETS[name].FOLDERS
-    return None if is_root and others & inside.keys() else folder
-
-
-def scan_folder(builder: type[PublicSet], folder: pathlib.Path) -> Scan:
-    """Files of a set by split, from their names alone.
-
-    Raises UserError where files lie in no layout that is known, or in one for this split and another for that.
-    """
-    below = {
-        split: next((path for alias in expected.folders if (path := _below(folder, alias))), None)
-        for split, expected in builder.SPLITS.items()
-    }
-    folders = {split: path for split, path in below.items() if path}
-    if not folders and builder.WHOLE:
-        folders = {builder.WHOLE: folder}
-    if not folders:
-        expected = ', '.join(f'{split.folders[0]}/' for split in builder.SPLITS.values())
-        raise UserError(f'{folder} is not {builder.name}: expected some of {expected} there (--config.data.root).')
-    scan = Scan({}, {}, [])
-    for split, path in folders.items():
-        scan.splits[split] = []
-        for prefix, found in _find_parts(builder, path):
-            if scan.layout and kind(scan.layout) != kind(found.layout):
-                raise UserError(
-                    f'{folder} holds {layouts.describe(scan.layout)} and {layouts.describe(found.layout)}; '
-                    f'{builder.name} must be of one kind. Take one of them away.'
-                )
-            scan = dataclasses.replace(scan, layout=found.layout)
-            scan.splits[split] += [
-                layouts.Item(prefix + item.name, prefix + item.pair_id, item.files) for item in found.items
-            ]
-            scan.problems.extend(f'{split}: {problem}' for problem in found.problems)
-    return scan
+    path = pathlib.Path(root).expanduser()
+    if not path.is_dir():
+        raise UserError(f'{path} is not a folder; expected the files of data set {name!r} there (--config.data.root).')
+    folders = downloads.find_splits(name, SPECS, path, must_be_named)
+    return downloads.scan(name, SPECS[name], folders) if folders else None
 
 
 def prepare(name: str, data: Any, replace: bool = False) -> pathlib.Path:
@@ -320,73 +283,84 @@ def prepare(name: str, data: Any, replace: bool = False) -> pathlib.Path:
     Raises UserError, and leaves nothing, where anything is wrong with the files; where there are none, the message says
     where the publisher hands them out.
     """
-    builder, folder = SETS[name], find_folder(name, data.root)
-    base = pathlib.Path(data.tfds_dir or tfds.core.constants.DATA_DIR).expanduser()
+    base = _base(data)
     try:
-        scan = scan_folder(builder, folder) if folder else None
-    except UserError:  # the root is not this set's, which does not matter if the set is there
-        if replace or not _ready(base / name):
+        found = scan(name, data.root)
+    except UserError:  # the root may be another's, which does not matter if the set is there
+        if replace or not _versions(base / name):
             raise
-        scan = None
-    if ready := _current(base / name, folder, scan, replace):
+        found = None
+    if ready := _current(base / name, data, found, replace):
         return ready
-    if scan is None or folder is None:
-        raise UserError(f'{name} is neither in {base} nor below --config.data.root. {_instructions(builder)}')
+    if found is None:
+        raise UserError(f'{name} is neither in {base} nor below --config.data.root. {instructions(SETS[name])}')
     with _locked(base, name):  # another process may have prepared it meanwhile
-        return _current(base / name, folder, scan, replace) or _write(builder, base, folder, scan, data.partial)
+        return _current(base / name, data, found, replace) or _write(name, base, data, found)
 
 
-def is_there(name: str, data: Any) -> bool:
-    """Whether the set is prepared, or its files lie below `data.root`."""
-    base = pathlib.Path(data.tfds_dir or tfds.core.constants.DATA_DIR).expanduser()
-    if _ready(base / name):
-        return True
-    try:
-        folder = find_folder(name, data.root)
-        return folder is not None and bool(scan_folder(SETS[name], folder).splits)
-    except UserError:
-        return False
+def splits_there(name: str, data: Any) -> list[str]:
+    """Splits of a set that are prepared, or lie below the root in folders of the set's name."""
+    ready = _versions(_base(data) / name)
+    if ready:
+        return splits(ready[0])
+    found = scan(name, data.root, must_be_named=True)
+    return list(found.splits) if found else []
+
+
+def splits(folder: pathlib.Path) -> list[str]:
+    """Splits of a prepared set."""
+    return list(_stored(folder)['splits'])
+
+
+def instructions(builder: type[PublicSet]) -> str:
+    """Where to get a set and how its files may lie."""
+    known = '; '.join(layouts.describe(layout) for layout in builder.SPEC.layouts)
+    return f'{builder.__doc__} {builder.MANUAL_DOWNLOAD_INSTRUCTIONS} Layouts known: {known}.'
 
 
 class Prepared:
     """One split of a prepared set, read from ArrayRecord at random; bytes are compared with their recorded hash."""
 
     def __init__(self, folder: pathlib.Path, split: str, part: str, cache: sources.Cache):
-        builder = tfds.builder_from_directory(str(folder))
-        stored, self._cache, self._folder = dict(builder.info.metadata), cache, folder
-        items = stored['splits'][split]['items']
-        self._examples: Any = builder.as_data_source(
-            split,
-            decoders={
-                side: tfds.decode.SkipDecoding()
-                for side in ('image', 'rainy', 'clean', 'layer')
-                if side in builder.info.features
-            },
-        )
-        if len(self._examples) != len(items):
-            raise UserError(
-                f'{folder} holds {len(self._examples)} of {len(items)} examples. Remove it and prepare again.'
-            )
-        chosen = [number for number, (name, _) in enumerate(items) if name.startswith(f'{part}-' if part else '')]
-        self._numbers, self._files = chosen, [items[number][1] for number in chosen]
+        stored, self._cache, self._folder = _stored(folder), cache, folder
+        chosen = [
+            (number, item)
+            for number, item in enumerate(stored['splits'][split]['items'])
+            if item['name'].startswith(f'{part}-' if part else '')
+        ]
+        if not chosen:
+            raise UserError(f'{folder} holds nothing of {part} in its split {split}.')
+        try:
+            builder = tfds.builder_from_directory(str(folder))
+            sides = [side for side in ('image', 'rainy', 'clean', 'layer') if side in builder.info.features]
+            decoders = {side: tfds.decode.SkipDecoding() for side in sides}
+            self._examples: Any = builder.as_data_source(split, decoders=decoders)
+            count = len(self._examples)
+        except Exception as error:  # of TFDS and ArrayRecord, whatever they trip over
+            raise _damaged(folder, error) from error
+        if count != len(stored['splits'][split]['items']):
+            raise _damaged(folder, f'{count} examples')
+        self._numbers = [number for number, _ in chosen]
+        self._files = [item['files'] for _, item in chosen]
         self._clean_half, self._seam = stored['clean_half'], stored['seam']
-        self.names = [items[number][0] for number in chosen]
-        self.notes = {
-            'layout': stored['layout'],
-            'publisher_count': None if part else stored['splits'][split]['publisher_count'],
-        }
+        self.names = [item['name'] for _, item in chosen]
+        self.groups = [item['pair_id'] for _, item in chosen]
+        publisher_count = None if part else stored['splits'][split]['publisher_count']
+        self.notes = {name: stored[name] for name in ('layout', 'clean_half', 'seam') if stored[name]}
+        self.notes |= {'publisher_count': publisher_count} if publisher_count else {}
 
     def load(self, index: int) -> sources.Pair:
         example: dict[str, Any] = {}
 
         def decode(side: str) -> np.ndarray:
             if not example:
-                example.update(self._examples[self._numbers[index]])
+                try:
+                    example.update(self._examples[self._numbers[index]])
+                except Exception as error:  # of ArrayRecord, whatever it trips over
+                    raise _damaged(self._folder, error) from error
             name, expected, _ = self._files[index][side]
-            if sources.sha256(example[side]) != expected:
-                raise UserError(
-                    f'{name} in {self._folder} is damaged: its bytes have changed. Remove it and prepare again.'
-                )
+            if not isinstance(example[side], bytes) or sources.sha256(example[side]) != expected:
+                raise _damaged(self._folder, f'the bytes of {name} have changed')
             return images.decode(example[side], f'{name} in {self._folder}')
 
         def get(side: str) -> np.ndarray:
@@ -395,8 +369,8 @@ class Prepared:
         if 'image' in self._files[index]:
             image = get('image')
             width = image.shape[1] // 2
-            rainy, clean = image[:, width:], image[:, :width]
-            rainy, clean = (rainy, clean) if self._clean_half == 'left' else (clean, rainy)
+            left, right = image[:, :width], image[:, width:]
+            rainy, clean = (right, left) if self._clean_half == 'left' else (left, right)
         else:
             rainy, clean = get('rainy'), get('clean')
         inside = slice(self._seam, rainy.shape[1] - self._seam)
@@ -409,162 +383,102 @@ class Prepared:
         return [(f'{side}/{name}', content) for side, (name, content, _) in self._files[index].items()]
 
 
-def splits(folder: pathlib.Path) -> list[str]:
-    """Splits of a prepared set."""
-    return list(tfds.builder_from_directory(str(folder)).info.splits)
-
-
-def _find_parts(builder: type[PublicSet], folder: pathlib.Path) -> list[tuple[str, layouts.Found]]:
-    """What each part's folder holds, with the prefix of its names; the folder itself where it has no parts."""
-    paths = {part: [path for name in names if (path := _below(folder, name))] for part, names in builder.PARTS.items()}
-    if not any(paths.values()):
-        return [('', layouts.find(folder, builder.LAYOUTS))]
-    return [(f'{part}-', layouts.find(found[0], builder.LAYOUTS)) for part, found in paths.items() if found]
-
-
-def _inspect(
-    builder: type[PublicSet], folder: pathlib.Path, scan: Scan, is_partial: bool
-) -> dict[pathlib.Path, tuple[str, int]]:
-    """Hash and size in bytes of every file. Decodes them all; raises one UserError for all that is wrong."""
-    problems = list(scan.problems) + ([] if is_partial else _count_problems(builder, scan))
-    items = [item for split in scan.splits.values() for item in split]
-    paths = list(dict.fromkeys(path for item in items for path in item.files.values()))
-    files, shapes = {}, {}
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, result in tqdm.tqdm(
-            zip(paths, pool.map(_read, paths), strict=True), f'checking {builder.name}', len(paths), unit='file'
-        ):
-            if isinstance(result, str):
-                problems.append(result)
-            else:
-                *files[path], shapes[path] = result
-    for item in items:
-        found = {path: shapes[path] for path in item.files.values() if path in shapes}
-        if len(set(found.values())) > 1:
-            problems.append(' and '.join(f'{path} is {shape[0]}x{shape[1]}' for path, shape in found.items()))
-        width = next(iter(found.values()))[1] if found else 0
-        halves = 2 if 'image' in item.files else 1
-        if found and (width % halves or width // halves <= 2 * builder.SEAM):
-            problems.append(
-                f'{item.name} is {width} pixels wide, which {"no two halves" if width % halves else "no pair"} can be'
-            )
-    layouts.refuse(
-        problems,
-        f'{builder.name} at {folder}',
-        scan.layout,
-        f'Layouts tried: {"; ".join(layouts.describe(layout) for layout in builder.LAYOUTS)}. Nothing was written.',
-    )
-    return {path: tuple(values) for path, values in files.items()}
-
-
-def _read(path: pathlib.Path) -> tuple[str, int, tuple[int, int]] | str:
-    """Hash, size in bytes, and height and width of an image file; what is wrong with it as text."""
-    try:
-        content = path.read_bytes()
-        image = images.decode(content, str(path))
-    except (images.ImageError, OSError) as error:
-        return str(error)
-    return sources.sha256(content), len(content), image.shape[:2]
-
-
-def _count_problems(builder: type[PublicSet], scan: Scan) -> list[str]:
-    """Numbers that are not the publisher's."""
-    remedy = 'Complete it, or take what is there by --config.data.partial=True'
-    problems = [
-        f'{split}: {len(items)} pairs, the publisher has {builder.SPLITS[split].count}. {remedy}'
-        for split, items in scan.splits.items()
-        if builder.SPLITS[split].count not in (None, len(items))
-    ]
-    for split, items in scan.splits.items():
-        counts = collections.Counter(item.pair_id for item in items)
-        problems += [
-            f'{split}: clean image {key} has {count} rainy images, expected {builder.RAINY_PER_CLEAN}. {remedy}'
-            for key, count in counts.items()
-            if count != builder.RAINY_PER_CLEAN
-        ]
-    return problems
-
-
-def _metadata(builder: type[PublicSet], scan: Scan, files: dict[pathlib.Path, tuple[str, int]]) -> dict[str, Any]:
+def _metadata(spec: Spec, found: downloads.Scan, files: dict[pathlib.Path, downloads.File]) -> dict[str, Any]:
     """What is stored beside the examples: how to cut them, and name, hash and size of every file."""
     return {
-        'layout': layouts.describe(scan.layout),
-        'clean_half': builder.CLEAN_HALF,
-        'seam': builder.SEAM,
+        'layout': layouts.describe(found.layout),
+        'clean_half': spec.clean_half if downloads.kind(found.layout) == 'halves' else '',
+        'seam': spec.seam,
         'splits': {
             split: {
-                'publisher_count': builder.SPLITS[split].count,
+                'publisher_count': spec.splits[split].count,
                 'items': [
-                    [item.name, {side: [path.name, *files[path]] for side, path in item.files.items()}]
+                    {
+                        'name': item.name,
+                        'pair_id': item.pair_id,
+                        'files': {
+                            side: (path.name, files[path].sha256, files[path].size) for side, path in item.files.items()
+                        },
+                    }
                     for item in items
                 ],
             }
-            for split, items in scan.splits.items()
+            for split, items in found.splits.items()
         },
     }
 
 
-def _stamp(scan: Scan) -> set[tuple]:
-    """Names and sizes of all files, to tell whether a folder is what was prepared."""
-    return {
-        (split, item.name, side, path.name, path.stat().st_size)
-        for split, items in scan.splits.items()
-        for item in items
-        for side, path in item.files.items()
-    }
-
-
-def _stored_stamp(ready: pathlib.Path) -> set[tuple]:
+def _stored(ready: pathlib.Path) -> dict[str, Any]:
     """The same, of a prepared set."""
-    return {
-        (split, name, side, file, size)
-        for split, stored in tfds.builder_from_directory(str(ready)).info.metadata['splits'].items()
-        for name, files in stored['items']
-        for side, (file, _, size) in files.items()
-    }
-
-
-def _current(final: pathlib.Path, folder: pathlib.Path | None, scan: Scan | None, replace: bool) -> pathlib.Path | None:
-    """The prepared version of a set, if there is one of these files. Raises UserError for one of others."""
-    ready = _ready(final)
-    if ready is None or scan is None or _stamp(scan) == _stored_stamp(ready):
-        return ready
-    if replace:
-        return None
-    raise UserError(
-        f'{ready} was prepared from other files than those in {folder}. --mode=prepare replaces it; or name another '
-        '--config.data.tfds_dir, or leave --config.data.root out.'
-    )
-
-
-def _write(
-    builder: type[PublicSet], base: pathlib.Path, folder: pathlib.Path, scan: Scan, is_partial: bool
-) -> pathlib.Path:
-    """Lets TFDS write to a folder of its own, which takes the place of what was there when it is whole."""
-    final, building = base / builder.name, base / f'.{builder.name}.building'
-    config = kind(scan.layout) if builder.BUILDER_CONFIGS else None
     try:
-        shutil.rmtree(building, ignore_errors=True)  # of a run that was killed
-        instance = builder(config=config, data_dir=str(building), is_partial=is_partial)
-        instance.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(folder)))
-        shutil.rmtree(final, ignore_errors=True)
-        (building / builder.name).replace(final)
-    except OSError as error:
+        stored = json.loads((ready / 'metadata.json').read_text())
+        return {name: stored[name] for name in ('layout', 'clean_half', 'seam', 'splits')}
+    except (OSError, ValueError, KeyError) as error:
+        raise _damaged(ready, error) from error
+
+
+def _damaged(folder: pathlib.Path, found: Any) -> UserError:
+    """The one refusal of a prepared set that is not whole."""
+    return UserError(f'{folder} is damaged: {found}. Remove it and prepare again (--mode=prepare).')
+
+
+def _current(final: pathlib.Path, data: Any, found: downloads.Scan | None, replace: bool) -> pathlib.Path | None:
+    """The prepared version of a set, if there is one of these files. Raises UserError for one of others."""
+    ready = next(iter(_versions(final)), None)
+    if ready is None:
+        return None
+    stored = {
+        (split, item['name'], side, name, size, content if replace else '')
+        for split, part in _stored(ready)['splits'].items()
+        for item in part['items']
+        for side, (name, content, size) in item['files'].items()
+    }
+    if found is not None and stored != downloads.stamp(found, with_hashes=replace):
+        if replace:
+            return None
+        raise UserError(
+            f'{ready} was prepared from other files than those below {data.root}. --mode=prepare replaces it; or name '
+            'another --config.data.tfds_dir, or leave --config.data.root out.'
+        )
+    for split, part in _stored(ready)['splits'].items():
+        if part['publisher_count'] not in (None, len(part['items'])) and not data.partial:
+            raise UserError(
+                f'{ready} holds {len(part["items"])} of the {part["publisher_count"]} pairs of {final.name}/{split}. '
+                'Complete the set and prepare it again, or take what is there by --config.data.partial.'
+            )
+    return ready
+
+
+def _write(name: str, base: pathlib.Path, data: Any, found: downloads.Scan) -> pathlib.Path:
+    """Lets TFDS write to a folder of its own, which takes the place of what was there when it is whole."""
+    final, building, old = base / name, base / f'.{name}.building', base / f'.{name}.old'
+    config = downloads.kind(found.layout) if SETS[name].BUILDER_CONFIGS else None
+    try:
+        for left_over in (building, old):  # of a run that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
+        builder = SETS[name](config=config, data_dir=str(building), is_partial=data.partial)
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS names the folder that is renamed below
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(data.root)))
+        if final.exists():
+            final.replace(old)
+        (building / name).replace(final)
+    except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError when the disk is full
         raise UserError(
             f'{base} cannot be written: {error}. Free some space or name another --config.data.tfds_dir.'
         ) from error
     finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return next(iter(_versions(final)))
+        for left_over in (building, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+    return _versions(final)[0]
 
 
-def _ready(final: pathlib.Path) -> pathlib.Path | None:
-    """The prepared version of a set below its folder, if any."""
-    return next(iter(_versions(final)), None)
+def _base(data: Any) -> pathlib.Path:
+    """Folder of prepared sets."""
+    return pathlib.Path(data.tfds_dir or tfds.core.constants.DATA_DIR).expanduser()
 
 
 def _versions(final: pathlib.Path) -> list[pathlib.Path]:
-    """Whole prepared versions below the folder of a set; its path may hold the kind."""
+    """Prepared versions below the folder of a set; its path may hold the kind."""
     return [path.parent for path in sorted(final.glob(f'**/{PublicSet.VERSION}/dataset_info.json'))]
 
 
@@ -579,25 +493,3 @@ def _locked(base: pathlib.Path, name: str) -> Iterator[None]:
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _instructions(builder: type[PublicSet]) -> str:
-    """Where to get a set and how its files may lie."""
-    known = '; '.join(layouts.describe(layout) for layout in builder.LAYOUTS)
-    return f'{builder.__doc__} {builder.MANUAL_DOWNLOAD_INSTRUCTIONS} Layouts known: {known}.'
-
-
-def _below(folder: pathlib.Path, names: str) -> pathlib.Path | None:
-    """The sub-folder of that name, or of those names one in another, in any case."""
-    for name in names.split('/'):
-        children = sorted(folder.iterdir()) if folder.is_dir() else []
-        found = next((path for path in children if path.is_dir() and path.name.lower() == name.lower()), None)
-        if found is None:
-            return None
-        folder = found
-    return folder
-
-
-def _plain(name: str) -> str:
-    """Lower case without punctuation."""
-    return re.sub(r'[^a-z0-9]', '', name.lower())

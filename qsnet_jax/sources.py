@@ -26,6 +26,7 @@ class Source(Protocol):
     """Items to train on or to score."""
 
     names: list[str]
+    groups: list[str]  # of each item the scene that it shows; items of one scene are no independent evidence
     notes: dict[str, Any]  # what a result on them must say besides their fingerprint
 
     def load(self, index: int) -> Pair:
@@ -92,6 +93,7 @@ class Pairs:
 
     def __post_init__(self):
         self.names = [item.name for item in self.items]
+        self.groups = [item.pair_id for item in self.items]
 
     def load(self, index: int) -> Pair:
         files = self.items[index].files
@@ -121,6 +123,7 @@ class Layers:
 
     def __post_init__(self):
         self.names = [item.name for item in self.items]
+        self.groups = [item.pair_id for item in self.items]
 
     def load(self, index: int) -> Pair:
         files = self.items[index].files
@@ -162,7 +165,8 @@ class Drawn:
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        self.names = [f'{self.photos[i % len(self.photos)].stem}-{i // len(self.photos)}' for i in range(self.count)]
+        self.groups = [self.photos[i % len(self.photos)].stem for i in range(self.count)]
+        self.names = [f'{group}-{i // len(self.photos)}' for i, group in enumerate(self.groups)]
 
     def load(self, index: int) -> Pair:
         clean = self.cache.read(self.photos[index % len(self.photos)])
@@ -191,6 +195,7 @@ class Joined:
         self.notes = notes
         self._items = [(source, index) for _, source, indices in parts for index in indices]
         self.names = [prefix + source.names[index] for prefix, source, indices in parts for index in indices]
+        self.groups = [prefix + source.groups[index] for prefix, source, indices in parts for index in indices]
 
     def load(self, index: int) -> Pair:
         source, own = self._items[index]
@@ -231,16 +236,17 @@ def check_equal(first: tuple[int, ...], second: tuple[int, ...], what: str) -> N
         raise UserError(f'{what} are {first[0]}x{first[1]} and {second[0]}x{second[1]}; they must have one size.')
 
 
+def file_hash(path: pathlib.Path) -> str:
+    """sha256 of a file, computed once as long as the file does not change."""
+    stat = path.stat()
+    return _file_hash(path, stat.st_size, stat.st_mtime_ns)
+
+
 @functools.cache
 def _file_hash(path: pathlib.Path, size: int, changed: int) -> str:
-    """Hash of a file's bytes, computed once as long as the file does not change."""
     return sha256(path.read_bytes())
 
 
 def _file_contents(files: dict[str, pathlib.Path]) -> Contents:
     """(side/name, hash) of each file."""
-    stats = {side: path.stat() for side, path in files.items()}
-    return [
-        (f'{side}/{path.name}', _file_hash(path, stats[side].st_size, stats[side].st_mtime_ns))
-        for side, path in files.items()
-    ]
+    return [(f'{side}/{path.name}', file_hash(path)) for side, path in files.items()]

@@ -23,6 +23,7 @@ import tensorboardX
 import tqdm
 from jax.sharding import Mesh
 
+from configs import default
 from qsnet_jax import (
     UserError,
     checkpoint,
@@ -38,6 +39,7 @@ from qsnet_jax import (
     sources,
 )
 
+WITHOUT_EFFECT = ('data.tfds_dir', 'data.cache_gib', 'data.threads', 'data.prefetch')  # on what a run computes
 PLATEAU_TOLERANCE = 1e-6  # a window's mean loss must fall by more than this to count as better
 
 
@@ -136,7 +138,7 @@ def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple
     SIGTERM or SIGINT.
     """
     mesh = mesh or parallel.make_mesh()
-    _check_fields(config)
+    check_fields(config)
     parallel.check_batch(config.data.batch, mesh)
     with provenance.writable(workdir), _claimed(workdir), contextlib.ExitStack() as stack:
         cache = sources.Cache(config.data.cache_gib * 2**30)
@@ -175,7 +177,7 @@ def restore_variables(config: Any, workdir: pathlib.Path, which: str) -> tuple[d
     if not directory.is_dir():
         raise UserError(f'{workdir} holds no run. Train first (--mode=train), or name --workdir or --weights.')
     stored = json.loads((workdir / 'config.json').read_text())
-    _refuse_differences(stored['model'], json.loads(config.model.to_json()), workdir)
+    _refuse_differences({'model': stored['model']}, {'model': json.loads(config.model.to_json())}, workdir)
     config = ml_collections.ConfigDict(stored)
     with contextlib.closing(checkpoint.open_manager(directory, read_only=True)) as manager:
         step = checkpoint.find_step(manager, which)
@@ -197,7 +199,7 @@ def _loop(
     settings, start = config.train, int(state.step)
     if start >= settings.steps:
         return state
-    step_fn = _compile(config, state, parallel.shard(batches[start], mesh))
+    step_fn = compile_step(config, state, parallel.shard(batches[start], mesh))
     stream = pipeline.iterate(batches, start, config.data.threads, config.data.prefetch)
     with _signals() as received, tqdm.tqdm(total=settings.steps, initial=start, unit='step') as bar:
         log.resume_clock()
@@ -220,7 +222,7 @@ def _loop(
     return state
 
 
-def _compile(config: Any, state: TrainState, batch: dict[str, jax.Array]) -> Callable:
+def compile_step(config: Any, state: TrainState, batch: dict[str, jax.Array]) -> Callable:
     """The jitted step, compiled before the clock starts; the old state's memory is reused."""
     print('compiling the training step ...', end=' ', flush=True)
     begun = time.perf_counter()
@@ -303,7 +305,7 @@ def _lines_up_to(path: pathlib.Path, step: int) -> list[dict[str, float]]:
     return [line for line in lines if line['step'] <= step]
 
 
-def _check_fields(config: Any) -> None:
+def check_fields(config: Any) -> None:
     """Refuses numbers that no run can use."""
     positive = {
         'train': ('steps', 'log_every', 'eval_every', 'eval_images', 'checkpoint_every', 'keep', 'plateau_window'),
@@ -328,12 +330,14 @@ def _claim_config(config: Any, workdir: pathlib.Path, is_begun: bool) -> None:
 
 
 def _refuse_differences(stored: dict[str, Any], given: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Raises UserError that names the fields in which two configs differ."""
+    """Raises UserError that names the fields in which two configs differ, but for those that change no result."""
     stored, given = _flat(stored), _flat(given)
+    defaults = _flat(json.loads(default.get_config().to_json()))
+    stored = {name: stored.get(name, defaults.get(name)) for name in stored.keys() | given.keys()}  # fields added since
     different = [
         f'{name} is {stored.get(name)!r} there and {given.get(name)!r} here'
         for name in sorted(stored.keys() | given.keys())
-        if stored.get(name) != given.get(name)
+        if stored.get(name) != given.get(name) and name not in WITHOUT_EFFECT
     ]
     if different:
         raise UserError(

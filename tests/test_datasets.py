@@ -91,7 +91,7 @@ def test_two_files_of_one_name_are_refused(tmp_path, data):
     """rain-1.png and rain-1.jpg leave open which is meant."""
     for name in ('rain-1.png', 'rain-1.jpg', 'norain-1.png'):
         write(tmp_path, name, np.zeros((4, 4, 3), np.uint8))
-    with pytest.raises(UserError, match='both called'):
+    with pytest.raises(UserError, match='are both called'):
         open_source('pairs', data)
 
 

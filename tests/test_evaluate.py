@@ -94,7 +94,7 @@ def test_images_without_a_finite_score_do_not_count_in_its_mean(tmp_path):
         {f'{label}_{p}_{m}': value for label in ('output', 'input') for p in ('rgb', 'y') for m in ('psnr', 'ssim')}
         for value in (30.0, math.inf)
     ]
-    assert evaluate._by_label(rows, 0)['output']['rgb', 'psnr'].tolist() == [30.0]
+    assert evaluate._by_label(rows, ['a', 'b'], 0)['output']['rgb', 'psnr'][0].tolist() == [30.0]
 
 
 def test_validation_is_the_mean_over_the_first_images(pairs_root, tiny_config):
@@ -112,15 +112,27 @@ def test_table_shows_gain_per_set(evaluated):
     assert lines[1].count('->') == 4
 
 
+def alone(scores):
+    """A column whose images all show scenes of their own."""
+    return np.asarray(scores), np.arange(len(scores))
+
+
 def test_intervals_hold_the_mean_and_know_its_spread():
     """The bootstrap interval of 400 normal scores is close to mean +- 1.96 standard errors, and the same each time."""
     scores = np.random.default_rng(0).normal(30.0, 3.0, 400)
-    low, high = evaluate._interval([scores])
+    low, high = evaluate._interval([alone(scores)])
     error = scores.std() / 20
     assert low == pytest.approx(scores.mean() - 1.96 * error, abs=0.1 * error)
     assert high == pytest.approx(scores.mean() + 1.96 * error, abs=0.1 * error)
-    assert evaluate._interval([scores]) == [low, high]
-    assert evaluate._interval([np.array([])]) is None
+    assert evaluate._interval([alone(scores)]) == [low, high]
+    assert evaluate._interval([alone([])]) is None and evaluate._interval([alone([30.0])]) is None
+
+
+def test_images_of_one_scene_are_no_independent_evidence():
+    """Fourteen equal copies of each score leave the interval as wide as it was."""
+    scores = np.random.default_rng(0).normal(30.0, 3.0, 50)
+    copies = np.repeat(scores, 14), np.repeat(np.arange(50), 14)
+    assert evaluate._interval([copies]) == pytest.approx(evaluate._interval([alone(scores)]))
 
 
 def test_gain_is_paired(evaluated):
@@ -131,16 +143,23 @@ def test_gain_is_paired(evaluated):
     differences = np.array([float(row['output_y_psnr']) - float(row['input_y_psnr']) for row in rows])
     result = results['pairs']
     assert result['gain']['y']['psnr'] == pytest.approx(differences.mean())
-    assert result['interval']['gain']['y']['psnr'] == pytest.approx(evaluate._interval([differences]))
+    assert result['interval']['gain']['y']['psnr'] == pytest.approx(evaluate._interval([alone(differences)]))
     low, high = result['interval']['y']['psnr']
     assert low <= result['y']['psnr'] <= high
 
 
 def test_mean_of_sets_counts_each_set_once():
     """Two sets of different size weigh the same, in the mean and in the interval."""
-    few, many = np.array([20.0, 22.0]), np.full(100, 30.0)
+    few, many = alone([20.0, 22.0]), alone(np.full(100, 30.0))
     assert evaluate._mean([few, many]) == pytest.approx(25.5)
     assert evaluate._interval([few, many]) == [25.0, 26.0]
+
+
+def test_table_says_of_how_many(evaluated):
+    """A set that is not whole is shown as such."""
+    result = evaluated[1]['pairs']
+    partial = {**result, 'provenance': {'dataset': {'publisher_count': 100}}}
+    assert ' 3/100 ' in evaluate.format_table({'pairs': partial})
 
 
 def test_other_files_than_before_are_announced(pairs_root, tmp_path, capsys):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from qsnet_jax import UserError, datasets, images, public, sources
+from qsnet_jax import UserError, datasets, images, overlap, public, sources
 
 SIZE = (24, 40)
 
@@ -46,9 +46,13 @@ def write_layout(root, layout, clean_half='', numbers=(1, 2, 10)):
 
 
 def layout_cases():
+    """Every set in every layout in its first split's first folder, and in every folder of every split in the first."""
     for builder in public.SETS.values():
-        for number, layout in enumerate(builder.LAYOUTS):
-            yield pytest.param(builder, layout, id=f'{builder.name}-{number}')
+        splits = builder.SPEC.splits.items()
+        cases = [(layout, *next(iter((s, e.folders[0]) for s, e in splits))) for layout in builder.SPEC.layouts]
+        cases += [(builder.SPEC.layouts[0], split, folder) for split, expected in splits for folder in expected.folders]
+        for number, case in enumerate(cases):
+            yield pytest.param(builder, *case, id=f'{builder.name}-{number}')
 
 
 def open_source(name, data, role='eval', cache=1e9):
@@ -67,11 +71,11 @@ def check_pairs(source):
         np.testing.assert_array_equal(rainy, picture(number, 'rainy')[:, inside])
 
 
-@pytest.mark.parametrize(('builder', 'layout'), list(layout_cases()))
-def test_every_layout_is_prepared_and_read_back(builder, layout, data, tmp_path):
+@pytest.mark.parametrize(('builder', 'layout', 'split', 'folder'), list(layout_cases()))
+def test_every_layout_is_prepared_and_read_back(builder, layout, split, folder, data, tmp_path):
     """Each known layout of each set, below a folder of the set's name, in a split's folder; then without the files."""
-    split, expected = next(iter(builder.SPLITS.items()))
-    write_layout(tmp_path / 'root' / builder.FOLDERS[0].upper() / expected.folders[0], layout, builder.CLEAN_HALF)
+    home = tmp_path / 'root' / next(iter(builder.SPEC.folders)).upper()
+    write_layout(home / folder, layout, builder.SPEC.clean_half)
     source = open_source(f'{builder.name}/{split}', data)
     check_pairs(source)
     pairs = {'1': 1, '2': 2, '10': 10}
@@ -84,9 +88,9 @@ def test_every_layout_is_prepared_and_read_back(builder, layout, data, tmp_path)
 @pytest.mark.parametrize('builder', list(public.SETS.values()), ids=list(public.SETS))
 def test_a_broken_copy_is_refused_with_all_that_is_wrong(builder, data, tmp_path):
     """Orphan, odd width, truncated file, unequal sizes, wrong count: all in one message, and nothing is left."""
-    layout, (split, expected) = builder.LAYOUTS[-1], next(iter(builder.SPLITS.items()))
+    layout, (split, expected) = builder.SPEC.layouts[-1], next(iter(builder.SPEC.splits.items()))
     folder = tmp_path / 'root' / expected.folders[0]
-    write_layout(folder, layout, builder.CLEAN_HALF, numbers=range(20, 24))
+    write_layout(folder, layout, builder.SPEC.clean_half, numbers=range(20, 24))
     side, pattern = next(iter(layout.items()))
     file = [folder / (pattern.replace('*', str(number)).replace('+', '1') + '.png') for number in range(20, 24)]
     file[0].write_bytes(file[0].read_bytes()[:-30])
@@ -104,7 +108,7 @@ def test_a_broken_copy_is_refused_with_all_that_is_wrong(builder, data, tmp_path
     assert '41x' in message or 'x41' in message or '41 pixels wide' in message
     assert expected.count is None or f'the publisher has {expected.count}' in message
     assert f'recognised as {layout[side]}' in message and 'Layouts tried' in message
-    assert builder.RAINY_PER_CLEAN == 1 or 'rainy images, expected 14' in message
+    assert builder.SPEC.rainy_per_clean == 1 or 'rainy images, expected 14' in message
     assert not list((tmp_path / 'tfds').glob(f'**/{builder.name}'))
 
 
@@ -121,10 +125,13 @@ def test_publishers_count_is_required(data, tmp_path):
     """Three pairs are no Rain100H, unless taking what is there is asked for; the record then says of how many."""
     write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})
     data.partial = False
-    with pytest.raises(UserError, match='3 pairs, the publisher has 100.*partial=True'):
+    with pytest.raises(UserError, match='3 pairs, the publisher has 100.*config.data.partial'):
         open_source('rain100h', data)
     data.partial = True
     assert sources.fingerprint(open_source('rain100h', data))['publisher_count'] == 100
+    data.partial = False
+    with pytest.raises(UserError, match='holds 3 of the 100 pairs'):
+        open_source('rain100h', data)
 
 
 def test_bytes_and_keys_are_kept(data, tmp_path):
@@ -216,8 +223,9 @@ def test_a_root_with_other_sets_is_not_this_one(data, tmp_path):
 def test_one_folder_under_two_names_is_refused(data, tmp_path):
     """The same files cannot be Rain100H and Rain100L; test_ii is Rain100H by another name."""
     write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})
-    with pytest.raises(UserError, match='rain100h and rain100l are the same files'):
-        datasets.open_evaluation(data, 'rain100h,rain100l', sources.Cache(0))
+    for names in ('rain100h,rain100l', 'test_ii,rain100l'):
+        with pytest.raises(UserError, match='rain100h and rain100l are the same files'):
+            datasets.open_evaluation(data, names, sources.Cache(0))
     opened = datasets.open_evaluation(data, 'rain100h,test_ii', sources.Cache(0))
     assert sources.fingerprint(opened['rain100h']) == sources.fingerprint(opened['test_ii'])
 
@@ -252,7 +260,7 @@ def test_changed_bytes_are_noticed_when_read(data, tmp_path):
     ready = public.prepare('rain100h', data)
     source = open_source('rain100h', data)
     source._files[0]['rainy'][1] = '0' * 64
-    with pytest.raises(UserError, match=r'rain-1\.png .* is damaged'):
+    with pytest.raises(UserError, match=r'is damaged: the bytes of rain-1\.png have changed'):
         source.load(0)
     assert ready.is_dir()
 
@@ -299,16 +307,153 @@ def test_test_i_takes_what_is_there(data, tmp_path, capsys):
         f'rain1400-{name}' for name in drawn['rain1400'] if name.split('_')[0] in listed and name[-2:] in ('_1', '_2')
     ]
     assert source.names == expected
-    assert f'{len(expected)} of 300 pairs; rain1200 not found' in capsys.readouterr().out
+    assert f'{len(expected)} of 300 pairs; no test split of rain1200' in capsys.readouterr().out
     notes = sources.fingerprint(source)
     assert notes['publisher_count'] == 300 and notes['parts']['rain800'] == 3
     assert len(source.load(0)) == 2
     data.partial = False
-    with pytest.raises(UserError, match=r'97 of the 100 pairs that Test-I takes from rain800'):
+    with pytest.raises(UserError, match=r'holds 3 of the 100 pairs of rain800/test'):
         datasets.open_source('test_i', data, 'eval', sources.Cache(0))
     data.root, data.tfds_dir = None, data.tfds_dir + '-none'
     with pytest.raises(UserError, match='test_i needs at least one of'):
         datasets.open_source('test_i', data, 'eval', sources.Cache(0))
+
+
+TREES = {
+    'PReNet': {
+        'test/Rain100H': {'rainy': 'rainy/rain-*', 'clean': 'norain-*'},
+        'test/Rain100L': {'rainy': 'rainy/rain-*', 'clean': 'norain-*'},
+        'train/RainTrainH': {'rainy': 'rain-*', 'clean': 'norain-*'},
+        'test/Rain1400': {'rainy': 'rainy_image/*_+', 'clean': 'ground_truth/*'},
+        'train/Rain12600': {'rainy': 'rainy_image/*_+', 'clean': 'ground_truth/*'},
+    },
+    'Restormer': {
+        'train/Rain13K': {'rainy': 'input/*', 'clean': 'target/*'},
+        'test/Test100': {'rainy': 'input/*', 'clean': 'target/*'},
+        'test/Rain100H': {'rainy': 'input/*', 'clean': 'target/*'},
+        'test/Rain100L': {'rainy': 'input/*', 'clean': 'target/*'},
+        'test/Test1200': {'rainy': 'input/*', 'clean': 'target/*'},
+        'test/Test2800': {'rainy': 'input/*', 'clean': 'target/*'},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ('tree', 'found'),
+    [
+        ('PReNet', {'rain100h': 'test', 'rain100l': 'test', 'rain_train_h': 'train', 'rain1400': 'train test'}),
+        (
+            'Restormer',
+            {
+                'rain13k': 'train test100 rain100h rain100l test1200 test2800',
+                'rain800': 'test',
+                'rain100h': 'test',
+                'rain100l': 'test',
+                'rain1200': 'test',
+            },
+        ),
+    ],
+)
+def test_trees_that_people_keep_are_understood(tree, found, data, tmp_path):
+    """Below one root, each set finds its own splits, and sets that are not there find none."""
+    for number, (folder, layout) in enumerate(TREES[tree].items()):
+        write_layout(tmp_path / 'root' / folder, layout, numbers=(number,))
+    for name in public.SETS:
+        scan = public.scan(name, data.root)
+        splits = ' '.join(scan.splits) if scan else None
+        assert splits == found.get(name), name
+
+
+def test_a_root_of_another_name_is_refused(data, tmp_path):
+    """A folder called Rain100L is not Rain100H, nor ID-CGAN's DID-MDN, although their files lie alike."""
+    write_layout(tmp_path / 'Rain100L', {'rainy': 'rain-*', 'clean': 'norain-*'})
+    write_layout(tmp_path / 'ID-CGAN/test_syn', {'image': '*'}, 'left')
+    for folder, name in (('Rain100L', 'rain100h'), ('ID-CGAN', 'rain1200')):
+        data.root = str(tmp_path / folder)
+        with pytest.raises(UserError, match=f'{name} is neither in'):
+            open_source(name, data)
+
+
+def test_halves_the_wrong_way_round_are_refused(data, tmp_path):
+    """A set of unknown name whose clean halves have more edges than the rainy ones is another set."""
+    generator = np.random.default_rng(0)
+    for number in range(3):
+        smooth, rough = np.full((24, 40, 3), 90, np.uint8), generator.integers(256, size=(24, 40, 3), dtype=np.uint8)
+        path = tmp_path / f'root/test/{number}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images.save(path, np.concatenate((smooth, rough), axis=1))
+    assert len(open_source('rain800', data).names) == 3
+    with pytest.raises(UserError, match='the right halves, which are clean in rain1200, have more edges'):
+        open_source('rain1200', data)
+
+
+def test_large_splits_need_neither_memory_nor_tensorflow(data, tmp_path, monkeypatch):
+    """TFDS's own writer would go through TensorFlow beyond its buffer; ours writes example by example, in shards."""
+    from tensorflow_datasets.core import shuffle
+
+    monkeypatch.setattr(shuffle, 'MAX_MEM_BUFFER_SIZE', 1000)
+    monkeypatch.setattr(public, 'EXAMPLES_PER_SHARD', 7)
+    write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'}, numbers=range(20))
+    ready = public.prepare('rain100h', data)
+    assert len(list(ready.glob('*.array_record*'))) == 3
+    source = open_source('rain100h', data)
+    assert source.names == [str(number) for number in range(20)]
+    for index in (0, 6, 7, 19):
+        np.testing.assert_array_equal(source.load(index)[1], picture(index, 'clean'))
+
+
+@pytest.mark.parametrize('victim', ['metadata.json', 'features.json', '*.array_record*'])
+def test_a_prepared_set_that_is_not_whole_is_refused(victim, data, tmp_path):
+    """A lost or cut file of the prepared set is a message that says what to do."""
+    write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})
+    ready = public.prepare('rain100h', data)
+    data.root = None
+    path = next(ready.glob(victim))
+    content = path.read_bytes()
+    for left in (content[: len(content) // 2], None):
+        path.write_bytes(left) if left else path.unlink()
+        with pytest.raises(UserError, match='is damaged.*prepare again'):
+            open_source('rain100h', data).load(0)
+
+
+def test_files_replaced_by_others_of_the_same_size_are_noticed(data, tmp_path):
+    """--mode=prepare compares contents, not only names and sizes."""
+    from PIL import Image
+
+    for number in (1, 2):
+        for side in ('rain', 'norain'):
+            Image.fromarray(picture(number, side)).save(tmp_path / f'root/{side}-{number}.bmp')
+    public.prepare('rain100h', data)
+    Image.fromarray(picture(9, 'clean')).save(tmp_path / 'root/norain-2.bmp')
+    public.prepare('rain100h', data, replace=True)
+    np.testing.assert_array_equal(open_source('rain100h', data).load(1)[1], picture(9, 'clean'))
+
+
+def test_a_full_disk_is_a_message(data, tmp_path, monkeypatch):
+    """ArrayRecord's RuntimeError comes out as one, and leaves nothing."""
+
+    def fail(*_arguments):
+        raise RuntimeError('No space left on device')
+
+    write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})
+    monkeypatch.setattr(public.tfds.core.SequentialWriter, 'add_examples', fail)
+    with pytest.raises(UserError, match='cannot be written: No space left'):
+        public.prepare('rain100h', data)
+    assert not [path for path in (tmp_path / 'tfds').iterdir() if path.is_dir()]
+
+
+def test_nothing_left_after_exclusion_is_refused(data, tmp_path):
+    """Training on what is scored leaves no image, which is said."""
+    generator = np.random.default_rng(0)
+    (tmp_path / 'root').mkdir(exist_ok=True)
+    for number in range(2):
+        image = generator.integers(256, size=(40, 60, 3), dtype=np.uint8)
+        for side in ('rain', 'norain'):
+            images.save(tmp_path / f'root/{side}-{number}.png', image)
+    data.update({'train': 'pairs', 'exclude': 'rain100h'})
+    with pytest.raises(UserError, match='Nothing is left of pairs without rain100h'):
+        datasets.open_training(data, sources.Cache(0))
+    assert overlap.THRESHOLD < 1
 
 
 def test_a_kill_leaves_nothing_that_looks_finished(data, tmp_path):
@@ -334,8 +479,8 @@ def test_a_kill_leaves_nothing_that_looks_finished(data, tmp_path):
         was_running = process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-        is_ready = public._ready(tmp_path / 'tfds/rain100h')
-        assert moment > 0 or (was_running and is_ready is None)
+        is_ready = public._versions(tmp_path / 'tfds/rain100h')
+        assert moment > 0 or (was_running and not is_ready)
         if is_ready:
             assert len(open_source('rain100h', data).names) == 60
     assert subprocess.run(command, capture_output=True).returncode == 0
@@ -344,11 +489,11 @@ def test_a_kill_leaves_nothing_that_looks_finished(data, tmp_path):
     assert not building.exists()
 
 
-def test_real_sets_have_their_known_counts_and_scores(data_root, data):
+def test_real_rain800_has_its_known_counts_and_scores(data_root, data):
     """Rain800 as it lies there: 335 and 47 pairs, the halves the right way round, the input at 22.5 dB Y."""
     from qsnet_jax import metrics
 
-    data.root = str(data_root)
+    data.root = str(data_root / 'Rain800')
     assert len(open_source('rain800', data, 'train').names) == 335
     source = open_source('rain800', data)
     assert len(source.names) == 47
@@ -356,3 +501,45 @@ def test_real_sets_have_their_known_counts_and_scores(data_root, data):
     assert np.mean(scores) == pytest.approx(22.47, abs=0.05)
     slopes = [[np.abs(np.diff(image.astype(float), axis=1)).mean() for image in source.load(i)] for i in range(47)]
     assert sum(rainy > clean for rainy, clean in slopes) >= 46  # rain adds edges, also where it darkens the picture
+
+
+@pytest.mark.slow
+def test_real_rain_train_sets_have_their_known_counts_and_scores(data_root, data, tmp_path):
+    """RainTrainL and RainTrainH in their publisher's layout: 155, 35 and 18 pairs, input 25.64, 26.99, .845, 13.16."""
+    from qsnet_jax import metrics
+
+    for part in ('RainTrainL/train', 'RainTrainL/val', 'RainTrainH/train'):
+        kept = default.get_config().data
+        kept.root = str(data_root)
+        source = open_source(f'layers/{part}', kept, cache=0)
+        (tmp_path / 'root' / part).mkdir(parents=True)
+        for index, name in enumerate(source.names):
+            for side, image in zip(('rain', 'norain'), source.load(index), strict=True):
+                images.save(tmp_path / 'root' / part / f'{side}-{name.rpartition("-")[2]}.png', image)
+    names = ('rain_train_l', 'rain_train_l/val', 'rain_train_h')
+    opened = [open_source(name, data, 'train') for name in names]
+    assert [len(source.names) for source in opened] == [155, 35, 18]
+    light, heavy = ([source.load(index) for index in range(len(source.names))] for source in opened[1:])
+    assert np.mean([metrics.psnr(*pair, 'rgb') for pair in light]) == pytest.approx(25.64, abs=0.005)
+    assert np.mean([metrics.psnr(*pair, 'y') for pair in light]) == pytest.approx(26.99, abs=0.005)
+    assert np.mean([metrics.ssim(*pair, 'y') for pair in light]) == pytest.approx(0.845, abs=0.0005)
+    assert np.mean([metrics.psnr(*pair, 'rgb') for pair in heavy]) == pytest.approx(13.16, abs=0.005)
+
+
+@pytest.mark.slow
+def test_the_pipeline_keeps_a_gpu_busy(data_root, data):
+    """At least 1,000 random 256x256 crops a second from Rain800's decoded images, on any machine."""
+    from qsnet_jax import pipeline
+
+    data.update({'root': str(data_root / 'Rain800'), 'train': 'rain800', 'crop': 256, 'batch': 8})
+    batches, _ = pipeline.open_batches(data, 0, sources.Cache(4e9))
+    stream = pipeline.iterate(batches, 0, threads=2, prefetch=16)
+    for _ in range(80):  # all images are decoded by then
+        next(stream)
+    rates = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        for _ in range(50):
+            next(stream)
+        rates.append(400 / (time.perf_counter() - begun))
+    assert max(rates) > 1000
