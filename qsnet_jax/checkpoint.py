@@ -22,7 +22,8 @@ from orbax.checkpoint import checkpoint_managers
 from qsnet_jax import UserError, model, provenance
 
 MARK = 'qsnet_jax weights 1'
-TORCH_SUFFIXES = ('.pth', '.pt')  # PyTorch's own format, read by torch_twin
+TORCH_MARK = 'qsnet_jax torch weights 1'  # of state_dicts that torch_twin wrote
+TORCH_SUFFIXES = ('.pth', '.pt')  # PyTorch's own format
 
 
 def open_manager(directory: pathlib.Path, keep: int = 3, read_only: bool = False) -> ocp.CheckpointManager:
@@ -95,22 +96,15 @@ def save_weights(
 def load_weights(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads (variables, settings) of a weights file; variables = {'params': ..., 'batch_stats': ...}.
 
-    A file that the PyTorch twin wrote is read as well, .pth only where PyTorch is installed.
+    Files that the PyTorch twin wrote are read as well, where PyTorch is installed.
     Raises UserError that names missing, extra and wrongly shaped parameters.
     """
     path = pathlib.Path(path)
-    if path.suffix in TORCH_SUFFIXES:
-        from qsnet_jax import torch_twin
+    metadata, tensors = ({}, {}) if path.suffix in TORCH_SUFFIXES else _read(path)
+    if path.suffix in TORCH_SUFFIXES or metadata.get('format') == TORCH_MARK:
+        from qsnet_jax import torch_twin  # PyTorch is not needed otherwise
 
         return torch_twin.load_weights(path)
-    try:
-        with safetensors.safe_open(path, framework='numpy') as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-    except FileNotFoundError:
-        raise UserError(f'{path} does not exist; expected a weights file (safetensors).') from None
-    except (OSError, safetensors.SafetensorError, struct.error) as error:
-        raise UserError(f'{path} is not a readable safetensors file: {error}.') from error
     if metadata.get('format') != MARK:
         raise UserError(f'{path} was not written by qsnet_jax: its format is {metadata.get("format")!r}, not {MARK!r}.')
     try:
@@ -128,8 +122,23 @@ def load_weights(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any
     return jax.tree.map(jnp.asarray, variables), {**settings, 'rates': tuple(settings['rates'])}
 
 
+def _read(path: pathlib.Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata and tensors of a safetensors file."""
+    try:
+        with safetensors.safe_open(path, framework='numpy') as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no dict
+    except FileNotFoundError:
+        raise UserError(f'{path} does not exist; expected a weights file (safetensors).') from None
+    except (OSError, safetensors.SafetensorError, struct.error) as error:
+        raise UserError(f'{path} is not a readable safetensors file: {error}.') from error
+
+
 def load_record(path: str | os.PathLike) -> dict[str, Any]:
     """The provenance stored in a weights file that `load_weights` accepts."""
+    if pathlib.Path(path).suffix in TORCH_SUFFIXES:
+        from qsnet_jax import torch_twin
+
+        return torch_twin.load_record(path)
     with safetensors.safe_open(path, framework='numpy') as file:
         return json.loads(file.metadata().get('record', '{}'))
 

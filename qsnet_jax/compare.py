@@ -1,5 +1,6 @@
 """Trains QSNet in JAX and its PyTorch twin side by side, from the same weights on the same batches, step by step."""
 
+import math
 import pathlib
 import time
 from typing import Any
@@ -7,10 +8,10 @@ from typing import Any
 import jax
 import matplotlib.figure
 import numpy as np
-import torch
 import tqdm
 
 from qsnet_jax import datasets, derain, evaluate, parallel, pipeline, provenance, sources, torch_twin, train
+from qsnet_jax.torch_twin import torch  # which says what to install
 
 WARM_UP = 3  # first steps that do not count in the times
 
@@ -20,8 +21,8 @@ def compare(config: Any, workdir: pathlib.Path, results: pathlib.Path) -> dict[s
 
     Writes WORKDIR/compare/steps.csv (loss, PSNR and seconds of both, and how far losses and parameters are apart, for
     every step), RESULTS/figures/compare-NAME.png and RESULTS/rows/compare-NAME.json, NAME that of the workdir; returns
-    the row. Losses are compared by their relative difference, parameters by the largest difference within a tensor over
-    its largest entry, the worst tensor counting. The twin takes each step's learning rate from the JAX run.
+    the row. Losses are compared by their relative difference, parameters by their Euclidean distance over their norm.
+    The twin takes each step's learning rate from the JAX run.
     """
     train.check_fields(config)
     mesh = parallel.make_mesh(jax.devices()[:1])
@@ -45,20 +46,22 @@ def compare(config: Any, workdir: pathlib.Path, results: pathlib.Path) -> dict[s
         row |= {f'jax_{name}': value for name, value in ours.items()}
         row |= {f'torch_{name}': value for name, value in theirs.items()}
         row['loss_difference'] = abs(ours['loss'] - theirs['loss']) / abs(ours['loss'])
-        row['parameter_difference'] = largest_difference(train.export(state)['params'], twin.variables()['params'])
+        row['parameter_difference'] = relative_distance(train.export(state)['params'], twin.variables()['params'])
         is_validated = step % config.train.eval_every == 0 or step == config.train.steps
-        for name, network in {'jax': _derainer(state, config), 'torch': twin}.items() if is_validated else ():
-            row[f'{name}_validation'] = evaluate.validate(network, validation_set, config.train.eval_images)
+        if is_validated:
+            for name, network in (('jax', _derainer(state, config)), ('torch', twin)):
+                row[f'{name}_validation'] = evaluate.validate(network, validation_set, config.train.eval_images)
         rows.append(row)
     summary = _summarize(rows, config, set_name, validation_set, twin, fingerprints)
     _write(rows, summary, config, workdir, results)
     return summary
 
 
-def largest_difference(first: Any, second: Any) -> float:
-    """Largest difference of two trees of parameters, each tensor's over its own largest entry."""
-    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    return max(float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)) for a, b in pairs)
+def relative_distance(first: Any, second: Any) -> float:
+    """Euclidean distance of two trees of parameters over the norm of the first."""
+    pairs = list(zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
+    distance = sum(float(np.square(np.float64(a) - b).sum()) for a, b in pairs)
+    return math.sqrt(distance / sum(float(np.square(np.float64(a)).sum()) for a, _ in pairs))
 
 
 class _Twin:
@@ -177,7 +180,7 @@ def draw(rows: list[dict[str, Any]]) -> matplotlib.figure.Figure:
         title, _, colour = styles[name]
         values = [row[f'{name}_validation'] for row in validated]
         axes[1].plot([row['step'] for row in validated], values, marker, color=colour, label=f'{title}, validation')
-    for quantity, label in (('loss_difference', 'loss'), ('parameter_difference', 'parameters, worst tensor')):
+    for quantity, label in (('loss_difference', 'loss'), ('parameter_difference', 'parameters')):
         axes[2].plot(steps, [max(row[quantity], 1e-18) for row in rows], label=label, linewidth=1)
     axes[2].set_yscale('log')
     axes[2].set_ylabel('relative difference')

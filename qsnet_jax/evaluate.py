@@ -55,7 +55,7 @@ def evaluate(
     return results
 
 
-def validate(derainer: derain.Derainer, source: sources.Source, count: int) -> float:
+def validate(derainer: Callable[[np.ndarray], np.ndarray], source: sources.Source, count: int) -> float:
     """Mean PSNR, protocol rgb, of the first `count` images; what training watches."""
     chosen = range(min(count, len(source.names)))
     scores = []

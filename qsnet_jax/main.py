@@ -9,7 +9,7 @@ from ml_collections import config_flags
 from qsnet_jax import UserError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Settings; configs/default.py lists and explains them all.')
-_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'derain', 'prepare'], 'What to do.')
+_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'derain', 'prepare', 'compare'], 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for --config=configs/NAME.py.')
 _WEIGHTS = flags.DEFINE_string('weights', None, 'eval, derain: a weights file (safetensors) instead of a checkpoint.')
 _CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', 'eval: latest, best (by validation) or a step.')
@@ -17,6 +17,7 @@ _INPUT = flags.DEFINE_string('input', None, 'derain: a photo or a folder of phot
 _OUTPUT = flags.DEFINE_string('output', None, 'derain: folder for the results, under the same names.')
 _TILE = flags.DEFINE_integer('tile', 512, 'derain, eval: size of the tiles that larger images are cut into, in pixels.')
 _OVERLAP = flags.DEFINE_bool('overlap', False, 'prepare: also find backgrounds that training and evaluation share.')
+_RESULTS = flags.DEFINE_string('results', 'results', 'compare: folder for the row and the figure.')
 _LAYERS = flags.DEFINE_bool('layers', False, 'derain: also write what was removed, as NAME.rain.png beside each photo.')
 
 
@@ -78,6 +79,14 @@ def _prepare() -> int:
     return 0
 
 
+def _compare() -> int:
+    from qsnet_jax import compare
+
+    config, workdir = _run()
+    compare.compare(config, workdir, pathlib.Path(_RESULTS.value))
+    return 0
+
+
 def _evaluate(config, workdir: pathlib.Path, variables, settings, training):
     """Scores all sets, prints and writes them; returns what weights files keep of them."""
     from qsnet_jax import derain, evaluate, provenance
@@ -112,7 +121,7 @@ def _parse(arguments: list[str]) -> list[str]:
         sys.exit(f'error: {error}')
 
 
-_MODES = {'train': _train, 'eval': _eval, 'derain': _derain, 'prepare': _prepare}
+_MODES = {'train': _train, 'eval': _eval, 'derain': _derain, 'prepare': _prepare, 'compare': _compare}
 
 if __name__ == '__main__':
     app.run(main, flags_parser=_parse)

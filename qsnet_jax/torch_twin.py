@@ -17,24 +17,22 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-import safetensors.torch
 
 from qsnet_jax import UserError, checkpoint, images, model, priors, provenance
 
 try:
+    import safetensors.torch
     import torch
     from torch import Tensor, nn
     from torch.nn import functional
 except ImportError as error:
     raise UserError('The PyTorch twin needs PyTorch: pip install torch (extra [torch]).') from error
-
-MARK = 'qsnet_jax torch weights 1'
 
 
 class Output(NamedTuple):
@@ -51,13 +49,15 @@ class BatchNorm(nn.BatchNorm2d):
         super().__init__(channels, eps=1e-5, momentum=0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training or self.running_mean is None or self.running_var is None:
             return super().forward(x)
-        kept = 0.9 * self.running_var
-        y = super().forward(x)
+        mean, variance = self.running_mean.clone(), self.running_var.clone()  # the backward pass keeps what it is given
+        y = functional.batch_norm(x, mean, variance, self.weight, self.bias, True, 0.1, self.eps)
         count = x.numel() // x.shape[1]
-        with torch.no_grad():  # PyTorch has just added 0.1 variance * count / (count - 1)
-            self.running_var.copy_(kept + (self.running_var - kept) * ((count - 1) / count))
+        with torch.no_grad():  # PyTorch has added 0.1 variance * count / (count - 1)
+            self.running_mean.copy_(mean)
+            kept = 0.9 * self.running_var
+            self.running_var.copy_(kept + (variance - kept) * ((count - 1) / count))
         return y
 
 
@@ -73,7 +73,7 @@ class ConvNorm(nn.Module):
         rate: int = 1,
         stride: int = 1,
         norm: str = 'batch',
-        padding_mode: str = 'zeros',
+        padding_mode: Literal['zeros', 'reflect'] = 'zeros',
         is_rectified: bool = True,
     ):
         super().__init__()
@@ -314,7 +314,11 @@ def save_weights(
     record: JSON-ready provenance, kept in the file.
     """
     path, state = pathlib.Path(path), to_torch(variables)
-    metadata = {'format': MARK, 'settings': json.dumps(dict(settings)), 'record': json.dumps(record or {})}
+    metadata = {
+        'format': checkpoint.TORCH_MARK,
+        'settings': json.dumps(dict(settings)),
+        'record': json.dumps(record or {}),
+    }
     with provenance.writable(path.parent):
         if path.suffix == '.safetensors':
             state = {name: value.contiguous() for name, value in state.items()}
@@ -334,7 +338,33 @@ def load_weights(
     settings: needed where the file does not hold them. Pickles are read with `weights_only=True` only.
     Raises UserError that names missing, extra and wrongly shaped entries.
     """
-    path = pathlib.Path(path)
+    metadata, state = _read(pathlib.Path(path))
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f'{path} holds no state_dict, a table of tensors by name.')
+    settings = settings or metadata.get('settings')
+    if settings is None:
+        raise UserError(f'{path} holds no settings of its network; give them, or write it by torch_twin.save_weights.')
+    return from_torch(state, settings), {**settings, 'rates': tuple(settings['rates'])}
+
+
+def load_record(path: str | os.PathLike) -> dict[str, Any]:
+    """The provenance stored in a file of `save_weights`."""
+    return _read(pathlib.Path(path))[0].get('record', {})
+
+
+def load(path: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> QSNet:
+    """The network with the weights of a file of either framework, ready for inference.
+
+    settings: of a bare state_dict, which does not say them.
+    """
+    variables, settings = load_weights(path, settings) if settings else checkpoint.load_weights(path)
+    network = QSNet(settings)
+    network.load_state_dict(to_torch(variables))
+    return network.eval()
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """{'settings', 'record'}, as far as the file holds them, and its state_dict."""
     if not path.is_file():
         raise UserError(f'{path} does not exist; expected weights of the PyTorch twin.')
     try:
@@ -342,30 +372,13 @@ def load_weights(
             with safetensors.safe_open(path, framework='pt') as file:
                 metadata, state = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         else:
-            content = torch.load(path, map_location='cpu', weights_only=True)
-            metadata, state = content, content.get('state_dict', content)
-        stored = json.loads(metadata['settings']) if metadata.get('format') == MARK else None
-        is_state = all(isinstance(value, Tensor) for value in state.values())
-    except Exception as error:  # of pickles and archives that strangers made, all kinds
+            metadata = torch.load(path, map_location='cpu', weights_only=True)
+            state = metadata.get('state_dict', metadata)
+        is_ours = metadata.get('format') == checkpoint.TORCH_MARK
+        return {name: json.loads(metadata[name]) for name in ('settings', 'record')} if is_ours else {}, dict(state)
+    except Exception as error:  # of archives and pickles that strangers made, all kinds
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise UserError(f'{path} is not a readable state_dict: {reason}') from error
-    if not is_state or not state:
-        raise UserError(f'{path} holds no state_dict, a table of tensors by name.')
-    settings = settings or stored
-    if settings is None:
-        raise UserError(f'{path} holds no settings of its network; give them, or write it by torch_twin.save_weights.')
-    return from_torch(state, settings), {**settings, 'rates': tuple(settings['rates'])}
-
-
-def load(path: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> QSNet:
-    """The network with the weights of a file of either framework, ready for inference."""
-    if checkpoint.is_ours(path):
-        variables, settings = checkpoint.load_weights(path)
-    else:
-        variables, settings = load_weights(path, settings)
-    network = QSNet(settings)
-    network.load_state_dict(to_torch(variables))
-    return network.eval()
 
 
 def derain(network: QSNet, image: np.ndarray) -> np.ndarray:

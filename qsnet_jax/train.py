@@ -87,7 +87,7 @@ def _schedule(settings: Any) -> Callable[[jax.Array], jax.Array]:
 
 def learning_rate(step: jax.Array, opt_state: Any, settings: Any) -> jax.Array:
     """The rate of update `step`, counted from 0, which left `opt_state` behind."""
-    rate = jnp.asarray(_schedule(settings)(step), jnp.float32)
+    rate = jnp.asarray(_schedule(settings)(step), jax.dtypes.canonicalize_dtype(float))
     return rate * opt_state[-1].scale if settings.schedule == 'plateau' else rate
 
 

@@ -175,7 +175,7 @@ images = {name: generator.integers(256, size=(2, 96, 96, 3), dtype=np.uint8) for
 batch = parallel.shard(images, mesh)
 before = np.array(state.params['C_1']['conv']['kernel'])
 state = parallel.replicate(state, mesh)
-state, metrics = train._compile(config, state, batch)(state, batch)
+state, metrics = train.compile_step(config, state, batch)(state, batch)
 assert np.isfinite(float(metrics['total'])) and not np.array_equal(before, state.params['C_1']['conv']['kernel'])
 image = generator.integers(256, size=(512, 512, 3), dtype=np.uint8)
 assert derain.Derainer(train.export(state), config.model.to_dict())(image).shape == (512, 512, 3)

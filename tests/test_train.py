@@ -63,7 +63,7 @@ def test_loss_falls_on_one_batch(tiny_config, mesh):
     tiny_config.train.schedule = 'constant'
     batch = parallel.shard(pipeline.open_batches(tiny_config.data, 0, sources.Cache(1e9))[0][0], mesh)
     state = parallel.replicate(train.init_state(tiny_config), mesh)
-    step = train._compile(tiny_config, state, batch)
+    step = train.compile_step(tiny_config, state, batch)
     losses = []
     for _ in range(30):
         state, metrics = step(state, batch)
@@ -81,7 +81,7 @@ def test_one_device_equals_four(tiny_config):
             mesh = parallel.make_mesh(jax.devices()[:count])
             batches, _ = pipeline.open_batches(tiny_config.data, 0, sources.Cache(1e9))
             state = parallel.replicate(train.init_state(tiny_config), mesh)
-            step = train._compile(tiny_config, state, parallel.shard(batches[0], mesh))
+            step = train.compile_step(tiny_config, state, parallel.shard(batches[0], mesh))
             for number in range(3):
                 state, metrics = step(state, parallel.shard(batches[number], mesh))
             results.append({**flat(train.export(state)), **jax.device_get(metrics)})
@@ -191,7 +191,7 @@ def test_a_mistake_does_not_claim_the_workdir(tiny_config, tmp_path, mesh):
 )
 def test_mistakes_show_before_any_work(tiny_config, tmp_path, mesh, monkeypatch, field, value, message):
     """Fields without sense, and a misspelt evaluation set, stop the run before it compiles."""
-    monkeypatch.setattr(train, '_compile', None)
+    monkeypatch.setattr(train, 'compile_step', None)
     tiny_config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
         train.train(tiny_config, tmp_path, mesh)
@@ -217,7 +217,7 @@ def test_a_full_disk_is_said(tiny_config, tmp_path, mesh, monkeypatch, where, ki
 
     monkeypatch.setattr(checkpoint.ocp.CheckpointManager, where, fail)
     scalars = dict.fromkeys(('total', 'gradient_norm', 'learning_rate', 'psnr'), 1.0)
-    monkeypatch.setattr(train, '_compile', lambda *_: lambda state, _: (state, scalars))
+    monkeypatch.setattr(train, 'compile_step', lambda *_: lambda state, _: (state, scalars))
     with pytest.raises(UserError, match='No space left.*Free some space'):
         train.train(tiny_config, tmp_path, mesh)
 
