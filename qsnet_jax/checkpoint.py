@@ -1,7 +1,8 @@
 """Orbax for the state of a training run, safetensors for the weights of a network.
 
 A weights file holds one tensor per parameter path (`params/stem_1/conv/kernel`, `batch_stats/...`) and, as metadata,
-the network's settings, so that whoever holds it can rebuild the network. No pickle is ever read.
+the network's settings, so that whoever holds it can rebuild the network. No pickle is read here; see torch_twin for
+PyTorch's files.
 """
 
 import json

@@ -3,6 +3,7 @@
 import math
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,18 @@ import matplotlib.figure
 import numpy as np
 import tqdm
 
-from qsnet_jax import datasets, derain, evaluate, parallel, pipeline, provenance, sources, torch_twin, train
+from qsnet_jax import (
+    UserError,
+    datasets,
+    derain,
+    evaluate,
+    parallel,
+    pipeline,
+    provenance,
+    sources,
+    torch_twin,
+    train,
+)
 from qsnet_jax.torch_twin import torch  # which says what to install
 
 WARM_UP = 3  # first steps that do not count in the times
@@ -19,10 +31,11 @@ WARM_UP = 3  # first steps that do not count in the times
 def compare(config: Any, workdir: pathlib.Path, results: pathlib.Path) -> dict[str, Any]:
     """Trains both for `config.train.steps` steps on this machine's first device and writes what they did.
 
-    Writes WORKDIR/compare/steps.csv (loss, PSNR and seconds of both, and how far losses and parameters are apart, for
-    every step), RESULTS/figures/compare-NAME.png and RESULTS/rows/compare-NAME.json, NAME that of the workdir; returns
-    the row. Losses are compared by their relative difference, parameters by their Euclidean distance over their norm.
-    The twin takes each step's learning rate from the JAX run.
+    Writes WORKDIR/compare/steps.csv (loss, PSNR and seconds of both, and how far they are apart, for every step),
+    RESULTS/figures/compare-NAME.png and RESULTS/rows/compare-NAME.json, NAME that of the workdir; returns the row.
+    Differences of the loss are relative; the distance of the parameters is Euclidean, over their norm; the largest
+    deviation is that of any parameter or running statistic, with its name. The twin takes each step's learning rate
+    from the JAX run. Raises UserError where a loss is not finite and where PyTorch cannot use the device that JAX uses.
     """
     train.check_fields(config)
     mesh = parallel.make_mesh(jax.devices()[:1])
@@ -33,43 +46,68 @@ def compare(config: Any, workdir: pathlib.Path, results: pathlib.Path) -> dict[s
     twin = _Twin(config, train.export(state))
     state = parallel.replicate(state, mesh)
     step_fn = train.compile_step(config, state, parallel.shard(batches[0], mesh))
-    stream = pipeline.iterate(batches, 0, config.data.threads, config.data.prefetch)
-    rows = []
-    for step in tqdm.trange(1, config.train.steps + 1, unit='step'):
-        batch = next(stream)
-        begun = time.perf_counter()
-        state, metrics = jax.block_until_ready(step_fn(state, parallel.shard(batch, mesh)))
-        seconds = time.perf_counter() - begun
-        theirs = twin.step(batch, float(metrics['learning_rate']))
-        ours = {'loss': float(metrics['total']), 'psnr': float(metrics['psnr']), 'seconds': seconds}
-        row: dict[str, Any] = {'step': step}
-        row |= {f'jax_{name}': value for name, value in ours.items()}
-        row |= {f'torch_{name}': value for name, value in theirs.items()}
-        row['loss_difference'] = abs(ours['loss'] - theirs['loss']) / abs(ours['loss'])
-        row['parameter_difference'] = relative_distance(train.export(state)['params'], twin.variables()['params'])
-        is_validated = step % config.train.eval_every == 0 or step == config.train.steps
-        if is_validated:
-            for name, network in (('jax', _derainer(state, config)), ('torch', twin)):
-                row[f'{name}_validation'] = evaluate.validate(network, validation_set, config.train.eval_images)
-        rows.append(row)
-    summary = _summarize(rows, config, set_name, validation_set, twin, fingerprints)
-    _write(rows, summary, config, workdir, results)
+    rows: list[dict[str, Any]] = []
+    with provenance.writable(workdir / 'compare'), provenance.writable(results):
+        for step in tqdm.trange(1, config.train.steps + 1, unit='step'):
+            batch = batches[step - 1]  # here and not read ahead, so that nothing else runs while the clock does
+            begun = time.perf_counter()
+            state, metrics = jax.block_until_ready(step_fn(state, parallel.shard(batch, mesh)))
+            seconds = time.perf_counter() - begun
+            ours = {'loss': float(metrics['total']), 'psnr': float(metrics['psnr']), 'seconds': seconds}
+            theirs = twin.step(batch, float(metrics['learning_rate']))
+            rows.append(_row(step, ours, theirs, deviation(train.export(state), twin.network.state_dict())))
+            if step % config.train.eval_every == 0 or step == config.train.steps:
+                for name, network in (('jax', _derainer(state, config)), ('torch', twin)):
+                    psnr = evaluate.validate(network, validation_set, config.train.eval_images)
+                    rows[-1][f'{name}_validation'] = psnr
+                evaluate.write_csv(workdir / 'compare' / 'steps.csv', rows)
+        summary = _summarize(rows, config, set_name, validation_set, twin, fingerprints)
+        _write(rows, summary, workdir.name, results)
     return summary
 
 
-def relative_distance(first: Any, second: Any) -> float:
-    """Euclidean distance of two trees of parameters over the norm of the first."""
-    pairs = list(zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
-    distance = sum(float(np.square(np.float64(a) - b).sum()) for a, b in pairs)
-    return math.sqrt(distance / sum(float(np.square(np.float64(a)).sum()) for a, _ in pairs))
+def deviation(variables: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+    """How far a state_dict of the twin is from linen variables: Euclidean over the norm, and the largest of all.
+
+    {'parameter_difference', 'largest_deviation', 'largest_in'}; the last is the name of the worst tensor.
+    """
+    ours = {name: value.numpy() for name, value in torch_twin.to_torch(variables).items() if 'num_batches' not in name}
+    gaps = {name: np.abs(np.float64(value) - state[name].cpu().numpy()) for name, value in ours.items()}
+    names = [name for name in ours if 'running' not in name]
+    distance = math.sqrt(sum(float(np.square(gaps[name]).sum()) for name in names))
+    norm = math.sqrt(sum(float(np.square(np.float64(ours[name])).sum()) for name in names))
+    worst = max(gaps, key=lambda name: float(gaps[name].max()))
+    return {
+        'parameter_difference': distance / norm,
+        'largest_deviation': float(gaps[worst].max()),
+        'largest_in': worst,
+    }
+
+
+def _row(step: int, ours: dict[str, float], theirs: dict[str, float], apart: dict[str, Any]) -> dict[str, Any]:
+    """One line of steps.csv. Raises UserError where a loss is not finite."""
+    for framework, values in (('JAX', ours), ('PyTorch', theirs)):
+        if not math.isfinite(values['loss']):
+            raise UserError(f'The loss of {framework} is {values["loss"]} at step {step}; lower train.learning_rate.')
+    row: dict[str, Any] = {'step': step}
+    row |= {f'jax_{name}': value for name, value in ours.items()}
+    row |= {f'torch_{name}': value for name, value in theirs.items()}
+    return row | {'loss_difference': abs(ours['loss'] - theirs['loss']) / abs(ours['loss']), **apart}
 
 
 class _Twin:
     """The PyTorch side: network, optimiser, one step; called with an image it derains it."""
 
     def __init__(self, config: Any, variables: Any):
-        uses_gpu = jax.devices()[0].platform == 'gpu' and torch.cuda.is_available()
-        self.device = torch.device('cuda' if uses_gpu else 'cpu')
+        platform = jax.devices()[0].platform
+        if platform != 'cpu' and not torch.cuda.is_available():
+            raise UserError(
+                f'JAX computes on {platform} and this PyTorch cannot. Install one that can, or hide the device.'
+            )
+        self.device = torch.device('cpu' if platform == 'cpu' else 'cuda')
+        # Both use TF32 or neither: XLA's default is TF32 where the card has it.
+        is_exact = jax.config.values['jax_default_matmul_precision'] in ('float32', 'highest')
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not is_exact
         self._settings, self._loss = config.model.to_dict(), config.loss
         self.network = torch_twin.QSNet(self._settings)
         self.network.load_state_dict(torch_twin.to_torch(variables))
@@ -95,10 +133,6 @@ class _Twin:
         values = {'loss': loss.item(), 'psnr': psnr.item()}  # waits for the device
         return {**values, 'seconds': time.perf_counter() - begun}
 
-    def variables(self) -> dict[str, Any]:
-        """Those of the linen network."""
-        return jax.device_get(torch_twin.from_torch(self.network.state_dict(), self._settings))
-
     def __call__(self, image: np.ndarray) -> np.ndarray:
         self.network.eval()
         return torch_twin.derain(self.network, image)
@@ -122,7 +156,13 @@ def _summarize(
     times = {name: np.array([row[f'{name}_seconds'] for row in counted]) for name in ('jax', 'torch')}
     record = provenance.collect(config.to_dict(), config.seed)
     record['versions']['torch'] = torch.__version__
-    record['torch'] = {'device': str(twin.device), 'threads': torch.get_num_threads(), 'layout': 'NCHW, eager'}
+    record['torch'] = {
+        'device': str(twin.device),
+        'threads': torch.get_num_threads(),
+        'layout': 'NCHW, eager',
+        'tf32': torch.backends.cudnn.allow_tf32 and twin.device.type == 'cuda',
+    }
+    record['device']['count'] = 1
     return {
         'kind': 'compare',
         'dataset': set_name,
@@ -130,10 +170,9 @@ def _summarize(
         'protocol': 'rgb',
         'steps': len(rows),
         'validation_psnr': {name: rows[-1][f'{name}_validation'] for name in times},
-        'loss_difference': {'first': rows[0]['loss_difference'], 'largest': max(r['loss_difference'] for r in rows)},
-        'parameter_difference': {
-            'first': rows[0]['parameter_difference'],
-            'largest': max(row['parameter_difference'] for row in rows),
+        **{
+            name: {'first': rows[0][name], 'largest': max(row[name] for row in rows)}
+            for name in ('loss_difference', 'parameter_difference', 'largest_deviation')
         },
         'seconds_per_step': {
             name: {'median': float(np.median(x)), 'quartiles': [float(q) for q in np.percentile(x, (25, 75))]}
@@ -144,19 +183,16 @@ def _summarize(
     }
 
 
-def _write(
-    rows: list[dict[str, Any]], summary: dict[str, Any], config: Any, workdir: pathlib.Path, results: pathlib.Path
-):
-    """Steps, row and figure."""
-    evaluate.write_csv(workdir / 'compare' / 'steps.csv', rows)
-    provenance.write_json(results / 'rows' / f'compare-{workdir.name}.json', summary)
-    path = results / 'figures' / f'compare-{workdir.name}.png'
+def _write(rows: list[dict[str, Any]], summary: dict[str, Any], name: str, results: pathlib.Path) -> None:
+    """Row, figure and what is printed."""
+    provenance.write_json(results / 'rows' / f'compare-{name}.json', summary)
+    path = results / 'figures' / f'compare-{name}.png'
     with provenance.replacing(path) as temporary:
         draw(rows).savefig(temporary, format='png', dpi=110)
     psnr, seconds = summary['validation_psnr'], summary['seconds_per_step']
     print(
-        f'after {len(rows)} steps: validation PSNR {psnr["jax"]:.3f} dB (JAX) and {psnr["torch"]:.3f} dB (PyTorch) on '
-        f'{summary["count"]} images of {summary["dataset"]}\n'
+        f'after {len(rows)} steps: validation PSNR {psnr["jax"]:.3f} dB (JAX) and {psnr["torch"]:.3f} dB (PyTorch), '
+        f'{abs(psnr["jax"] - psnr["torch"]):.3f} dB apart, on {summary["count"]} images of {summary["dataset"]}\n'
         f'relative difference of the losses: {summary["loss_difference"]["first"]:.1e} at the first step, '
         f'{summary["loss_difference"]["largest"]:.1e} at most\n'
         f'seconds per step, median: {seconds["jax"]["median"]:.4f} (JAX), {seconds["torch"]["median"]:.4f} (PyTorch); '

@@ -1,5 +1,6 @@
 """python -m qsnet_jax.main --config=configs/NAME.py [--config.field=value ...] [--workdir=DIR] [--mode=MODE]."""
 
+import os
 import pathlib
 import sys
 
@@ -11,7 +12,9 @@ from qsnet_jax import UserError
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Settings; configs/default.py lists and explains them all.')
 _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'derain', 'prepare', 'compare'], 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for --config=configs/NAME.py.')
-_WEIGHTS = flags.DEFINE_string('weights', None, 'eval, derain: a weights file (safetensors) instead of a checkpoint.')
+_WEIGHTS = flags.DEFINE_string(
+    'weights', None, 'eval, derain: a weights file (.safetensors, .pth) instead of a checkpoint.'
+)
 _CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', 'eval: latest, best (by validation) or a step.')
 _INPUT = flags.DEFINE_string('input', None, 'derain: a photo or a folder of photos.')
 _OUTPUT = flags.DEFINE_string('output', None, 'derain: folder for the results, under the same names.')
@@ -80,6 +83,7 @@ def _prepare() -> int:
 
 
 def _compare() -> int:
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # two frameworks share a GPU
     from qsnet_jax import compare
 
     config, workdir = _run()

@@ -127,8 +127,8 @@ class QSNet(nn.Module):
         rain = Decoder(widths[::-1], name='main', **decoder)(x, train)
         return Output(rain.astype(kept), tuple(aux_rain))
 
-    def _check(self, images: Array) -> None:
-        """Refuses what the network cannot be built or run with."""
+    def check_settings(self) -> None:
+        """Raises UserError for settings that no network can be built of."""
         if self.groups < 1 or self.units < 0 or min(self.rates, default=1) < 1:
             raise UserError(
                 f'groups, units, rates are {self.groups}, {self.units}, {self.rates}; expected positive numbers.'
@@ -143,17 +143,27 @@ class QSNet(nn.Module):
             raise UserError(f'{merged} channels enter the main decoder; not a multiple of groups = {self.groups}.')
         if self.dtype not in ('float32', 'bfloat16', 'float64'):
             raise UserError(f"dtype is {self.dtype!r}; it must be 'float32', 'bfloat16' or 'float64'.")
-        if self.dtype == 'float64' and not jax.config.values['jax_enable_x64']:
-            raise UserError("dtype is 'float64', which JAX computes only where JAX_ENABLE_X64=1 is set.")
+        if self.norm not in ('batch', 'instance', 'none'):
+            raise UserError(f"norm is {self.norm!r}; it must be 'batch', 'instance' or 'none'.")
         if self.encoder_stride not in (1, 2, 4):
             raise UserError(f'encoder_stride is {self.encoder_stride}; it must be 1, 2 or 4.')
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises UserError for an image size that does not suit the stride."""
+        if height % self.encoder_stride or width % self.encoder_stride:
+            raise UserError(
+                f'images are {height}x{width}; both must be multiples of encoder_stride = {self.encoder_stride}. '
+                'Pad them first, as qsnet_jax.derain does.'
+            )
+
+    def _check(self, images: Array) -> None:
+        """Refuses what the network cannot be built or run with."""
+        self.check_settings()
+        if self.dtype == 'float64' and not jax.config.values['jax_enable_x64']:
+            raise UserError("dtype is 'float64', which JAX computes only where JAX_ENABLE_X64=1 is set.")
         if images.ndim != 4 or images.shape[-1] != 3 or not jnp.issubdtype(images.dtype, jnp.floating):
             raise UserError(f'images are {images.dtype} {images.shape}; expected floats in [0, 1] of (B, H, W, 3).')
-        if any(extent % self.encoder_stride for extent in images.shape[1:3]):
-            raise UserError(
-                f'images are {images.shape[1]}x{images.shape[2]}; both must be multiples of '
-                f'encoder_stride = {self.encoder_stride}. Pad them first, as qsnet_jax.derain does.'
-            )
+        self.check_size(*images.shape[1:3])
 
 
 def shapes(network: QSNet) -> dict[str, Any]:

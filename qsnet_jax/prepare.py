@@ -22,11 +22,8 @@ def prepare(config: Any, find_shared: bool) -> None:
     named = [config.data.train, config.data.eval, *([config.data.exclude] if config.data.exclude else [])]
     bases = [name.partition('/')[0] for names in named for name, _ in datasets.parse_names(names)]
     for base in dict.fromkeys(bases):
-        whole = {
-            'test_ii': ['rain100h'],
-            'test_i': [each for each in datasets.TEST_I if public.splits_there(each, config.data)],
-        }
-        for each in whole.get(base, [base]):
+        there = [each for each in datasets.TEST_I if public.splits_there(each, config.data)] if base == 'test_i' else []
+        for each in {'test_i': there, 'test_ii': ['rain100h']}.get(base, [base]):
             if each in public.SETS:
                 print(f'{each}: prepared in {public.prepare(each, config.data, replace=True)}')
     cache = sources.Cache(0)

@@ -9,9 +9,11 @@ Where the frameworks differ by default, one choice holds on both sides:
   batch norm           epsilon 1e-5; instance norm the same, with scale and bias
   Adam                 beta 0.9 and 0.999, epsilon 1e-8 outside the root (the default of both)
   padding              explicit and symmetric: zeros, but reflection in the stem
+  precision            float32 as the frameworks compute it; on NVIDIA cards both may use TF32 (see compare)
   sub-pixel layout     offset-major, (i * stride + j) * C + c, not nn.PixelShuffle's channel-major order
 """
 
+import io
 import json
 import math
 import os
@@ -32,7 +34,11 @@ try:
     from torch import Tensor, nn
     from torch.nn import functional
 except ImportError as error:
-    raise UserError('The PyTorch twin needs PyTorch: pip install torch (extra [torch]).') from error
+    raise UserError('The PyTorch twin needs PyTorch: pip install torch, 2.10 or newer (extra [torch]).') from error
+
+
+SAFE_PICKLES = (2, 10)  # from this version on no known file breaks out of `weights_only=True`
+MOMENTUM = 0.1  # running = 0.9 running + 0.1 batch
 
 
 class Output(NamedTuple):
@@ -46,17 +52,17 @@ class BatchNorm(nn.BatchNorm2d):
     """Batch norm whose running variance follows the biased variance of the batch."""
 
     def __init__(self, channels: int):
-        super().__init__(channels, eps=1e-5, momentum=0.1)
+        super().__init__(channels, eps=1e-5, momentum=MOMENTUM)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.running_mean is None or self.running_var is None:
             return super().forward(x)
         mean, variance = self.running_mean.clone(), self.running_var.clone()  # the backward pass keeps what it is given
-        y = functional.batch_norm(x, mean, variance, self.weight, self.bias, True, 0.1, self.eps)
+        y = functional.batch_norm(x, mean, variance, self.weight, self.bias, True, MOMENTUM, self.eps)
         count = x.numel() // x.shape[1]
-        with torch.no_grad():  # PyTorch has added 0.1 variance * count / (count - 1)
+        with torch.no_grad():  # PyTorch has added MOMENTUM * variance * count / (count - 1)
             self.running_mean.copy_(mean)
-            kept = 0.9 * self.running_var
+            kept = (1 - MOMENTUM) * self.running_var
             self.running_var.copy_(kept + (variance - kept) * ((count - 1) / count))
         return y
 
@@ -144,11 +150,10 @@ class QSNet(nn.Module):
 
     def __init__(self, settings: Mapping[str, Any]):
         super().__init__()
-        fields = model.from_config(settings)  # defaults and types
-        model.shapes(fields)  # refuses what cannot be built
+        self.fields = fields = model.from_config(settings)
+        fields.check_settings()
         groups, stride, norm = fields.groups, fields.encoder_stride, fields.norm
-        self.units, self.stride, self.share_scales = fields.units, stride, fields.share_scales
-        self.scales, self.is_half = len(fields.rates) + 1, fields.dtype == 'bfloat16'
+        self.stride, self.share_scales, self.scales = stride, fields.share_scales, len(fields.rates) + 1
         widths = (fields.channels // 4, fields.channels // 2, fields.channels)
         strides = (1, min(stride, 2), stride // min(stride, 2))
         for number, (before, width, size, step) in enumerate(
@@ -171,12 +176,15 @@ class QSNet(nn.Module):
             self.double()
 
     def forward(self, rainy: Tensor) -> Output:
-        with torch.autocast(rainy.device.type, torch.bfloat16, enabled=self.is_half):
+        self.fields.check_size(*rainy.shape[-2:])
+        if self.fields.dtype != 'bfloat16':
+            return self._forward(rainy)
+        with torch.autocast(rainy.device.type, torch.bfloat16):
             return self._forward(rainy)
 
     def _forward(self, rainy: Tensor) -> Output:
         x = (rainy - 0.5) / 0.5
-        for name in (*(f'stem_{i}' for i in range(1, 4)), *(f'unit_{i}' for i in range(1, self.units + 1))):
+        for name in (*(f'stem_{i}' for i in range(1, 4)), *(f'unit_{i}' for i in range(1, self.fields.units + 1))):
             x = self.get_submodule(name)(x)
         merged, aux_rain = [], []
         for number in range(1, self.scales + 1):
@@ -192,9 +200,7 @@ class QSNet(nn.Module):
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Interleaves `groups` equal blocks of channels; (B, C, H, W) -> same."""
-    batch, channels, height, width = x.shape
-    x = x.view(batch, groups, channels // groups, height, width) if x.is_contiguous() else x.unflatten(1, (groups, -1))
-    return x.transpose(1, 2).reshape(batch, channels, height, width)
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def space_to_depth(x: Tensor, stride: int) -> Tensor:
@@ -219,10 +225,12 @@ def quasi_sparsity(rain: Tensor, rainy: Tensor, filters: str) -> Tensor:
     """Sum over filters and both layers of absolute responses on valid positions, per element. Eqs. (8), (9)."""
     loss = rain.new_zeros(())
     for kernel in priors.FILTERS[filters]:
-        weight = torch.as_tensor(kernel.copy(), dtype=rain.dtype, device=rain.device)
+        rows, columns = kernel.shape
         for layer in (rain, rainy - rain):
-            if all(extent >= size for extent, size in zip(layer.shape[2:], kernel.shape, strict=True)):
-                loss = loss + functional.conv2d(layer.flatten(0, 1)[:, None], weight[None, None]).abs().sum()
+            if layer.shape[2] >= rows and layer.shape[3] >= columns:
+                windows = layer.unfold(2, rows, 1).unfold(3, columns, 1)  # exact, where a convolution may be in TF32
+                weight = torch.as_tensor(kernel.copy(), dtype=rain.dtype, device=rain.device)
+                loss = loss + (windows * weight).sum(dim=(-2, -1)).abs().sum()
     return loss / rain.numel()
 
 
@@ -289,14 +297,17 @@ def from_torch(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict
     """
     expected = checkpoint.expected_shapes(dict(settings))
     paths = {_torch_name(path): path for path in expected}
-    found = {name: value for name, value in state.items() if not name.endswith('num_batches_tracked')}
+    found = {str(name): value for name, value in state.items() if not str(name).endswith('num_batches_tracked')}
     shapes = {name: _torch_shape(path, expected[path]) for name, path in paths.items()}
     problems = checkpoint.differences(shapes, {name: tuple(value.shape) for name, value in found.items()})
     if problems:
         raise UserError(f'The state_dict does not fit the network of {dict(settings)}: {"; ".join(problems)}.')
     flat = {}
     for name, path in paths.items():
-        array = found[name].detach().cpu().numpy()
+        dtype = torch.float64 if settings['dtype'] == 'float64' else torch.float32
+        array = found[name].detach().cpu().to_dense().to(dtype).numpy()
+        if not np.isfinite(array).all():
+            raise UserError(f'{name} of the state_dict holds values that are not finite.')
         flat[path] = jnp.asarray(array.transpose(2, 3, 1, 0) if path.endswith('kernel') else array)
     return flax.traverse_util.unflatten_dict(flat, sep='/')
 
@@ -314,20 +325,21 @@ def save_weights(
     record: JSON-ready provenance, kept in the file.
     """
     path, state = pathlib.Path(path), to_torch(variables)
+    if path.suffix not in ('.safetensors', *checkpoint.TORCH_SUFFIXES):
+        raise UserError(f'{path} must end in .safetensors, .pth or .pt.')
     metadata = {
         'format': checkpoint.TORCH_MARK,
         'settings': json.dumps(dict(settings)),
         'record': json.dumps(record or {}),
     }
+    if path.suffix == '.safetensors':
+        content = safetensors.torch.save({name: value.contiguous() for name, value in state.items()}, metadata=metadata)
+    else:
+        file = io.BytesIO()
+        torch.save({**metadata, 'state_dict': state}, file)
+        content = file.getvalue()
     with provenance.writable(path.parent):
-        if path.suffix == '.safetensors':
-            state = {name: value.contiguous() for name, value in state.items()}
-            provenance.write_bytes(path, safetensors.torch.save(state, metadata=metadata))
-        elif path.suffix in checkpoint.TORCH_SUFFIXES:
-            with provenance.replacing(path) as temporary:
-                torch.save({**metadata, 'state_dict': state}, temporary)
-        else:
-            raise UserError(f'{path} must end in .safetensors, .pth or .pt.')
+        provenance.write_bytes(path, content)
 
 
 def load_weights(
@@ -344,7 +356,12 @@ def load_weights(
     settings = settings or metadata.get('settings')
     if settings is None:
         raise UserError(f'{path} holds no settings of its network; give them, or write it by torch_twin.save_weights.')
-    return from_torch(state, settings), {**settings, 'rates': tuple(settings['rates'])}
+    try:
+        return from_torch(state, settings), {**settings, 'rates': tuple(settings['rates'])}
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
+    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
+        raise UserError(f'{path} has settings of which no network can be built: {error!r}.') from error
 
 
 def load_record(path: str | os.PathLike) -> dict[str, Any]:
@@ -367,6 +384,8 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """{'settings', 'record'}, as far as the file holds them, and its state_dict."""
     if not path.is_file():
         raise UserError(f'{path} does not exist; expected weights of the PyTorch twin.')
+    if path.suffix != '.safetensors' and tuple(int(part) for part in torch.__version__.split('.')[:2]) < SAFE_PICKLES:
+        raise UserError(f'{path}: PyTorch {torch.__version__} does not read it safely; update it (extra [torch]).')
     try:
         if path.suffix == '.safetensors':
             with safetensors.safe_open(path, framework='pt') as file:
