@@ -44,8 +44,8 @@ def open_source(name: str, data: Any, role: str, cache: sources.Cache) -> source
     base, _, folder = name.partition('/')
     if base == 'test_i':
         return _open_test_i(data, cache)
-    if base in public.SETS or base == 'test_ii':
-        return _open_public('rain100h' if base == 'test_ii' else base, folder, data, role, cache)
+    if public_name(name) in public.SETS:
+        return _open_public(public_name(name), folder, data, role, cache)
     style = 'wide' if base in (STAND_IN, 'test_iii') else base.removeprefix('drawn_')
     if base != style and style in rain.STYLES:
         return _open_drawn(style, name, data, role, cache)
@@ -61,7 +61,8 @@ def open_training(data: Any, cache: sources.Cache) -> dict[str, sources.Source]:
     """The sources of `config.data.train` by name, without what they share with the sets of `config.data.exclude`."""
     opened = {name: open_source(name, data, 'train', cache) for name, _ in parse_names(data.train)}
     if data.exclude:
-        held_out = open_evaluation(data, data.exclude, sources.Cache(0))
+        excluded = open_evaluation(data, data.exclude, sources.Cache(0))
+        held_out = {name: overlap.signatures(name, source) for name, source in excluded.items()}
         opened = {name: overlap.without_shared(name, source, held_out) for name, source in opened.items()}
     return opened
 
@@ -71,15 +72,16 @@ def open_evaluation(data: Any, names: Any, cache: sources.Cache) -> dict[str, so
 
     Raises UserError where two sets hold the same files, for then one of the names is wrong.
     """
-    whole = {'rain13k': [f'rain13k/{split}' for split in list(public.Rain13k.SPEC.splits)[1:]], 'test_iii': [STAND_IN]}
+    test_splits = [split for split in public.Rain13k.SPEC.splits if split != 'train']
     opened = {}
     for name, _ in parse_names(names):
-        name = STAND_IN + name.removeprefix('test_iii') if name.startswith('test_iii/') else name
-        for each in whole.get(name, [name]):
+        if name.partition('/')[0] == 'test_iii':
+            name = STAND_IN + name.removeprefix('test_iii')
+        for each in [f'rain13k/{split}' for split in test_splits] if name == 'rain13k' else [name]:
             opened[each] = open_source(each, data, 'eval', cache)
     seen: dict[str, str] = {}
     for name, source in opened.items():
-        base = 'rain100h' if name == 'test_ii' else name.partition('/')[0]
+        base = public_name(name)
         if base in public.SETS and base != 'rain13k':
             content = sources.fingerprint(source)['sha256']
             if seen.setdefault(content, base) != base:
@@ -88,6 +90,12 @@ def open_evaluation(data: Any, names: Any, cache: sources.Cache) -> dict[str, so
                     'set a folder of its own name below --config.data.root, and prepare them again.'
                 )
     return opened
+
+
+def public_name(name: str) -> str:
+    """The set that a name without its split means: test_ii is rain100h."""
+    base = name.partition('/')[0]
+    return 'rain100h' if base == 'test_ii' else base
 
 
 def parse_names(names: Any) -> list[tuple[str, float]]:

@@ -49,13 +49,13 @@ def shared(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int, float]
     ]
 
 
-def without_shared(name: str, source: sources.Source, held_out: dict[str, sources.Source]) -> sources.Source:
-    """The items of a source whose backgrounds are in none of the held-out sets; says how many were left out."""
+def without_shared(name: str, source: sources.Source, held_out: dict[str, np.ndarray]) -> sources.Source:
+    """The items of a source whose backgrounds are in no held-out set (their signatures by name); prints how many."""
     own = signatures(name, source)
     notes = dict(source.notes)
     dropped: set[int] = set()
     for other, held in held_out.items():
-        found = {index for index, _, _ in shared(own, signatures(other, held))}
+        found = {index for index, _, _ in shared(own, held)}
         print(f'{name}: {len(found)} of {len(own)} items share a background with {other} and are left out')
         notes[f'without_{other}'] = len(found)
         dropped |= found

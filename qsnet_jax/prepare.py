@@ -20,10 +20,10 @@ def prepare(config: Any, find_shared: bool) -> None:
     Raises UserError where a set cannot be used.
     """
     named = [config.data.train, config.data.eval, *([config.data.exclude] if config.data.exclude else [])]
-    bases = [name.partition('/')[0] for names in named for name, _ in datasets.parse_names(names)]
+    bases = [datasets.public_name(name) for names in named for name, _ in datasets.parse_names(names)]
     for base in dict.fromkeys(bases):
         there = [each for each in datasets.TEST_I if public.splits_there(each, config.data)] if base == 'test_i' else []
-        for each in {'test_i': there, 'test_ii': ['rain100h']}.get(base, [base]):
+        for each in there or [base]:
             if each in public.SETS:
                 print(f'{each}: prepared in {public.prepare(each, config.data, replace=True)}')
     cache = sources.Cache(0)
@@ -63,7 +63,7 @@ def _describe(role: str, name: str, source: sources.Source) -> str:
     )
     if len(chosen) < count:
         line += f'\n  {name}: scores and sizes of {len(chosen)} of them, evenly spaced'
-    base = 'rain100h' if name == 'test_ii' else name
+    base = datasets.public_name(name)
     known = public.SPECS[base].input_rgb if base in public.SPECS else None
     if known and count == fingerprint['publisher_count'] and abs(means['rgb_psnr'] - known) > 0.05:
         found_rgb = f'{means["rgb_psnr"]:.2f} dB RGB'

@@ -427,9 +427,10 @@ def _current(final: pathlib.Path, data: Any, found: downloads.Scan | None, repla
     ready = next(iter(_versions(final)), None)
     if ready is None:
         return None
+    splits_stored = _stored(ready)['splits']
     stored = {
         (split, item['name'], side, name, size, content if replace else '')
-        for split, part in _stored(ready)['splits'].items()
+        for split, part in splits_stored.items()
         for item in part['items']
         for side, (name, content, size) in item['files'].items()
     }
@@ -440,7 +441,7 @@ def _current(final: pathlib.Path, data: Any, found: downloads.Scan | None, repla
             f'{ready} was prepared from other files than those below {data.root}. --mode=prepare replaces it; or name '
             'another --config.data.tfds_dir, or leave --config.data.root out.'
         )
-    for split, part in _stored(ready)['splits'].items():
+    for split, part in splits_stored.items():
         if part['publisher_count'] not in (None, len(part['items'])) and not data.partial:
             raise UserError(
                 f'{ready} holds {len(part["items"])} of the {part["publisher_count"]} pairs of {final.name}/{split}. '

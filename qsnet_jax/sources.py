@@ -83,17 +83,18 @@ class Cache:
         return self.get(('layer', path), lambda: np.ascontiguousarray(images.read(path)[..., 1]))
 
 
-@dataclasses.dataclass
-class Pairs:
+class _Files:
+    """What the sources of image files have in common."""
+
+    def __init__(self, items: list[layouts.Item], cache: Cache):
+        self.items, self.cache = items, cache
+        self.names = [item.name for item in items]
+        self.groups = [item.pair_id for item in items]
+        self.notes: dict[str, Any] = {}
+
+
+class Pairs(_Files):
     """Rainy and clean files of equal size."""
-
-    items: list[layouts.Item]
-    cache: Cache
-    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        self.names = [item.name for item in self.items]
-        self.groups = [item.pair_id for item in self.items]
 
     def load(self, index: int) -> Pair:
         files = self.items[index].files
@@ -108,22 +109,16 @@ class Pairs:
         return _file_contents(self.items[index].files)
 
 
-@dataclasses.dataclass
-class Layers:
+class Layers(_Files):
     """Clean files and grey rain layers: rainy = min(255, clean + layer).
 
     With `any_layer`, training puts any of these layers on each background, shifted and mirrored at random; `load` and
     without it also `sample` use the layer of the same name.
     """
 
-    items: list[layouts.Item]
-    any_layer: list[pathlib.Path]
-    cache: Cache
-    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        self.names = [item.name for item in self.items]
-        self.groups = [item.pair_id for item in self.items]
+    def __init__(self, items: list[layouts.Item], any_layer: list[pathlib.Path], cache: Cache):
+        super().__init__(items, cache)
+        self.any_layer = any_layer
 
     def load(self, index: int) -> Pair:
         files = self.items[index].files

@@ -1,7 +1,7 @@
 """QSNet in PyTorch, as its authors would have written it: the same settings, the same parameters, the same losses.
 
-Networks and losses are written anew, from the paper and FIDELITY's table and not from the JAX code, so that agreement
-of the two means something. Images are (B, 3, H, W) here. Needs PyTorch, which the rest of the package does not.
+Networks and losses are written anew, from the paper and the table of layers and not from the JAX code, so that
+agreement of the two means something. Images are (B, 3, H, W) here. Needs PyTorch, which nothing else here does.
 
 Where the frameworks differ by default, one choice holds on both sides:
 
@@ -226,10 +226,10 @@ def quasi_sparsity(rain: Tensor, rainy: Tensor, filters: str) -> Tensor:
     loss = rain.new_zeros(())
     for kernel in priors.FILTERS[filters]:
         rows, columns = kernel.shape
+        weight = torch.as_tensor(kernel.copy(), dtype=rain.dtype, device=rain.device)
         for layer in (rain, rainy - rain):
             if layer.shape[2] >= rows and layer.shape[3] >= columns:
                 windows = layer.unfold(2, rows, 1).unfold(3, columns, 1)  # exact, where a convolution may be in TF32
-                weight = torch.as_tensor(kernel.copy(), dtype=rain.dtype, device=rain.device)
                 loss = loss + (windows * weight).sum(dim=(-2, -1)).abs().sum()
     return loss / rain.numel()
 

@@ -60,3 +60,10 @@ def tiny_config(pairs_root):
     config.train.update({'steps': 10, 'schedule': 'plateau', 'plateau_window': 2, 'plateau_patience': 1})
     config.train.update({'log_every': 2, 'eval_every': 5, 'eval_images': 2, 'checkpoint_every': 2})
     return config
+
+
+@pytest.fixture
+def lenient_promotion():
+    """Flax's norms beyond float32 and Optax's Adam let JAX promote types; what they are made of is tested strictly."""
+    with jax.numpy_dtype_promotion('standard'):
+        yield

@@ -12,13 +12,6 @@ torch.set_num_threads(1)  # waiting threads would take the cores from JAX's
 from qsnet_jax import UserError, compare  # noqa: E402
 
 
-@pytest.fixture
-def lenient_promotion():
-    """Optax's Adam is not clean under strict promotion."""
-    with jax.numpy_dtype_promotion('standard'):
-        yield
-
-
 @pytest.mark.parametrize(('schedule', 'dtype'), [('plateau', 'float32'), ('cosine', 'float64')])
 def test_comparison_writes_steps_row_and_figure(schedule, dtype, tiny_config, tmp_path, capsys, lenient_promotion):
     """Six steps of both: equal losses to rounding, the row with its record, a picture, a line that says the result."""

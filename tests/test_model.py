@@ -25,13 +25,6 @@ def run(settings, images, train=False, seed=0):
     return jax.jit(network.apply)(variables, images)
 
 
-@pytest.fixture
-def lenient_promotion():
-    """Flax's norms let JAX promote the types of their statistics where the computation is not in float32."""
-    with jax.numpy_dtype_promotion('standard'):
-        yield
-
-
 def random_images(height, width, batch=1):
     return jax.random.uniform(jax.random.key(1), (batch, height, width, 3))
 

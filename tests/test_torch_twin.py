@@ -45,11 +45,7 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def lenient_promotion():
-    """Flax's norms and Optax's Adam are not clean under strict promotion beyond float32."""
-    with jax.numpy_dtype_promotion('standard'):
-        yield
+pytestmark = pytest.mark.usefixtures('lenient_promotion')
 
 
 @pytest.fixture

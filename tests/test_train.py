@@ -11,12 +11,7 @@ import pytest
 
 from qsnet_jax import UserError, checkpoint, parallel, pipeline, sources, train
 
-
-@pytest.fixture(autouse=True)
-def lenient_promotion():
-    """Optax's Adam raises a float to an integer power; the rest of the step is strict in the tests of its parts."""
-    with jax.numpy_dtype_promotion('standard'):
-        yield
+pytestmark = pytest.mark.usefixtures('lenient_promotion')
 
 
 @pytest.fixture
