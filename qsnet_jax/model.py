@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qsnet_jax import UserError, layers
+from qsnet_jax import UserError, blocks, layers
+from qsnet_jax.blocks import Blocks
 
 Array = jax.Array
 
@@ -43,17 +44,17 @@ class Decoder(nn.Module):
     norm: str
     share_groups: bool
     dtype: Any
+    form: str = 'plain'
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Blocks, train: bool) -> Array:
+        common: dict[str, Any] = {'dtype': self.dtype, 'form': self.form}
         for number, width in enumerate(self.widths, start=1):
-            x = layers.ConvNorm(width, groups=self.groups, norm=self.norm, dtype=self.dtype, name=f'conv_{number}')(
-                x, train
-            )
+            x = layers.ConvNorm(width, groups=self.groups, norm=self.norm, name=f'conv_{number}', **common)(x, train)
             if self.share_groups:
-                x = layers.channel_shuffle(x, self.groups)
-        x = layers.Conv(3 * self.stride**2, use_bias=True, dtype=self.dtype, name='rain')(x)
-        return layers.depth_to_space(x, self.stride)
+                x = blocks.channel_shuffle(x, self.groups, self.form)
+        x = layers.Conv(3 * self.stride**2, use_bias=True, name='rain', **common)(x)
+        return layers.depth_to_space(x.array(), self.stride)
 
 
 class QSNet(nn.Module):
@@ -71,6 +72,7 @@ class QSNet(nn.Module):
     share_groups: shuffles between the groups in all decoders. share_scales: the exchange between scales before the
         main decoder. Both False is "without sharing" of Table 5.
     dtype: of the computation, 'float32', 'bfloat16' or 'float64'; parameters and statistics are float32 at least.
+    form: how it is computed, never what: 'plain', 'split', 'dense' (see `blocks`), or 'auto', the fastest here.
 
     Raises UserError where widths do not divide into groups or the size does not suit the stride.
     """
@@ -85,24 +87,26 @@ class QSNet(nn.Module):
     share_groups: bool = True
     share_scales: bool = True
     dtype: str = 'float32'
+    form: str = 'auto'
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Output:
         self._check(images)
+        form = blocks.default_form() if self.form == 'auto' else self.form
         dtype, stride = jnp.dtype(self.dtype), self.encoder_stride
         kept = layers.at_least_float32(dtype)
         images = images.astype(kept)
-        common: dict[str, Any] = {'norm': self.norm, 'dtype': dtype}
+        common: dict[str, Any] = {'norm': self.norm, 'dtype': dtype, 'form': form}
         stem_strides = (1, min(stride, 2), stride // min(stride, 2))
 
-        x = ((images - 0.5) / 0.5).astype(dtype)
+        x = blocks.of(((images - 0.5) / 0.5).astype(dtype))
         widths = (self.channels // 4, self.channels // 2, self.channels)
         for number, (width, size, step) in enumerate(zip(widths, (9, 3, 3), stem_strides, strict=True), start=1):
             x = layers.ConvNorm(width, size=size, stride=step, padding='reflect', name=f'stem_{number}', **common)(
                 x, train
             )
         for number in range(1, self.units + 1):
-            x = layers.ShuffleUnit(self.groups, dtype, name=f'unit_{number}')(x, train)
+            x = layers.ShuffleUnit(self.groups, dtype, form, name=f'unit_{number}')(x, train)
 
         decoder: dict[str, Any] = {'groups': self.groups, 'stride': stride, 'share_groups': self.share_groups, **common}
         features, aux_rain = [], []
@@ -118,12 +122,12 @@ class QSNet(nn.Module):
             rain = Decoder((self.scale_channels, self.scale_channels // 2), name=f'A_{number}', **decoder)(scale, train)
             rain = rain.astype(kept)
             restored = layers.space_to_depth(images - rain, stride).astype(dtype)  # B_i; no stop-gradient, no clipping
-            features += [scale, restored]
+            features += [scale, blocks.of(restored)]
             aux_rain.append(rain)
 
-        x = jnp.concatenate(features, axis=-1)
+        x = blocks.concatenate(features)
         if self.share_scales:
-            x = layers.channel_shuffle(x, len(aux_rain))
+            x = blocks.channel_shuffle(x, len(aux_rain), form)
         rain = Decoder(widths[::-1], name='main', **decoder)(x, train)
         return Output(rain.astype(kept), tuple(aux_rain))
 

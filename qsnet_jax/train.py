@@ -40,6 +40,8 @@ from qsnet_jax import (
 )
 
 WITHOUT_EFFECT = ('data.tfds_dir', 'data.cache_gib', 'data.threads', 'data.prefetch')  # on what a run computes
+# For CPUs: 0.65 instead of 1.2 GiB for 2 x 96 x 96 at full size, and no slower.
+SCHEDULER: dict[str, Any] = {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
 PLATEAU_TOLERANCE = 1e-6  # a window's mean loss must fall by more than this to count as better
 
 
@@ -226,7 +228,8 @@ def compile_step(config: Any, state: TrainState, batch: dict[str, jax.Array]) ->
     """The jitted step, compiled before the clock starts; the old state's memory is reused."""
     print('compiling the training step ...', end=' ', flush=True)
     begun = time.perf_counter()
-    compiled = jax.jit(partial(train_step, config=config), donate_argnums=0).lower(state, batch).compile()
+    lowered = jax.jit(partial(train_step, config=config), donate_argnums=0).lower(state, batch)
+    compiled = lowered.compile(compiler_options=SCHEDULER if jax.default_backend() == 'cpu' else None)
     print(f'{time.perf_counter() - begun:.1f} s')
     return compiled
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qsnet_jax import model
+from qsnet_jax import blocks, model
 
 TINY = {'channels': 12, 'units': 1, 'scale_channels': 6}
 
@@ -88,6 +88,51 @@ def test_parameter_names_are_stable():
         | {f'{letter}_{i}' for letter in 'CA' for i in range(1, 6)}
         | {'main'}
     )
+
+
+FORM_CASES = [
+    {},
+    {'norm': 'instance', 'share_groups': False, 'share_scales': False},
+    {'norm': 'none', 'rates': (2, 3)},
+    {'channels': 60, 'scale_channels': 54, 'units': 2},  # groups wide enough to be kept apart
+    {'channels': 60, 'scale_channels': 54, 'units': 2, 'share_groups': False},
+    {'channels': 60, 'scale_channels': 54, 'encoder_stride': 2, 'share_scales': False},
+    {'channels': 24, 'scale_channels': 18, 'encoder_stride': 4},
+    {'channels': 16, 'scale_channels': 12, 'groups': 2, 'rates': (1,)},
+]
+
+
+@pytest.mark.parametrize(
+    ('settings', 'train'),
+    [
+        pytest.param(settings, train, marks=() if train and number in (0, 3) else pytest.mark.slow)
+        for number, settings in enumerate(FORM_CASES)
+        for train in (False, True)
+    ],
+)
+def test_every_form_computes_the_same(settings, train):
+    """Outputs, running statistics and gradients of the fast forms are those of the plain one, to float32 rounding."""
+    stride = settings.get('encoder_stride', 1)
+    images, targets = (random_images(9 * stride, 11 * stride, batch=2) for _ in range(2))
+    variables = model.initialize(model.QSNet(**{**TINY, **settings}), seed=3)
+
+    def compute(form):
+        network = model.QSNet(**{**TINY, **settings}, form=form)
+
+        def loss(params):
+            output, updates = network.apply({**variables, 'params': params}, images, train, mutable=['batch_stats'])
+            errors = [jnp.mean(jnp.square(rain - targets)) for rain in (output.rain, *output.aux_rain)]
+            return sum(errors), (output, updates)
+
+        return jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
+
+    expected = compute('plain')
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected[0]))
+    for form in ('split', 'dense'):
+        gradients, (output, updates) = compute(form)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), output, expected[1][0])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), updates, expected[1][1])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * largest), gradients, expected[0])
 
 
 @pytest.mark.parametrize('size', [(1, 1), (7, 13), (24, 36)])
@@ -189,10 +234,10 @@ def test_without_group_sharing_a_group_sees_only_itself():
     """With no shuffle, the first group of a decoder's second convolution depends on the first input channels alone."""
     decoder = model.Decoder((6, 6), 3, 1, 'batch', share_groups=False, dtype=jnp.dtype('float32'))
     x = random_images(6, 6).repeat(2, axis=-1)
-    variables = decoder.init(jax.random.key(0), x, False)
-    _, state = decoder.apply(variables, x, False, capture_intermediates=True)
-    _, changed = decoder.apply(variables, x.at[..., 2:].set(0.0), False, capture_intermediates=True)
-    first, second = (s['intermediates']['conv_2']['__call__'][0][..., :2] for s in (state, changed))
+    variables = decoder.init(jax.random.key(0), blocks.of(x), False)
+    _, state = decoder.apply(variables, blocks.of(x), False, capture_intermediates=True)
+    _, changed = decoder.apply(variables, blocks.of(x.at[..., 2:].set(0.0)), False, capture_intermediates=True)
+    first, second = (s['intermediates']['conv_2']['__call__'][0].array()[..., :2] for s in (state, changed))
     np.testing.assert_array_equal(first, second)
 
 

@@ -1,0 +1,174 @@
+"""Every form of a convolution against a plain loop, shuffle against its definition."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qsnet_jax import blocks
+
+
+def reference_convolution(x, kernel, groups, rate, stride, padding):
+    """Grouped convolution as its definition, one output channel and tap at a time, in float64."""
+    size, _, depth, features = kernel.shape
+    margin = rate * (size // 2)
+    mode = 'reflect' if padding == 'reflect' else 'constant'
+    padded = np.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode=mode)
+    height, width = x.shape[1:3]
+    full = np.zeros((x.shape[0], height, width, features))
+    for feature, i, j, d in itertools.product(range(features), range(size), range(size), range(depth)):
+        channel = feature // (features // groups) * depth + d
+        shifted = padded[:, rate * i : rate * i + height, rate * j : rate * j + width, channel]
+        full[..., feature] += shifted * kernel[i, j, d, feature]
+    return full[:, ::stride, ::stride]
+
+
+CASES = [
+    # size, groups, depth, features, rate, stride, padding
+    (3, 1, 4, 6, 1, 1, 'zeros'),
+    (9, 1, 3, 5, 1, 1, 'reflect'),
+    (3, 1, 4, 6, 1, 2, 'reflect'),
+    (3, 3, 4, 6, 1, 1, 'zeros'),
+    (3, 3, 2, 6, 4, 1, 'zeros'),
+    (3, 3, 2, 6, 6, 1, 'zeros'),
+    (3, 3, 14, 6, 2, 1, 'zeros'),
+    (3, 3, 14, 6, 1, 2, 'reflect'),
+    (1, 3, 4, 6, 1, 1, 'zeros'),
+    (1, 1, 4, 6, 1, 1, 'zeros'),
+    (3, 6, 1, 6, 1, 1, 'zeros'),
+    (3, 6, 1, 6, 2, 2, 'zeros'),
+    (3, 6, 1, 6, 2, 1, 'reflect'),
+    (1, 3, 2, 6, 1, 2, 'zeros'),
+]
+
+
+def random_case(case, dtype):
+    size, groups, depth, features = case[:4]
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(2, 14, 18, groups * depth)).astype(dtype)
+    return x, generator.normal(size=(size, size, depth, features)).astype(dtype)
+
+
+FORMS = ('plain', 'split', 'dense')
+
+
+def scattered(x, generator):
+    """The feature map in two parts, its channels in random order with zeros between, as shuffles leave it."""
+    order = generator.permutation([*range(x.shape[-1]), blocks.PAD, blocks.PAD])
+    parts, channels = [], []
+    for held in np.split(order, [3]):
+        parts.append(np.where(held == blocks.PAD, 0, x[..., held]).astype(x.dtype))
+        channels.append(tuple(int(channel) for channel in held))
+    return blocks.Blocks(tuple(jnp.asarray(part) for part in parts), tuple(channels))
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('case', CASES)
+def test_convolution_equals_its_definition(case, form):
+    """Every form computes the definition, to float32 rounding, however its input lies in memory."""
+    _, groups, _, _, rate, stride, padding = case
+    x, kernel = random_case(case, np.float32)
+    expected = reference_convolution(x.astype(np.float64), kernel.astype(np.float64), groups, rate, stride, padding)
+    for given in (blocks.of(jnp.asarray(x)), scattered(x, np.random.default_rng(1))):
+        y = blocks.convolve(
+            given, jnp.asarray(kernel), groups=groups, rate=rate, stride=stride, padding=padding, form=form
+        )
+        found = y.array()
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('case', CASES)
+def test_padding_stays_zero(case, form):
+    """What an array holds beyond its channels is zero: it is summed over by the next convolution."""
+    _, groups, _, _, rate, stride, padding = case
+    x, kernel = (jnp.asarray(value) for value in random_case(case, np.float32))
+    y = blocks.convolve(blocks.of(x), kernel, groups=groups, rate=rate, stride=stride, padding=padding, form=form)
+    assert sorted(channel for held in y.channels for channel in held if channel != blocks.PAD) == list(range(y.width))
+    for part, held in zip(y.parts, y.channels, strict=True):
+        assert part.shape[-1] == len(held)
+        assert not np.asarray(part)[..., np.asarray(held) == blocks.PAD].any()
+    if form != 'plain' and case[:3] != (3, 6, 1):  # depthwise kernels keep the layout that they find
+        assert all(part.shape[-1] % blocks.MULTIPLES[form] == 0 for part in y.parts)
+
+
+WIDE = [
+    (3, 1, 20, 24, 1, 1, 'zeros'),
+    (3, 1, 24, 6, 2, 1, 'zeros'),
+    (3, 1, 24, 20, 1, 1, 'reflect'),
+    (3, 3, 16, 48, 6, 1, 'zeros'),
+]
+
+
+@pytest.mark.parametrize('form', ['split', 'dense'])
+@pytest.mark.parametrize('case', [*CASES, *WIDE])
+def test_gradients_equal_those_of_the_plain_form(case, form):
+    """Gradients for input and kernel are those of XLA's own grouped convolution."""
+    _, groups, _, _, rate, stride, padding = case
+    x, kernel = (jnp.asarray(value) for value in random_case(case, np.float32))
+
+    def loss(x, kernel, form):
+        y = blocks.convolve(blocks.of(x), kernel, groups=groups, rate=rate, stride=stride, padding=padding, form=form)
+        return jnp.sum(jnp.sin(y.array()))
+
+    gradients = jax.grad(loss, (0, 1))(x, kernel, form), jax.grad(loss, (0, 1))(x, kernel, 'plain')
+    for found, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-5 * float(jnp.abs(expected).max()))
+
+
+def test_in_one_is_one_array_in_order():
+    """What ShuffleNet units add must lie alike."""
+    x, kernel = (jnp.asarray(value) for value in random_case((3, 3, 14, 21, 1, 1, 'zeros'), np.float32))
+    for form in FORMS:
+        y = blocks.convolve(blocks.of(x), kernel, groups=3, form=form, in_one=True)
+        assert len(y.parts) == 1
+        assert y.channels[0][:21] == tuple(range(21))
+
+
+def test_convolution_refuses_widths_that_do_not_divide():
+    """Channels that do not fit the groups are an error that names them."""
+    with pytest.raises(ValueError, match='7 input and 6 output channels'):
+        blocks.convolve(blocks.of(jnp.zeros((1, 4, 4, 7))), jnp.zeros((3, 3, 2, 6)), groups=3, form='split')
+
+
+def test_unknown_form_is_refused():
+    """A name that is none of the three is an error, not a default."""
+    with pytest.raises(ValueError, match='fast'):
+        blocks.convolve(blocks.of(jnp.zeros((1, 4, 4, 6))), jnp.zeros((3, 3, 2, 6)), groups=3, form='fast')
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize(('channels', 'groups'), [(12, 3), (33, 3), (345, 5), (6, 1)])
+def test_shuffle_is_its_definition(channels, groups, form):
+    """Channel g * n + j goes to j * groups + g, for every channel."""
+    x = blocks.of(jnp.arange(channels).reshape(1, 1, 1, channels))
+    found = np.asarray(blocks.channel_shuffle(x, groups, form).array()).ravel()
+    size = channels // groups
+    for g, j in itertools.product(range(groups), range(size)):
+        assert found[j * groups + g] == g * size + j
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_shuffle_by_the_cofactor_undoes_it(form):
+    """Shuffling by C / groups restores the order."""
+    x = jnp.arange(24).reshape(1, 1, 2, 12)
+    twice = blocks.channel_shuffle(blocks.channel_shuffle(blocks.of(x), 3, form), 4, form)
+    np.testing.assert_array_equal(twice.array(), x)
+
+
+def test_shuffle_refuses_a_remainder():
+    """Seven channels have no three equal groups."""
+    with pytest.raises(ValueError, match='7 channels'):
+        blocks.channel_shuffle(blocks.of(jnp.zeros((1, 1, 1, 7))), 3, 'split')
+
+
+def test_concatenation_counts_on():
+    """The channels of the second map follow those of the first, wherever either lies."""
+    generator = np.random.default_rng(0)
+    x, y = (generator.normal(size=(1, 2, 2, width)).astype(np.float32) for width in (5, 4))
+    found = blocks.concatenate([scattered(x, generator), scattered(y, generator)])
+    assert found.width == 9
+    np.testing.assert_array_equal(found.array(), np.concatenate([x, y], axis=-1))
