@@ -1,7 +1,11 @@
 """Photos of any size in, photos out: pad, cut into tiles, stitch, and walk through folders."""
 
+import contextlib
 import importlib.resources
+import math
+import os
 import pathlib
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, cast
@@ -15,7 +19,11 @@ from qsnet_jax import UserError, checkpoint, images, model
 
 BUCKET = 32  # canvases are multiples of this, so that a folder of mixed sizes compiles few shapes
 REFUSED = ('.gif', '.heic', '.heif', '.avif')  # photos too, but of kinds that are not read: reported, not passed over
-TILE = 512  # pixels; on the CPU the full-size network needs 2.4 GiB for one, all told
+TILE = 512  # pixels; scores are made with this, or they would depend on the machine in their last digits
+LARGEST_TILE = 1024  # of those that memory decides on: larger ones save less than a tenth of the margins' work
+# Memory that inference needs for each pixel of a tile, in units of one activation of the encoder's width. Measured on
+# CPUs at full size: 7.4 in XLA's buffers, and some for its convolutions.
+ACTIVATIONS = 12
 
 
 class Derainer:
@@ -48,11 +56,15 @@ class Derainer:
         canvas = np.pad(image, ((0, -height % BUCKET), (0, -width % BUCKET), (0, 0)), mode='reflect')
         count = 1 + (1 + len(self.network.rates)) * scales
         restored = np.empty((count, *canvas.shape), np.uint8)
+        for core, inner, tile, rain in _one_ahead(self._predictions(canvas, scales)):
+            restored[:, *core] = images.to_uint8(tile[inner] - np.asarray(rain)[:, *inner])
+        return restored[:, :height, :width]
+
+    def _predictions(self, canvas: np.ndarray, scales: bool) -> Iterator[tuple[Any, Any, np.ndarray, jax.Array]]:
+        """Where each tile belongs, the tile, and its rain, which the device may still be computing."""
         for window, core, inner in self._tiles(canvas.shape[:2]):
             tile = images.to_float(canvas[window])
-            rain = np.asarray(_predict(self.network, self.variables, jnp.asarray(tile[None]), scales))
-            restored[:, *core] = images.to_uint8(tile[inner] - rain[:, *inner])
-        return restored[:, :height, :width]
+            yield core, inner, tile, _predict(self.network, self.variables, jnp.asarray(tile[None]), scales)
 
     def _halo(self) -> int:
         """Margin of a tile: the receptive radius, up to a multiple of the encoder's stride."""
@@ -74,6 +86,40 @@ class Derainer:
             )
 
 
+def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The same items, each only once the next has been started."""
+    pending = [next(items)]
+    for item in items:
+        pending.append(item)
+        yield pending.pop(0)
+    yield from pending
+
+
+def choose_tile(settings: dict[str, Any]) -> int:
+    """Side of the tiles, a multiple of 32 up to LARGEST_TILE, that need half of the memory which is free now."""
+    network = model.from_config(settings)
+    pixel = ACTIVATIONS * network.channels * jnp.dtype(network.dtype).itemsize / network.encoder_stride
+    side = int(math.sqrt(_free_memory() / 2 / pixel)) // BUCKET * BUCKET
+    return min(max(side, 4 * BUCKET), LARGEST_TILE)
+
+
+def _free_memory() -> int:
+    """Bytes left on the first device, or in the machine for CPUs, as far as they can be known (else 4 GiB)."""
+    statistics = jax.local_devices()[0].memory_stats()
+    if statistics and 'bytes_limit' in statistics:
+        return statistics['bytes_limit'] - statistics['bytes_in_use']
+    limits = [4 * 2**30]
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        limits = [os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')]
+    with contextlib.suppress(OSError, ValueError, StopIteration):  # pages of files that could be dropped count too
+        lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
+        limits = [1024 * next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable:'))]
+    with contextlib.suppress(OSError, ValueError):  # a container's limit
+        group = pathlib.Path('/sys/fs/cgroup')
+        limits.append(int((group / 'memory.max').read_text()) - int((group / 'memory.current').read_text()))
+    return max(min(limits), 0)
+
+
 def _spans(extent: int, tile: int, halo: int, stride: int) -> list[tuple[int, int, int, int]]:
     """(start, stop, first, last) along one axis: windows [start, stop) whose cores [first, last) join without gaps."""
     tile = min(tile, extent)
@@ -92,14 +138,17 @@ def _predict(network: model.QSNet, variables: Any, tiles: jax.Array, scales: boo
     return jnp.concatenate((output.rain, *output.aux_rain)) if scales else output.rain
 
 
-def load(weights: str | None = None, tile: int = TILE) -> Derainer:
-    """A Derainer with the weights of a file, or with those that come with the package."""
-    if weights is None:
-        with importlib.resources.as_file(
-            importlib.resources.files('qsnet_jax') / 'weights/default.safetensors'
-        ) as path:
-            return Derainer(*checkpoint.load_weights(path), tile=tile)
-    return Derainer(*checkpoint.load_weights(weights), tile=tile)
+def load(weights: str | None = None, tile: int | None = TILE, dtype: str | None = None) -> Derainer:
+    """A Derainer with the weights of a file, or with those that come with the package.
+
+    tile: None lets the free memory decide, see `choose_tile`. dtype: computes in 'bfloat16', say, not as in training.
+    """
+    with contextlib.ExitStack() as stack:
+        included = importlib.resources.files('qsnet_jax') / 'weights/default.safetensors'
+        path = weights or stack.enter_context(importlib.resources.as_file(included))
+        variables, settings = checkpoint.load_weights(path)
+    settings = {**settings, 'dtype': dtype or settings['dtype']}
+    return Derainer(variables, settings, choose_tile(settings) if tile is None else tile)
 
 
 def derain_files(derainer: Derainer, source: str, target: str, layers: bool = False) -> int:
@@ -115,16 +164,20 @@ def derain_files(derainer: Derainer, source: str, target: str, layers: bool = Fa
             f'--output={target} is where the input lies; its photos would be overwritten. Name another folder.'
         )
     files = _find(source_path, target_path)
-    failures, notes = [], []
+    failures, notes, pixels, begun = [], [], 0, time.perf_counter()
     with tqdm.tqdm(files, 'photos', unit='photo') as progress:
         for file in progress:
             name = file.relative_to(base)
             progress.set_postfix_str(str(name))
             try:
-                notes += [f'{name}: {note}' for note in _derain_file(derainer, file, target_path / name, layers)]
+                photo = _derain_file(derainer, file, target_path / name, layers)
+                notes += [f'{name}: {note}' for note in photo.notes]
+                pixels += photo.rgb.shape[0] * photo.rgb.shape[1]
             except (images.ImageError, OSError, MemoryError) as error:
                 failures.append(f'{error}')
-    print(f'{len(files) - len(failures)} of {len(files)} photos derained into {target_path}')
+    speed = pixels / 1e6 / (time.perf_counter() - begun)
+    done = f'{len(files) - len(failures)} of {len(files)} photos derained into {target_path}'
+    print(f'{done}, {speed:.2f} megapixels per second with files and compilation')
     for line in [*(f'note: {note}' for note in notes), *(f'failed: {failure}' for failure in failures)]:
         print(line)
     return len(failures)
@@ -145,8 +198,8 @@ def _find(source: pathlib.Path, target: pathlib.Path) -> list[pathlib.Path]:
     return files
 
 
-def _derain_file(derainer: Derainer, source: pathlib.Path, target: pathlib.Path, layers: bool) -> tuple[str, ...]:
-    """One photo in, one photo out, with its format, alpha, profile and EXIF data; returns what could not be kept."""
+def _derain_file(derainer: Derainer, source: pathlib.Path, target: pathlib.Path, layers: bool) -> images.Photo:
+    """One photo in, one photo out, with its format, alpha, profile and EXIF data; returns what was read."""
     photo = images.open_photo(source)
     restored = derainer(photo.rgb)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -154,4 +207,4 @@ def _derain_file(derainer: Derainer, source: pathlib.Path, target: pathlib.Path,
     if layers:
         removed = np.maximum(photo.rgb, restored) - restored
         images.save(target.with_name(f'{target.name}.rain.png'), removed)
-    return photo.notes
+    return photo

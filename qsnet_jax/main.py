@@ -10,7 +10,7 @@ from ml_collections import config_flags
 from qsnet_jax import UserError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Settings; configs/default.py lists and explains them all.')
-_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'derain', 'prepare', 'compare'], 'What to do.')
+_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'derain', 'prepare', 'compare', 'bench'], 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for --config=configs/NAME.py.')
 _WEIGHTS = flags.DEFINE_string(
     'weights', None, 'eval, derain: a weights file (.safetensors, .pth) instead of a checkpoint.'
@@ -18,9 +18,13 @@ _WEIGHTS = flags.DEFINE_string(
 _CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', 'eval: latest, best (by validation) or a step.')
 _INPUT = flags.DEFINE_string('input', None, 'derain: a photo or a folder of photos.')
 _OUTPUT = flags.DEFINE_string('output', None, 'derain: folder for the results, under the same names.')
-_TILE = flags.DEFINE_integer('tile', 512, 'derain, eval: size of the tiles that larger images are cut into, in pixels.')
+_TILE = flags.DEFINE_integer(
+    'tile', None, 'derain, eval: side in pixels of the tiles of larger images; else 512, and in derain by free memory.'
+)
+_DTYPE = flags.DEFINE_string('dtype', None, "derain: computes in 'bfloat16' or 'float32' whatever the weights' is.")
+_CACHE = flags.DEFINE_string('compilation_cache', None, 'Folder that keeps what XLA compiled for the next start.')
 _OVERLAP = flags.DEFINE_bool('overlap', False, 'prepare: also find backgrounds that training and evaluation share.')
-_RESULTS = flags.DEFINE_string('results', 'results', 'compare: folder for the row and the figure.')
+_RESULTS = flags.DEFINE_string('results', 'results', 'compare, bench: folder for rows and figures.')
 _LAYERS = flags.DEFINE_bool('layers', False, 'derain: also write what was removed, as NAME.rain.png beside each photo.')
 
 
@@ -29,6 +33,10 @@ def main(arguments: list[str]) -> int:
         raise app.UsageError(f'{arguments[1:]} not understood; flags are written --name=value.')
     if not flags.FLAGS['verbosity'].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells at length what it does
+    if _CACHE.value:
+        import jax
+
+        jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(_CACHE.value).expanduser().resolve()))
     try:
         return _MODES[_MODE.value]()
     except UserError as error:
@@ -70,7 +78,7 @@ def _derain() -> int:
 
     if not _INPUT.value or not _OUTPUT.value:
         raise UserError('--mode=derain needs --input=FILE_OR_FOLDER and --output=FOLDER.')
-    derainer = derain.load(_WEIGHTS.value, _TILE.value)
+    derainer = derain.load(_WEIGHTS.value, _TILE.value, _DTYPE.value)
     return int(derain.derain_files(derainer, _INPUT.value, _OUTPUT.value, _LAYERS.value) > 0)
 
 
@@ -91,11 +99,20 @@ def _compare() -> int:
     return 0
 
 
+def _bench() -> int:
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # two frameworks share a GPU
+    from qsnet_jax import bench
+
+    config, _ = _run()
+    bench.bench(config, pathlib.Path(_RESULTS.value) / 'bench')
+    return 0
+
+
 def _evaluate(config, workdir: pathlib.Path, variables, settings, training):
     """Scores all sets, prints and writes them; returns what weights files keep of them."""
     from qsnet_jax import derain, evaluate, provenance
 
-    derainer = derain.Derainer(variables, settings, _TILE.value)
+    derainer = derain.Derainer(variables, settings, _TILE.value or derain.TILE)
     record = {**provenance.collect(config.to_dict(), config.seed), 'training': training}
     results = evaluate.evaluate(derainer, config, workdir / 'eval', record)
     print(f'scores and pictures are in {workdir / "eval"}')
@@ -125,7 +142,7 @@ def _parse(arguments: list[str]) -> list[str]:
         sys.exit(f'error: {error}')
 
 
-_MODES = {'train': _train, 'eval': _eval, 'derain': _derain, 'prepare': _prepare, 'compare': _compare}
+_MODES = {'train': _train, 'eval': _eval, 'derain': _derain, 'prepare': _prepare, 'compare': _compare, 'bench': _bench}
 
 if __name__ == '__main__':
     app.run(main, flags_parser=_parse)

@@ -195,6 +195,24 @@ def initialize(network: QSNet, seed: int) -> dict[str, Any]:
     return dict(flax.traverse_util.path_aware_map(draw, shapes(network)))
 
 
+def multiply_adds(network: QSNet, height: int, width: int) -> int:
+    """Multiply-adds of one image's forward pass: every kernel weight times the pixels it is applied to.
+
+    137e9 for the full size at 512x512; norms and activations do not count.
+    """
+    kernels = {
+        path: math.prod(value.shape)
+        for path, value in flax.traverse_util.flatten_dict(shapes(network)['params'], sep='/').items()
+        if path.endswith('kernel')
+    }
+    half = min(network.encoder_stride, 2)
+    steps = {'stem_1': 1, 'stem_2': half}
+    return sum(
+        weights * (height * width) // steps.get(path.split('/')[0], network.encoder_stride) ** 2
+        for path, weights in kernels.items()
+    )
+
+
 def receptive_radius(model: QSNet) -> int:
     """Pixels to each side of a pixel that its rain depends on: 31 at full size. The halo that tiles need.
 

@@ -1,0 +1,32 @@
+"""What --mode=bench times: configs/bench.py for CPUs, :gpu for a card, :small for a first try (a minute)."""
+
+from configs import default
+
+MODELS = {
+    'full size': {},
+    'stride 4': {'encoder_stride': 4},
+    'not shared': {'share_groups': False, 'share_scales': False},
+    'quickstart': {'channels': 24, 'units': 4, 'scale_channels': 12},
+}
+
+
+def get_config(where='cpu'):
+    config = default.get_config()
+    bench = config.bench = default.config_dict.ConfigDict()
+    bench.models = MODELS  # overrides of config.model; the first takes every size and batch
+    bench.rounds = 7  # in each, everybody runs once
+    bench.peers = True  # also PyTorch and the runtimes of the extra [bench]
+    if where == 'cpu':
+        bench.sizes, bench.batches, bench.precisions = (256, 512), (1,), ('float32',)
+        bench.training = (2, 96)  # images and their side
+    elif where == 'gpu':
+        bench.sizes, bench.batches, bench.precisions = (256, 512, 1024, 2048), (1, 8), ('float32', 'tf32', 'bfloat16')
+        bench.training = (8, 256)
+    elif where == 'small':
+        bench.models = {'quickstart': MODELS['quickstart']}
+        bench.sizes, bench.batches, bench.precisions = (32, 64), (1, 2), ('float32',)
+        bench.training = (2, 32)
+        bench.rounds = 3
+    else:
+        raise ValueError(f'configs/bench.py:{where} is not known; write :cpu, :gpu or :small.')
+    return config
