@@ -13,7 +13,8 @@ MODELS = {
 def get_config(where='cpu'):
     config = default.get_config()
     bench = config.bench = default.config_dict.ConfigDict()
-    bench.models = MODELS  # overrides of config.model; the first takes every size and batch
+    # Overrides of config.model; the first takes every size and batch.
+    bench.models = default.config_dict.ConfigDict(MODELS, sort_keys=False)
     bench.rounds = 7  # in each, everybody runs once
     bench.peers = True  # also PyTorch and the runtimes of the extra [bench]
     if where == 'cpu':

@@ -6,6 +6,7 @@ over rounds of a peer's time over ours in the same round, so that a machine that
 """
 
 import contextlib
+import gc
 import os
 import pathlib
 import re
@@ -23,7 +24,7 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from qsnet_jax import UserError, blocks, losses, model, parallel, provenance, train
+from qsnet_jax import UserError, losses, model, parallel, provenance, train
 
 OURS = 'JAX'
 SHORTEST = 0.02  # seconds; calls that take less are repeated within a round until they last this long
@@ -48,7 +49,11 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
     cores = f' {len(os.sched_getaffinity(0))} cores' if device.platform == 'cpu' else ''
     stem = results / re.sub(r'[^a-z0-9]+', '-', f'{device.device_kind}{cores}'.lower()).strip('-')
     report: dict[str, Any] = {
-        'provenance': provenance.collect(config.to_dict(), config.seed),
+        'provenance': {
+            **provenance.collect(config.to_dict(), config.seed),
+            'processor': _processor(),
+            'peers': {name: provenance.version(name) for name in ('torch', 'onnxruntime', 'openvino')},
+        },
         'ceilings': {precision: _ceilings(precision) for precision in settings.precisions},
         'cases': [],
     }
@@ -106,15 +111,21 @@ def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
         for name, make in makers:
             try:
                 begun = time.perf_counter()
-                calls[name], memory = make()
-                calls[name]()
+                call, memory = make()
+                call()
                 facts[name] = {'start_seconds': round(time.perf_counter() - begun, 2)}
-                facts[name]['memory_mib'] = _peak(calls[name]) if memory is None else memory
+                facts[name]['memory_mib'] = _peak(call) if memory is None else memory
+                calls[name] = call
             except Exception as error:  # a failure, of whatever kind, is a finding
-                calls.pop(name, None)
-                absent[name] = ' '.join(str(error).split())[:200] or repr(error)
+                absent[name] = _reason(error)
         seconds = take_turns(calls, config.bench.rounds)
-        parts = _parts(config, rainy, clean, variables, case['training']) if OURS in seconds else {}
+        parts: dict[str, float] = {}
+        try:
+            parts = _parts(config, rainy, clean, variables, case['training'])
+        except Exception as error:
+            absent['parts'] = _reason(error)
+        calls.clear()
+        gc.collect()
     gmac = model.multiply_adds(network, *shape[1:3]) * shape[0] / 1e9
     work = 2e9 * gmac * (3 if case['training'] else 1)  # a gradient costs twice the forward pass
     pixels = shape[0] * shape[1] * shape[2]
@@ -132,18 +143,21 @@ def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
     return {**case, 'gmac': gmac, 'peers': peers, 'absent': absent, 'parts': parts}
 
 
+def _reason(error: Exception) -> str:
+    """An error in one line that fits a table."""
+    return ' '.join(str(error).replace('|', '/').split())[:200] or repr(error)
+
+
 def take_turns(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Seconds per call of each, in every round; a round runs all of them, starting with another one each time."""
+    """Seconds per call of each, in every round; a round runs all of them, in an order of its own."""
     repeats: dict[str, int] = {}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for name, call in calls.items():
         begun = time.perf_counter()
         call()
         repeats[name] = max(1, round(SHORTEST / (time.perf_counter() - begun)))
-    names = list(calls)
     for number in range(rounds):
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in np.random.default_rng(number).permutation(list(calls)):
             begun = time.perf_counter()
             for _ in range(repeats[name]):
                 calls[name]()
@@ -165,6 +179,8 @@ def _inference_makers(config: Any, rainy: np.ndarray, variables: Any) -> Iterato
 
     yield OURS, lambda: jax_call('auto')
     yield f'{OURS} plain', lambda: jax_call('plain')
+    if jax.default_backend() != 'cpu':  # which of the two is faster there is a prediction until somebody measures it
+        yield f'{OURS} split', lambda: jax_call('split')
     if not config.bench.peers:
         return
     yield 'PyTorch NCHW', lambda: _torch_call(config, rainy, variables, channels_last=False)
@@ -179,8 +195,8 @@ def _training_makers(config: Any, batch: dict[str, np.ndarray], variables: Any) 
     """As `_inference_makers`, for one update: forward, loss, gradients and Adam."""
 
     def jax_step() -> tuple[Call, float]:
-        state, data = train.init_state(config), parallel.shard(batch, parallel.make_mesh())
-        state = parallel.replicate(state, parallel.make_mesh())
+        mesh = parallel.make_mesh(jax.devices()[:1])  # one, as everybody else
+        state, data = parallel.replicate(train.init_state(config), mesh), parallel.shard(batch, mesh)
         compiled = train.compile_step(config, state, data)
 
         def call() -> None:
@@ -221,6 +237,7 @@ def _twin(config: Any, variables: Any, channels_last: bool) -> tuple[Any, Any, A
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not is_exact
     torch.backends.cudnn.benchmark = True
     layout = torch.channels_last if channels_last else torch.contiguous_format
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     network = torch_twin.QSNet(config.model.to_dict())
     network.load_state_dict(torch_twin.to_torch(variables))
 
@@ -259,7 +276,7 @@ def _torch_step(
 
     network.train()
     rainy, clean = place(batch['rainy']), place(batch['clean'])
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.train.learning_rate, fused=rainy.is_cuda)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.train.learning_rate, fused=True)
     run = torch.compile(network) if is_compiled else network
 
     def call() -> None:
@@ -314,7 +331,8 @@ def _runtime_call(config: Any, rainy: np.ndarray, variables: Any, runtime: str) 
         if runtime == 'openvino':
             import openvino
 
-            request = openvino.compile_model(path, 'CPU', {'INFERENCE_NUM_THREADS': threads}).create_infer_request()
+            exact = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': threads}  # or it may take bfloat16
+            request = openvino.compile_model(path, 'CPU', exact).create_infer_request()
             return partial(request.infer, [images.numpy()]), None
         import onnxruntime
 
@@ -344,8 +362,7 @@ def _parts(config: Any, rainy: np.ndarray, clean: np.ndarray, variables: Any, is
             return method == '__call__' and '/'.join(module.path) in names
 
         _, state = network.apply(variables, images, is_training, capture_intermediates=is_wanted, mutable=True)
-        found = jax.tree.leaves(state['intermediates'], is_leaf=lambda leaf: isinstance(leaf, blocks.Blocks))
-        return [leaf.parts if isinstance(leaf, blocks.Blocks) else leaf for leaf in found]
+        return state['intermediates']
 
     def loss(variables: Any, images: Any) -> Any:
         output, state = network.apply(variables, images, True, mutable=['batch_stats'])
@@ -372,20 +389,19 @@ def _parts(config: Any, rainy: np.ndarray, clean: np.ndarray, variables: Any, is
 
 
 def _ceilings(precision: str) -> dict[str, float]:
-    """What the device can do at best: TFLOP/s of a large matrix product, GB/s of a large copy (read and written)."""
+    """What the device can do at best: TFLOP/s of a large matrix product, GB/s of a large array read and written."""
     is_cpu = jax.default_backend() == 'cpu'
     side, length = (2048, 2**26) if is_cpu else (8192, 2**29)
     dtype = jnp.dtype(_dtype(precision))
     with jax.default_matmul_precision(PRECISIONS[precision]):
         matrix, line = jnp.ones((side, side), dtype), jnp.ones(length, dtype)
-        product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
-        times = take_turns(
-            {
-                'product': lambda: product(matrix, matrix).block_until_ready(),
-                'copy': lambda: copy(line).block_until_ready(),
-            },
-            7,
-        )
+        product, add = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1, donate_argnums=0)
+
+        def copy() -> None:
+            nonlocal line
+            line = add(line).block_until_ready()  # in place: fresh memory would be timed too
+
+        times = take_turns({'product': lambda: product(matrix, matrix).block_until_ready(), 'copy': copy}, 7)
     return {
         'tflops': 2 * side**3 / min(times['product']) / 1e12,
         'gigabytes_per_second': 2 * length * dtype.itemsize / min(times['copy']) / 1e9,
@@ -407,6 +423,14 @@ def _peak(call: Call) -> float | None:
         return None
 
 
+def _processor() -> str:
+    """The CPU's name, where the system tells."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+        return next(line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
+    return 'unknown'
+
+
 def _status(field: str) -> int:
     """KiB of a line of /proc/self/status."""
     lines = pathlib.Path('/proc/self/status').read_text().splitlines()
@@ -421,8 +445,8 @@ def table(report: dict[str, Any]) -> str:
         '',
         f'jax {where["versions"]["jax"]}, commit {where["commit"][:12]}, {where["date"][:10]}; `{where["command"]}`. '
         f'Medians (lowest to highest) of {where["config"]["bench"]["rounds"]} rounds in which everybody took a turn; '
-        'ratio: time over ours, median of the rounds. MiB: of JAX, what the program reserves; of others, by how much the '
-        'process (the card: its peak) grows, without what they keep from call to call.',
+        'ratio: time over ours, median of the rounds. MiB: of JAX, what the program reserves; of others, by how much '
+        'the process (or their share of the card) grows in a call, without what they keep between calls.',
         '',
     ]
     for precision, found in report['ceilings'].items():

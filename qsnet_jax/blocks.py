@@ -31,6 +31,7 @@ MULTIPLES = {'plain': 1, 'split': 4, 'dense': 8}
 DENSE_DEPTH = 12
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=['parts'], meta_fields=['channels'])
 @dataclasses.dataclass(frozen=True)
 class Blocks:
     """A feature map (B, H, W, C): arrays (B, H, W, P), and for each which of 0 .. C - 1, or PAD, its channels are."""

@@ -39,10 +39,10 @@ class Derainer:
         self.settings = dict(settings)
         self.network = model.from_config(settings)
         self.tile = tile // BUCKET * BUCKET
-        if self.network.norm != 'instance' and self.tile < 2 * self._halo() + BUCKET:
+        if self.tile < _smallest_tile(self.network):
             raise UserError(
-                f'A tile of {tile} pixels leaves nothing of its margins of {self._halo()}; '
-                f'use --tile={-(-(2 * self._halo() + BUCKET) // BUCKET) * BUCKET} or more.'
+                f'A tile of {tile} pixels leaves nothing of its margins of {_halo(self.network)}; '
+                f'use --tile={_smallest_tile(self.network)} or more.'
             )
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -66,17 +66,12 @@ class Derainer:
             tile = images.to_float(canvas[window])
             yield core, inner, tile, _predict(self.network, self.variables, jnp.asarray(tile[None]), scales)
 
-    def _halo(self) -> int:
-        """Margin of a tile: the receptive radius, up to a multiple of the encoder's stride."""
-        stride = self.network.encoder_stride
-        return -(-model.receptive_radius(self.network) // stride) * stride
-
     def _tiles(self, shape: tuple[int, int]) -> Iterator[tuple[Any, Any, Any]]:
         """Slices (window on the canvas, core on the canvas, core within the window) that together cover the canvas."""
         if self.network.norm == 'instance':  # every pixel sees the whole image
             spans = [[(0, extent, 0, extent)] for extent in shape]
         else:
-            spans = [_spans(extent, self.tile, self._halo(), self.network.encoder_stride) for extent in shape]
+            spans = [_spans(extent, self.tile, _halo(self.network), self.network.encoder_stride) for extent in shape]
         grid = [(rows, columns) for rows in spans[0] for columns in spans[1]]
         for axes in tqdm.tqdm(grid, 'tiles', leave=False, disable=len(grid) < 4):
             yield (
@@ -98,9 +93,24 @@ def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
 def choose_tile(settings: dict[str, Any]) -> int:
     """Side of the tiles, a multiple of 32 up to LARGEST_TILE, that need half of the memory which is free now."""
     network = model.from_config(settings)
-    pixel = ACTIVATIONS * network.channels * jnp.dtype(network.dtype).itemsize / network.encoder_stride
-    side = int(math.sqrt(_free_memory() / 2 / pixel)) // BUCKET * BUCKET
-    return min(max(side, 4 * BUCKET), LARGEST_TILE)
+    merged = (len(network.rates) + 1) * (network.scale_channels + 3 * network.encoder_stride**2)
+    width = max(network.channels, merged / 3) / network.encoder_stride
+    itemsize = max(jnp.dtype(network.dtype).itemsize, 4)  # CPUs compute 16 bits in 32
+    side = int(math.sqrt(_free_memory() / 2 / (ACTIVATIONS * width * itemsize))) // BUCKET * BUCKET
+    return max(min(side, LARGEST_TILE), _smallest_tile(network))
+
+
+def _smallest_tile(network: model.QSNet) -> int:
+    """The smallest multiple of 32 of which margins leave something."""
+    if network.norm == 'instance':
+        return BUCKET
+    return -(-(2 * _halo(network) + BUCKET) // BUCKET) * BUCKET
+
+
+def _halo(network: model.QSNet) -> int:
+    """Margin of a tile: the receptive radius, up to a multiple of the encoder's stride."""
+    stride = network.encoder_stride
+    return -(-model.receptive_radius(network) // stride) * stride
 
 
 def _free_memory() -> int:
@@ -114,9 +124,16 @@ def _free_memory() -> int:
     with contextlib.suppress(OSError, ValueError, StopIteration):  # pages of files that could be dropped count too
         lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
         limits = [1024 * next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable:'))]
-    with contextlib.suppress(OSError, ValueError):  # a container's limit
-        group = pathlib.Path('/sys/fs/cgroup')
-        limits.append(int((group / 'memory.max').read_text()) - int((group / 'memory.current').read_text()))
+    root = pathlib.Path('/sys/fs/cgroup')  # what a container may take, in both versions of control groups
+    names = (
+        (root, 'memory.max', 'memory.current'),
+        (root / 'memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes'),
+    )
+    for group, limit, usage in names:
+        with contextlib.suppress(OSError, ValueError):
+            statistics = dict(line.split() for line in (group / 'memory.stat').read_text().splitlines())
+            used = int((group / usage).read_text()) - int(statistics.get('inactive_file', 0))
+            limits.append(int((group / limit).read_text()) - used)
     return max(min(limits), 0)
 
 
@@ -175,6 +192,10 @@ def derain_files(derainer: Derainer, source: str, target: str, layers: bool = Fa
                 pixels += photo.rgb.shape[0] * photo.rgb.shape[1]
             except (images.ImageError, OSError, MemoryError) as error:
                 failures.append(f'{error}')
+            except jax.errors.JaxRuntimeError as error:
+                if 'RESOURCE_EXHAUSTED' not in str(error):
+                    raise
+                failures.append(f'{name}: out of memory with tiles of {derainer.tile} pixels; use a smaller --tile')
     speed = pixels / 1e6 / (time.perf_counter() - begun)
     done = f'{len(files) - len(failures)} of {len(files)} photos derained into {target_path}'
     print(f'{done}, {speed:.2f} megapixels per second with files and compilation')

@@ -238,6 +238,8 @@ class ShuffleUnit(nn.Module):
         y = blocks.channel_shuffle(y, self.groups, self.form)
         y = ConvNorm(width, groups=width, activation=None, name='depthwise', **common)(y, train)
         y = ConvNorm(x.width, size=1, groups=self.groups, activation=None, name='expand', **common)(y, train)
+        if x.channels != y.channels:
+            raise ValueError('ShuffleUnit: what is added lies in another order; give it one array in natural order.')
         before, change = x.parts[0], y.parts[0]
         # relu(before + change), in a shape that XLA does not take for cheap: the sum itself it would compute anew for
         # every reader, each time from all units before (on CPUs a fifth of the time of the network).

@@ -21,7 +21,7 @@ _OUTPUT = flags.DEFINE_string('output', None, 'derain: folder for the results, u
 _TILE = flags.DEFINE_integer(
     'tile', None, 'derain, eval: side in pixels of the tiles of larger images; else 512, and in derain by free memory.'
 )
-_DTYPE = flags.DEFINE_string('dtype', None, "derain: computes in 'bfloat16' or 'float32' whatever the weights' is.")
+_DTYPE = flags.DEFINE_enum('dtype', None, ['float32', 'bfloat16'], 'derain: computes in this, not as in training.')
 _CACHE = flags.DEFINE_string('compilation_cache', None, 'Folder that keeps what XLA compiled for the next start.')
 _OVERLAP = flags.DEFINE_bool('overlap', False, 'prepare: also find backgrounds that training and evaluation share.')
 _RESULTS = flags.DEFINE_string('results', 'results', 'compare, bench: folder for rows and figures.')
@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> int:
         import jax
 
         jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(_CACHE.value).expanduser().resolve()))
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
     try:
         return _MODES[_MODE.value]()
     except UserError as error:

@@ -72,7 +72,8 @@ class QSNet(nn.Module):
     share_groups: shuffles between the groups in all decoders. share_scales: the exchange between scales before the
         main decoder. Both False is "without sharing" of Table 5.
     dtype: of the computation, 'float32', 'bfloat16' or 'float64'; parameters and statistics are float32 at least.
-    form: how it is computed, never what: 'plain', 'split', 'dense' (see `blocks`), or 'auto', the fastest here.
+    form: how it is computed, never what: 'plain', 'split', 'dense' (see `blocks`), or 'auto', the fastest here. On CPUs
+        that has no forward-mode derivatives (jvp); 'dense' has.
 
     Raises UserError where widths do not divide into groups or the size does not suit the stride.
     """

@@ -31,7 +31,7 @@ def collect(config: dict[str, Any], seed: int | None) -> dict[str, Any]:
         'commit': _commit(),
         'config': config,
         'command': shlex.join(['python', *_module_arguments()]),
-        'versions': {'python': platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        'versions': {'python': platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         'device': {'platform': device.platform, 'kind': device.device_kind, 'count': jax.device_count()},
         'precision': {
             'matmul': jax.config.values['jax_default_matmul_precision'] or 'default',
@@ -96,7 +96,7 @@ def _commit() -> str:
             raise FileNotFoundError('the package is not its own checkout')
         return git('rev-parse', 'HEAD').strip() + ('+changes' if git('status', '--porcelain', '-uno').strip() else '')
     except (OSError, subprocess.CalledProcessError):
-        return f'qsnet-jax {_version("qsnet-jax")}'
+        return f'qsnet-jax {version("qsnet-jax")}'
 
 
 def _module_arguments() -> list[str]:
@@ -107,7 +107,7 @@ def _module_arguments() -> list[str]:
     return [script.name, *sys.argv[1:]]
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
     """Version of an installed distribution, 'absent' where there is none."""
     try:
         return importlib.metadata.version(package)

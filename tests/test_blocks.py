@@ -95,6 +95,21 @@ def test_padding_stays_zero(case, form):
         assert all(part.shape[-1] % blocks.MULTIPLES[form] == 0 for part in y.parts)
 
 
+@pytest.mark.parametrize('rate', [1, 6])
+@pytest.mark.parametrize(('depth', 'features'), [(3, 5), (20, 24), (24, 4), (24, 20)])
+def test_kernel_gradient_of_images_smaller_than_the_kernel(depth, features, rate):
+    """Taps that see only padding have gradient zero, whichever way the products are made."""
+    generator = np.random.default_rng(0)
+    x = jnp.asarray(generator.normal(size=(2, 4, 5, depth)).astype(np.float32))
+    kernel = jnp.asarray(generator.normal(size=(3, 3, depth, features)).astype(np.float32))
+
+    def loss(kernel, form):
+        return jnp.sum(jnp.sin(blocks.convolve(blocks.of(x), kernel, rate=rate, form=form).array()))
+
+    found, expected = (jax.grad(loss)(kernel, form) for form in ('split', 'plain'))
+    np.testing.assert_allclose(found, expected, atol=2e-5 * float(jnp.abs(expected).max()))
+
+
 WIDE = [
     (3, 1, 20, 24, 1, 1, 'zeros'),
     (3, 1, 24, 6, 2, 1, 'zeros'),

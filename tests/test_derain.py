@@ -187,6 +187,40 @@ def test_load_reads_a_weights_file(tmp_path):
     np.testing.assert_array_equal(derain.load(tmp_path / 'w.safetensors')(image), derainer(image))
 
 
+def test_half_precision_on_request(tmp_path):
+    """The same weights computed in bfloat16 come within a few levels."""
+    derainer = make()
+    checkpoint.save_weights(tmp_path / 'w.safetensors', derainer.variables, SETTINGS)
+    half = derain.load(tmp_path / 'w.safetensors', dtype='bfloat16')
+    assert half.network.dtype == 'bfloat16'
+    image = picture(30, 40)
+    difference = np.abs(half(image).astype(int) - derainer(image))
+    assert 0 < difference.max() <= 8
+
+
+@pytest.mark.parametrize('gib', [0, 0.5, 2, 6, 100])
+def test_tile_follows_the_memory_that_is_free(monkeypatch, gib):
+    """The largest multiple of 32 whose estimate is within half of what is free, up to 1024, at least two margins."""
+    monkeypatch.setattr(derain, '_free_memory', lambda: int(gib * 2**30))
+    full = {**SETTINGS, 'channels': 132, 'scale_channels': 66}
+    side = derain.choose_tile(full)
+    assert side % 32 == 0 and 64 <= side <= derain.LARGEST_TILE
+    need = derain.ACTIVATIONS * 132 * 4 * side**2
+    assert need <= gib * 2**29 or side == 64
+    assert derain.ACTIVATIONS * 132 * 4 * (side + 32) ** 2 > gib * 2**29 or side == derain.LARGEST_TILE
+
+
+@pytest.mark.parametrize('free', [0, None])
+@pytest.mark.parametrize('stride', [1, 2, 4])
+def test_chosen_tile_is_never_too_small(monkeypatch, stride, free):
+    """Whatever memory there is, none at all included, the full-size network takes the choice."""
+    if free is not None:
+        monkeypatch.setattr(derain, '_free_memory', lambda: free)
+    full = {'channels': 132, 'scale_channels': 66, 'units': 12, 'rates': (1, 2, 4, 6), 'encoder_stride': stride}
+    tile = derain.choose_tile({**SETTINGS, **full})
+    assert make(tile=tile, **full).tile == tile
+
+
 def test_the_weights_that_come_with_the_package_remove_rain():
     """load() needs no file and brings drawn rain on a photo it has not seen closer to the clean photo."""
     from configs import default

@@ -125,9 +125,11 @@ def test_photos_come_out_derained(tiny, pairs_root, tmp_path):
     Image.open(pairs_root / 'val/rain-6.png').save(photos / 'a.jpg')
     (photos / 'b.png').write_text('no image')
     weights = f'--weights={workdir / "weights.safetensors"}'
-    status, output, _ = run('--mode=derain', f'--input={photos}', f'--output={tmp_path / "out"}', weights)
+    cache = f'--compilation_cache={tmp_path / "cache"}'
+    status, output, _ = run('--mode=derain', f'--input={photos}', f'--output={tmp_path / "out"}', weights, cache)
     assert status == 1
-    assert '1 of 2 photos' in output and 'b.png' in output
+    assert '1 of 2 photos' in output and 'b.png' in output and 'megapixels per second' in output
+    assert any((tmp_path / 'cache').iterdir())
     with Image.open(tmp_path / 'out/a.jpg') as image:
         assert image.size == (56, 48)
 
@@ -137,6 +139,7 @@ def test_photos_come_out_derained(tiny, pairs_root, tmp_path):
     [
         ([], 'needs --config'),
         (['--mode=derain'], 'needs --input'),
+        (['--mode=bench', '--config=configs/quickstart.py'], 'configs/bench.py'),
         (['--config=configs/quickstart.py', '--config.data.eval=nothing', '--mode=eval', '--workdir=none'], 'no run'),
         (['--config=configs/quickstart.py', '--mode=eval', '--weights=none'], 'does not exist'),
         (['--config=configs/quickstart.py', '--config.model.chanels=8'], 'Did you mean'),

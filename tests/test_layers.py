@@ -49,3 +49,11 @@ def test_unknown_norm_is_refused():
     """A name that is none of the three is an error, not a default."""
     with pytest.raises(ValueError, match='group'):
         layers.Norm('group', 3).init(jax.random.key(0), blocks.of(jnp.zeros((1, 2, 2, 3))))
+
+
+def test_units_refuse_maps_in_another_order():
+    """The residual sum would add wrong channels without a word."""
+    unit = layers.ShuffleUnit(3, form='split')
+    x = blocks.channel_shuffle(blocks.of(jnp.zeros((1, 4, 4, 12))), 3, 'split')
+    with pytest.raises(ValueError, match='natural order'):
+        unit.init(jax.random.key(0), x, False)
