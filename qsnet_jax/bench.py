@@ -35,7 +35,8 @@ Call = Callable[[], Any]  # runs once and waits for the device
 def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
     """Times everything in `config.bench`; writes DEVICE.json (after every case), DEVICE.md and DEVICE.png.
 
-    Returns the path of the JSON file. Raises UserError for a config without that section.
+    Returns the path of the JSON file. Raises UserError for a config without that section, and at the end where our own
+    network failed.
     """
     if 'bench' not in config:
         raise UserError(
@@ -67,6 +68,9 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
         draw(report).savefig(stem.with_suffix('.png'), dpi=110)
     print(table(report))
     print(f'written: {stem}.json, .md, .png')
+    failed = [f'{_title(case)}: {case["absent"][OURS]}' for case in report['cases'] if OURS in case['absent']]
+    if failed:
+        raise UserError(f'Our own network could not run everywhere: {"; ".join(failed)}.')
     return stem.with_suffix('.json')
 
 

@@ -8,6 +8,8 @@ import pytest
 from configs import bench as bench_config
 from qsnet_jax import bench
 
+pytestmark = pytest.mark.usefixtures('lenient_promotion')
+
 
 def tiny(**settings):
     """The smallest config that times something."""
@@ -78,8 +80,11 @@ def test_failures_are_findings(tmp_path, monkeypatch):
     def broken(*_):
         raise MemoryError('no | room\nleft')
 
+    monkeypatch.setattr(bench, '_parts', lambda *_: {})
     monkeypatch.setattr(bench, '_training_makers', lambda *_: iter([('JAX', broken), ('other', broken)]))
-    path = bench.bench(tiny(sizes=(16,), models={'tiny': {'channels': 12, 'units': 1, 'scale_channels': 6}}), tmp_path)
+    with pytest.raises(ValueError, match='training.*no / room left'):
+        bench.bench(tiny(sizes=(16,)), tmp_path)
+    (path,) = tmp_path.glob('*.json')
     inference, training = json.loads(path.read_text())['cases']
     assert inference['peers']['JAX']['ratio'] == 1
     assert training['peers'] == {}
