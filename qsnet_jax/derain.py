@@ -138,8 +138,14 @@ def _free_memory() -> int:
 
 
 def _spans(extent: int, tile: int, halo: int, stride: int) -> list[tuple[int, int, int, int]]:
-    """(start, stop, first, last) along one axis: windows [start, stop) whose cores [first, last) join without gaps."""
+    """(start, stop, first, last) along one axis: windows [start, stop) whose cores [first, last) join without gaps.
+
+    All are equally long: no more than `tile`, and no longer than as many of them need.
+    """
     tile = min(tile, extent)
+    count = -(-(extent - 2 * halo) // (tile - 2 * halo)) if tile < extent else 1
+    needed = -(-(extent - 2 * halo) // count) + 2 * halo
+    tile = min(tile, -(-needed // BUCKET) * BUCKET)
     step = (tile - 2 * halo) // stride * stride
     starts = [0]
     while starts[-1] + tile < extent:

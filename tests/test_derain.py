@@ -57,6 +57,9 @@ def test_cores_cover_every_pixel_once():
                 assert last == first and stop - last >= halo and first - start >= halo
             assert len({stop - start for start, stop, _, _ in spans}) == 1
             assert all(start % stride == 0 for start, *_ in spans)
+            if tile % 32 == 0 and tile < extent:  # none is larger than their number needs
+                side = spans[0][1] - spans[0][0]
+                assert side <= tile and (side - 32 - 2 * halo) * len(spans) + 2 * halo < extent
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 40), (3, 2), (33, 31), (64, 64)])

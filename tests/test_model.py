@@ -46,11 +46,15 @@ def test_parameter_count_at_full_size():
     assert count == full_size_weights() + norms + 6 * 3 == 531_879
 
 
-@pytest.mark.parametrize(('stride', 'gmac'), [(1, 137.4), (2, 37.5), (4, 13.6)])
+@pytest.mark.parametrize(('stride', 'gmac'), [(1, 137.5), (2, 38.2), (4, 14.3)])
 def test_multiply_adds(stride, gmac):
-    """137 GMAC at 512x512, where every kernel weight meets every pixel; 38 and 14 with strides."""
+    """137 GMAC at 512x512, where every kernel weight meets every pixel.
+
+    With a stride s the part after the stem's first convolution has 1 / s**2 of the pixels (its second 1 / 4), but each
+    rain layer and restored image has s**2 times the channels: by hand 38.2 and 14.3 GMAC.
+    """
     found = model.multiply_adds(model.QSNet(encoder_stride=stride), 512, 512)
-    assert found / 1e9 == pytest.approx(gmac, abs=0.5)
+    assert found / 1e9 == pytest.approx(gmac, abs=0.05)
     if stride == 1:
         assert found == full_size_weights() * 512 * 512
 
