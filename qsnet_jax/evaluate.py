@@ -123,7 +123,7 @@ def _evaluate_source(
             elapsed = round(time.perf_counter() - begun, 4)
             seconds = elapsed if canvas in timed else None  # the first of its size compiles
             timed.add(canvas)
-            pending.append(pool.submit(_row, image_name, seconds, rainy, clean, outputs))
+            pending.append(pool.submit(_row, image_name, source.groups[index], seconds, rainy, clean, outputs))
             if index < PICTURES:
                 panel = np.concatenate((rainy, outputs[0], clean), axis=1)
                 images.save(folder / f'{image_name}.png', panel)
@@ -180,10 +180,13 @@ def _mean_of_sets(name: str, results: list[dict[str, Any]], scores: list[Scores]
     }
 
 
-def _row(name: str, seconds: float | None, rainy: np.ndarray, clean: np.ndarray, outputs: np.ndarray) -> dict[str, Any]:
+def _row(
+    name: str, scene: str, seconds: float | None, rainy: np.ndarray, clean: np.ndarray, outputs: np.ndarray
+) -> dict[str, Any]:
     """All scores of one image: of the input, of the output, and of each scale alone."""
     row: dict[str, Any] = {
         'name': name,
+        'scene': scene,
         'height': clean.shape[0],
         'width': clean.shape[1],
         'seconds': seconds,

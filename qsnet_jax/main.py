@@ -7,10 +7,11 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from qsnet_jax import UserError
+from qsnet_jax import Stopped, UserError
 
+_MODES = ('train', 'eval', 'derain', 'prepare', 'study', 'compare', 'bench')
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Settings; configs/default.py lists and explains them all.')
-_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'derain', 'prepare', 'compare', 'bench'], 'What to do.')
+_MODE = flags.DEFINE_enum('mode', 'train', _MODES, 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for --config=configs/NAME.py.')
 _WEIGHTS = flags.DEFINE_string(
     'weights', None, 'eval, derain: a weights file (.safetensors, .pth) instead of a checkpoint.'
@@ -24,7 +25,12 @@ _TILE = flags.DEFINE_integer(
 _DTYPE = flags.DEFINE_enum('dtype', None, ['float32', 'bfloat16'], 'derain: computes in this, not as in training.')
 _CACHE = flags.DEFINE_string('compilation_cache', None, 'Folder that keeps what XLA compiled for the next start.')
 _OVERLAP = flags.DEFINE_bool('overlap', False, 'prepare: also find backgrounds that training and evaluation share.')
-_RESULTS = flags.DEFINE_string('results', 'results', 'compare, bench: folder for rows and figures.')
+_RESULTS = flags.DEFINE_string('results', 'results', 'study, compare, bench: folder for rows and figures.')
+_DISTRIBUTED = flags.DEFINE_string(
+    'distributed',
+    None,
+    'train, study: several processes as one; auto (Slurm and other clusters) or HOST:PORT,PROCESSES,INDEX.',
+)
 _LAYERS = flags.DEFINE_bool('layers', False, 'derain: also write what was removed, as NAME.rain.png beside each photo.')
 
 
@@ -39,29 +45,38 @@ def main(arguments: list[str]) -> int:
         jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(_CACHE.value).expanduser().resolve()))
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
     try:
-        return _MODES[_MODE.value]()
+        if _DISTRIBUTED.value:
+            from qsnet_jax import parallel
+
+            parallel.start(_DISTRIBUTED.value)
+        return _VERBS[_MODE.value]()
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signum
 
 
 def _train() -> int:
-    from qsnet_jax import checkpoint, train
+    from qsnet_jax import study
 
     config, workdir = _run()
-    try:
-        state, record = train.train(config, workdir)
-    except train.Stopped as stop:
-        print(stop, file=sys.stderr)
-        return 128 + stop.signum
-    variables, settings = train.export(state), config.model.to_dict()
-    scores = _evaluate(config, workdir, variables, settings, record)
-    checkpoint.save_weights(workdir / 'weights.safetensors', variables, settings, {**record, 'scores': scores})
+    if 'study' in config:
+        raise UserError('This config holds several variants: choose one (--config=FILE:VARIANT), or --mode=study.')
+    study.run(config, workdir, _tile())
     return 0
 
 
+def _study() -> int:
+    from qsnet_jax import study
+
+    config, workdir = _run()
+    return int(study.study(config, workdir, pathlib.Path(_RESULTS.value)) > 0)
+
+
 def _eval() -> int:
-    from qsnet_jax import checkpoint, train
+    from qsnet_jax import checkpoint, study, train
 
     config, workdir = _run()
     if _WEIGHTS.value:
@@ -70,7 +85,7 @@ def _eval() -> int:
     else:
         variables, record = train.restore_variables(config, workdir, _CHECKPOINT.value)
         settings = config.model.to_dict()
-    _evaluate(config, workdir, variables, settings, record)
+    study.score(config, workdir, variables, settings, record, _tile())
     return 0
 
 
@@ -109,16 +124,11 @@ def _bench() -> int:
     return 0
 
 
-def _evaluate(config, workdir: pathlib.Path, variables, settings, training):
-    """Scores all sets, prints and writes them; returns what weights files keep of them."""
-    from qsnet_jax import derain, evaluate, provenance
+def _tile() -> int:
+    """Side of the tiles of scored images."""
+    from qsnet_jax import derain
 
-    derainer = derain.Derainer(variables, settings, _TILE.value or derain.TILE)
-    record = {**provenance.collect(config.to_dict(), config.seed), 'training': training}
-    results = evaluate.evaluate(derainer, config, workdir / 'eval', record)
-    print(f'scores and pictures are in {workdir / "eval"}')
-    kept = ('count', 'rgb', 'y', 'input')
-    return {name: {key: result[key] for key in kept} for name, result in results.items()}
+    return _TILE.value or derain.TILE
 
 
 def _run():
@@ -130,6 +140,8 @@ def _run():
         hasattr(config, 'model')
     except OSError as error:  # ml_collections says at the first use of a config that it could not be loaded
         raise UserError(str(error)) from error
+    if _MODE.value == 'study' and 'study' in config:  # studies share the runs of the method itself
+        return config, pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / config.study.size)
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).name
     default = name.replace('.py:', '-').removesuffix('.py').replace(':', '-')
     return config, pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / default)
@@ -143,7 +155,7 @@ def _parse(arguments: list[str]) -> list[str]:
         sys.exit(f'error: {error}')
 
 
-_MODES = {'train': _train, 'eval': _eval, 'derain': _derain, 'prepare': _prepare, 'compare': _compare, 'bench': _bench}
+_VERBS = dict(zip(_MODES, (_train, _eval, _derain, _prepare, _study, _compare, _bench), strict=True))
 
 if __name__ == '__main__':
     app.run(main, flags_parser=_parse)

@@ -10,6 +10,26 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from qsnet_jax import UserError
 
 
+def start(processes: str) -> None:
+    """Joins this process with the others of a run, before anything else uses JAX.
+
+    processes: 'auto' for what the cluster's environment says (Slurm, Kubernetes, Open MPI, TPU pods), or
+      'HOST:PORT,PROCESSES,INDEX', HOST that of process 0. Every process runs the same command but for INDEX.
+    Raises UserError for another form, and where the others do not come.
+    """
+    address, *numbers = processes.split(',')
+    is_valid = len(numbers) == 2 and all(number.isdecimal() for number in numbers) and ':' in address
+    if processes != 'auto' and not is_valid:
+        raise UserError(f'--distributed={processes} is neither auto nor HOST:PORT,PROCESSES,INDEX.')
+    try:
+        if processes == 'auto':
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f'--distributed={processes} did not start: {error}') from error
+
+
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Mesh ('data',) over the given devices, or over all devices of all processes."""
     return Mesh(np.asarray(jax.devices() if devices is None else devices), ('data',))

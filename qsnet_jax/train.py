@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 
 from configs import default
 from qsnet_jax import (
+    Stopped,
     UserError,
     checkpoint,
     datasets,
@@ -53,12 +54,8 @@ class TrainState:
     opt_state: Any
 
 
-class Stopped(Exception):
-    """Training ended early because of a signal, with everything saved."""
-
-    def __init__(self, signum: int, step: int):
-        super().__init__(f'Stopped by {signal.Signals(signum).name} after step {step}; the same command goes on.')
-        self.signum = signum
+class Diverged(UserError):
+    """A loss or gradient that is not finite."""
 
 
 def make_optimizer(settings: Any) -> optax.GradientTransformationExtraArgs:
@@ -159,7 +156,8 @@ def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple
         state = _loop(config, state, mesh, batches, next(iter(sets.values())), manager, log)
         settings = config.model.to_dict()
         record |= {'starts': starts, 'step': int(state.step), 'training_seconds': round(log.elapsed, 1)}
-        checkpoint.save_weights(workdir / 'weights.safetensors', export(state), settings, record)
+        if jax.process_index() == 0:
+            checkpoint.save_weights(workdir / 'weights.safetensors', export(state), settings, record)
     return state, record
 
 
@@ -177,7 +175,7 @@ def restore_variables(config: Any, workdir: pathlib.Path, which: str) -> tuple[d
     if not directory.is_dir():
         raise UserError(f'{workdir} holds no run. Train first (--mode=train), or name --workdir or --weights.')
     stored = json.loads((workdir / 'config.json').read_text())
-    _refuse_differences({'model': stored['model']}, {'model': json.loads(config.model.to_json())}, workdir)
+    refuse_differences({'model': stored['model']}, {'model': json.loads(config.model.to_json())}, workdir)
     config = ml_collections.ConfigDict(stored)
     with contextlib.closing(checkpoint.open_manager(directory, read_only=True)) as manager:
         step = checkpoint.find_step(manager, which)
@@ -269,7 +267,7 @@ class _Log:
         self._pending.append(metrics)
 
     def flush(self, step: int, batch: int) -> dict[str, str]:
-        """Writes the means since the last flush; returns what the progress bar shows. Raises UserError for NaN."""
+        """Writes the means since the last flush; returns what the progress bar shows. Raises Diverged for NaN."""
         steps = jax.device_get(self._pending)
         means = {name: float(np.mean([metrics[name] for metrics in steps])) for name in steps[0]}
         now = time.perf_counter()
@@ -278,7 +276,7 @@ class _Log:
         self._pending = []
         bad = [name for name in ('total', 'gradient_norm') if not math.isfinite(means[name])]
         if bad:
-            raise UserError(
+            raise Diverged(
                 f'{" and ".join(bad)} not finite between steps {step - len(steps) + 1} and {step}. The last checkpoint '
                 'is from before. Lower --config.train.learning_rate, or look for broken images.'
             )
@@ -337,12 +335,12 @@ def _claim_config(config: Any, workdir: pathlib.Path, is_begun: bool) -> None:
     path = workdir / 'config.json'
     given = json.loads(config.to_json())
     if is_begun and path.exists():
-        _refuse_differences(json.loads(path.read_text()), given, workdir)
-    else:
+        refuse_differences(json.loads(path.read_text()), given, workdir)
+    elif jax.process_index() == 0:
         provenance.write_json(path, given)
 
 
-def _refuse_differences(stored: dict[str, Any], given: dict[str, Any], workdir: pathlib.Path) -> None:
+def refuse_differences(stored: dict[str, Any], given: dict[str, Any], place: pathlib.Path) -> None:
     """Raises UserError that names the fields in which two configs differ, but for those that change no result."""
     stored, given = _flat(stored), _flat(given)
     defaults = _flat(json.loads(default.get_config().to_json()))
@@ -354,8 +352,8 @@ def _refuse_differences(stored: dict[str, Any], given: dict[str, Any], workdir: 
     ]
     if different:
         raise UserError(
-            f'{workdir} holds a run with another config: {"; ".join(different)}. Name another --workdir, or give the '
-            'config that it was made with.'
+            f'{place} holds a run with another config: {"; ".join(different)}. Name another --workdir (and '
+            '--results, for rows), or give the config that it was made with.'
         )
 
 

@@ -1,0 +1,21 @@
+"""Two open points of the architecture: the resolution of the encoder, and the norm outside its units.
+
+Paper:    "features keep the same size as original rainy image": stride 1; the authors' later code strides by 4. The
+          norm is not named; that code has instance norm outside the units, with which tiles and whole images differ.
+Run:      python -m qsnet_jax.main --mode=study --config=configs/encoder_stride.py:small --config.data.root=PAIRS
+Cost:     COST_ENCODER_STRIDE
+One:      --config=configs/encoder_stride.py:stride_4 or :small-stride_4, with any --mode
+"""
+
+from configs import studies
+
+VARIANTS = {
+    'stride_2': {'model.encoder_stride': 2},
+    'stride_4': {'model.encoder_stride': 4},
+    'norm_instance': {'model.norm': 'instance'},
+    'norm_none': {'model.norm': 'none'},
+}
+
+
+def get_config(selection=''):
+    return studies.make(VARIANTS, selection)

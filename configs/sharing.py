@@ -1,0 +1,20 @@
+"""Information sharing, Table 5: shuffles between the groups of the decoders, and the exchange between the scales.
+
+Paper:    without / with: Test-I 31.91 / 33.15 dB, Test-II 25.53 / 25.66, Test-III 32.64 / 33.94. It does not say what
+          exactly is left out; so each of the two is also left out alone.
+Run:      python -m qsnet_jax.main --mode=study --config=configs/sharing.py:small --config.data.root=PAIRS
+Cost:     COST_SHARING
+One:      --config=configs/sharing.py:not_shared or :small-not_shared, with any --mode
+"""
+
+from configs import studies
+
+VARIANTS = {
+    'not_shared': {'model.share_groups': False, 'model.share_scales': False},
+    'groups_apart': {'model.share_groups': False},
+    'scales_apart': {'model.share_scales': False},
+}
+
+
+def get_config(selection=''):
+    return studies.make(VARIANTS, selection)

@@ -1,0 +1,59 @@
+"""What all studies share: two sizes, seeds, and how a variant is made of a few overrides. Not a config itself."""
+
+from configs import default, quickstart
+
+SEEDS = (0, 1, 2)
+PAPER = 'paper'  # the variant without overrides, the same in every study and trained once for all of them
+
+
+def make(variants, selection):
+    """The config of a study.
+
+    Args:
+      variants: {name: {'section.field': value}}; PAPER: {} is added in front.
+      selection: '' for all of them at full size; 'small' at the quickstart's width, for CPUs; 'NAME' or 'small-NAME'
+        for one alone, as a config to train and evaluate by itself.
+    """
+    size, _, name = selection.rpartition('-') if selection != 'small' else ('small', '', '')
+    if size not in ('', 'small'):
+        raise ValueError(f'{selection!r} is not known; write small, a variant, or small-VARIANT.')
+    config = small() if size else default.get_config()
+    config.study = default.config_dict.ConfigDict()
+    config.study.size = size or 'full'
+    config.study.seeds = SEEDS
+    config.study.variants = default.config_dict.ConfigDict(
+        {name: _nested(overrides) for name, overrides in {PAPER: {}, **variants}.items()}, sort_keys=False
+    )
+    return select(config, name) if name else config
+
+
+def select(config, name):
+    """The config of one variant of a study's config, to which fields may have been overridden."""
+    if name not in config.study.variants:
+        raise ValueError(f'There is no variant {name!r}; there are {", ".join(config.study.variants)}.')
+    chosen = config.copy_and_resolve_references()
+    with chosen.unlocked():
+        del chosen.study
+    chosen.update(config.study.variants[name].to_dict())
+    return chosen
+
+
+def small():
+    """Reduced size: the quickstart's network on pairs (--config.data.root) and drawn heavy rain; minutes a run."""
+    config = quickstart.get_config()
+    config.data.train = 'pairs,drawn_heavy'
+    config.data.eval = 'pairs,drawn_heavy,drawn_wide'
+    config.train.steps = 400
+    config.train.eval_every = 200
+    config.train.eval_images = 8
+    config.train.checkpoint_every = 200
+    return config
+
+
+def _nested(overrides):
+    """{'loss.detail': 0.0} as {'loss': {'detail': 0.0}}."""
+    nested = {}
+    for path, value in overrides.items():
+        section, field = path.split('.')
+        nested.setdefault(section, {})[field] = value
+    return nested
