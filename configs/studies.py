@@ -1,6 +1,6 @@
 """What all studies share: two sizes, seeds, and how a variant is made of a few overrides. Not a config itself."""
 
-from configs import default, quickstart
+from configs import default, qsnet, quickstart
 
 SEEDS = (0, 1, 2)
 PAPER = 'paper'  # the variant without overrides, the same in every study and trained once for all of them
@@ -17,7 +17,7 @@ def make(variants, selection):
     size, _, name = selection.rpartition('-') if selection != 'small' else ('small', '', '')
     if size not in ('', 'small'):
         raise ValueError(f'{selection!r} is not known; write small, a variant, or small-VARIANT.')
-    config = small() if size else default.get_config()
+    config = small() if size else qsnet.get_config()
     config.study = default.config_dict.ConfigDict()
     config.study.size = size or 'full'
     config.study.seeds = SEEDS

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# The full-size network with the paper's recipe on one GPU: launch/gpu.sh FOLDER [--config.field=value ...]
-# FOLDER holds train/ and val/ (or test/) with rainy and clean files. Started again, it goes on where it was.
+# The full-size runs on one GPU, in the order Table 4, Table 5, atrous rates: launch/gpu.sh PAIRS [flags of --mode=study]
+# PAIRS holds train/ and val/ (or test/) with rainy and clean files. The first run is the paper's recipe itself. Started
+# again, it goes on where it was, to the same digits; --config.study.seeds='(0,)' for one seed.
 set -euo pipefail
 root=$(realpath "${1:?the folder of the pairs is missing; see the head of this file}")
 cd "$(dirname "$0")/.."
 export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}" # or a resumed run would differ in its last digits
-exec python -m qsnet_jax.main --config=configs/qsnet.py --config.data.root="$root" "${@:2}"
+for name in losses sharing atrous_rates; do
+  python -m qsnet_jax.main --mode=study --config="configs/$name.py" --config.data.root="$root" \
+    --compilation_cache=runs/cache "${@:2}"
+done
+python -m qsnet_jax.main --mode=report

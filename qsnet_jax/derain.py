@@ -186,7 +186,7 @@ def derain_files(derainer: Derainer, source: str, target: str, layers: bool = Fa
         raise UserError(
             f'--output={target} is where the input lies; its photos would be overwritten. Name another folder.'
         )
-    files = _find(source_path, target_path)
+    files = find_photos(source_path, target_path)
     failures, notes, pixels, begun = [], [], 0, time.perf_counter()
     with tqdm.tqdm(files, 'photos', unit='photo') as progress:
         for file in progress:
@@ -210,15 +210,15 @@ def derain_files(derainer: Derainer, source: str, target: str, layers: bool = Fa
     return len(failures)
 
 
-def _find(source: pathlib.Path, target: pathlib.Path) -> list[pathlib.Path]:
+def find_photos(source: pathlib.Path, target: pathlib.Path | None = None) -> list[pathlib.Path]:
     """The file itself, or all photos below a folder but for those in `target`. Raises UserError where none is found."""
     if source.is_file():
         return [source]
     if not source.is_dir():
         raise UserError(f'--input={source} does not exist; expected an image or a folder of images.')
-    results, kinds = target.resolve(), (*images.EXTENSIONS, *REFUSED)
+    results, kinds = target.resolve() if target else None, (*images.EXTENSIONS, *REFUSED)
     files = sorted(path for path in source.rglob('*') if path.suffix.lower() in kinds and path.is_file())
-    if source.resolve() in results.parents:  # an earlier run's results are no input
+    if results and source.resolve() in results.parents:  # an earlier run's results are no input
         files = [path for path in files if results not in path.resolve().parents]
     if not files:
         raise UserError(f'No image under {source}; expected files ending in {", ".join(images.EXTENSIONS)}.')

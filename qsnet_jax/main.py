@@ -9,15 +9,15 @@ from ml_collections import config_flags
 
 from qsnet_jax import Stopped, UserError
 
-_MODES = ('train', 'eval', 'derain', 'prepare', 'study', 'compare', 'bench')
+_MODES = ('train', 'eval', 'derain', 'prepare', 'study', 'sparsity', 'report', 'compare', 'bench')
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Settings; configs/default.py lists and explains them all.')
 _MODE = flags.DEFINE_enum('mode', 'train', _MODES, 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for --config=configs/NAME.py.')
 _WEIGHTS = flags.DEFINE_string(
-    'weights', None, 'eval, derain: a weights file (.safetensors, .pth) instead of a checkpoint.'
+    'weights', None, 'eval, derain, sparsity: a weights file (.safetensors, .pth) instead of a checkpoint.'
 )
 _CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', 'eval: latest, best (by validation) or a step.')
-_INPUT = flags.DEFINE_string('input', None, 'derain: a photo or a folder of photos.')
+_INPUT = flags.DEFINE_string('input', None, 'derain, sparsity: a photo or a folder of photos.')
 _OUTPUT = flags.DEFINE_string('output', None, 'derain: folder for the results, under the same names.')
 _TILE = flags.DEFINE_integer(
     'tile', None, 'derain, eval: side in pixels of the tiles of larger images; else 512, and in derain by free memory.'
@@ -25,12 +25,15 @@ _TILE = flags.DEFINE_integer(
 _DTYPE = flags.DEFINE_enum('dtype', None, ['float32', 'bfloat16'], 'derain: computes in this, not as in training.')
 _CACHE = flags.DEFINE_string('compilation_cache', None, 'Folder that keeps what XLA compiled for the next start.')
 _OVERLAP = flags.DEFINE_bool('overlap', False, 'prepare: also find backgrounds that training and evaluation share.')
-_RESULTS = flags.DEFINE_string('results', 'results', 'study, compare, bench: folder for rows and figures.')
+_RESULTS = flags.DEFINE_string(
+    'results', 'results', 'study, sparsity, report, compare, bench: folder for rows and figures.'
+)
 _DISTRIBUTED = flags.DEFINE_string(
     'distributed',
     None,
     'train, study: several processes as one; auto (Slurm and other clusters) or HOST:PORT,PROCESSES,INDEX.',
 )
+_ONLY = flags.DEFINE_string('only', None, 'study: this variant alone.')
 _LAYERS = flags.DEFINE_bool('layers', False, 'derain: also write what was removed, as NAME.rain.png beside each photo.')
 
 
@@ -72,7 +75,7 @@ def _study() -> int:
     from qsnet_jax import study
 
     config, workdir = _run()
-    return int(study.study(config, workdir, pathlib.Path(_RESULTS.value)) > 0)
+    return int(study.study(config, workdir, pathlib.Path(_RESULTS.value), _ONLY.value) > 0)
 
 
 def _eval() -> int:
@@ -103,6 +106,21 @@ def _prepare() -> int:
 
     config, _ = _run()
     prepare.prepare(config, _OVERLAP.value)
+    return 0
+
+
+def _sparsity() -> int:
+    from qsnet_jax import sparsity
+
+    config = None if _INPUT.value and _CONFIG.value is None else _run()[0]
+    sparsity.run(config, _INPUT.value, _WEIGHTS.value, pathlib.Path(_RESULTS.value))
+    return 0
+
+
+def _report() -> int:
+    from qsnet_jax import report
+
+    report.report(pathlib.Path(_RESULTS.value))
     return 0
 
 
@@ -155,7 +173,9 @@ def _parse(arguments: list[str]) -> list[str]:
         sys.exit(f'error: {error}')
 
 
-_VERBS = dict(zip(_MODES, (_train, _eval, _derain, _prepare, _study, _compare, _bench), strict=True))
+_VERBS = dict(
+    zip(_MODES, (_train, _eval, _derain, _prepare, _study, _sparsity, _report, _compare, _bench), strict=True)
+)
 
 if __name__ == '__main__':
     app.run(main, flags_parser=_parse)

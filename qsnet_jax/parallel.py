@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qsnet_jax import UserError
@@ -42,6 +43,16 @@ def check_batch(batch: int, mesh: Mesh) -> None:
             f'data.batch is {batch} and there are {mesh.size} devices; it must be a positive multiple of that. '
             'Change --config.data.batch, or hide devices (CUDA_VISIBLE_DEVICES).'
         )
+
+
+def agree(value: int, is_time: bool) -> int:
+    """The largest value of all processes, at once with one process; with several only when `is_time`, 0 until then.
+
+    All must act on a signal after the same step, and asking the others in every step would cost too much.
+    """
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.process_allgather(np.int32(value)).max()) if is_time else 0
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -44,3 +44,39 @@ def quasi_sparse_density(response, scale: float, weight: float = 0.5):
     The paper leaves pi free, but this integrates to 2 pi: it is a density, the Laplacian, only for pi = 1/2.
     """
     return weight / scale * np.exp(-np.abs(response) / scale)
+
+
+def log_histogram(response, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Log-histogram of absolute responses: centres of the bins and log counts, both (<= bins,). Sec. 3.1, Fig. 2.
+
+    The bins are equally wide up to the largest response; empty ones are left out. Raises ValueError for no response and
+    for responses that are all 0, whose histogram is a point.
+    """
+    magnitude = np.abs(np.asarray(response, np.float64)).ravel()
+    if not magnitude.size or not magnitude.max():
+        raise ValueError('The response is empty or 0 everywhere; it has no histogram to compare with a line.')
+    counts, edges = np.histogram(magnitude, bins, (0.0, magnitude.max()))
+    held = counts > 0
+    return ((edges[1:] + edges[:-1]) / 2)[held], np.log(counts[held])
+
+
+def chord(centres: np.ndarray, curve: np.ndarray) -> np.ndarray:
+    """The straight line through the maximum and the (last) minimum of a log-histogram, at its bins. Sec. 3.1."""
+    high, low = int(np.argmax(curve)), len(curve) - 1 - int(np.argmin(curve[::-1]))
+    if high == low:
+        return curve.copy()
+    slope = (curve[low] - curve[high]) / (centres[low] - centres[high])
+    return curve[high] + slope * (centres - centres[high])
+
+
+def sparsity(response, bins: int = 64) -> dict[str, float | bool]:
+    """Whether responses are sparser than a Laplacian, whose log-histogram is its own chord. Sec. 3.1.
+
+    Returns `excess`, the mean of curve - chord in nats; `mean`, whether it is below 0; `every`, whether all bins but
+    the ends of the chord are below it. The paper does not say which of the two it means by "sparse".
+    """
+    centres, curve = log_histogram(response, bins)
+    above = curve - chord(centres, curve)
+    ends = (int(np.argmax(curve)), len(curve) - 1 - int(np.argmin(curve[::-1])))
+    excess = float(above.mean())
+    return {'excess': excess, 'mean': excess < 0, 'every': bool((np.delete(above, ends) < 0).all())}

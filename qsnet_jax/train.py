@@ -205,15 +205,15 @@ def _loop(
             state, metrics = step_fn(state, parallel.shard(next(stream), mesh))
             log.add(metrics)
             bar.update()
-            signum = received[0] if received else None  # read once: one that comes later is for the next step
+            signum = parallel.agree(received[0] if received else 0, step % settings.log_every == 0)
             is_validated = step % settings.eval_every == 0 or step == settings.steps
-            is_saved = step % settings.checkpoint_every == 0 or is_validated or signum is not None
+            is_saved = step % settings.checkpoint_every == 0 or is_validated or signum > 0
             if step % settings.log_every == 0 or is_saved:
                 bar.set_postfix(log.flush(step, config.data.batch))
             if is_saved:
                 psnr = log.validate(step, config, state, validation_set) if is_validated else None
                 checkpoint.save(manager, step, state, psnr)
-            if signum is not None:
+            if signum:
                 manager.wait_until_finished()
                 raise Stopped(signum, step)
         manager.wait_until_finished()

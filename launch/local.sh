@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Every study on this machine at reduced size, then the report: launch/local.sh PAIRS [flags of --mode=study]
+# PAIRS holds train/ and val/ (or test/) with rainy and clean files. Started again, it goes on where it was.
+# Three seeds of Tables 4 and 5, one of the others; hours on two CPU cores.
+set -euo pipefail
+root=${1:?the folder of the pairs is missing; see the head of this file}
+cd "$(dirname "$0")/.."
+export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 # large pages, where the system gives them on request
+study() {
+  python -m qsnet_jax.main --mode=study --config="configs/$1.py:small" --config.data.root="$root" \
+    --compilation_cache=runs/cache "${@:2}"
+}
+for name in losses sharing scales; do study "$name" "${@:2}"; done
+for name in atrous_rates encoder_stride loss_weights; do study "$name" --config.study.seeds='(0,)' "${@:2}"; done
+python -m qsnet_jax.main --mode=report

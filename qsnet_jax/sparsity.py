@@ -1,0 +1,184 @@
+"""The sparsity study of Sec. 3.1 over any folder or data set: how many rainy images are sparse, and which are not."""
+
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import matplotlib.figure
+import numpy as np
+import scipy.stats
+import tqdm
+
+from qsnet_jax import UserError, datasets, derain, images, priors, provenance, sources
+
+BINS = 64
+NAMES = ('d_x', 'd_y', 'd_xx', 'd_yy')  # of priors.FILTERS['derivative']
+POOLED = 'all four'  # their responses in one histogram, as Eq. (3) has one scale for all
+RULES = ('mean', 'every')
+EXAMPLES = 3
+
+
+def run(config: Any, folder: str | None, weights: str | None, results: pathlib.Path) -> None:
+    """The study of every photo below a folder or, without one, of each set of `config.data.eval`."""
+    record = provenance.collect(config.to_dict() if config else {}, None)
+    derainer = derain.load(weights)
+    if folder:
+        base = pathlib.Path(folder).expanduser()
+        files = derain.find_photos(base)
+        base = base if base.is_dir() else base.parent
+        parts = [(str(file.relative_to(base)), sources.sha256(file.read_bytes())) for file in files]
+        fingerprint = {'count': len(files), 'sha256': sources.digest(parts)}
+        study(base.resolve().name, walk(files, base), fingerprint, record, derainer, results)
+        return
+    for name, source in datasets.open_evaluation(config.data, config.data.eval, sources.Cache(0)).items():
+        fingerprint = sources.fingerprint(source)
+        study(name.replace('/', '-'), walk_source(source), fingerprint, record, derainer, results)
+
+
+def study(
+    name: str, photos: Iterator[tuple[str, np.ndarray]], fingerprint: dict[str, Any], record: dict[str, Any],
+    derainer: derain.Derainer, results: pathlib.Path
+) -> dict[str, Any]:  # fmt: skip
+    """Decides for every photo and filter; writes RESULTS/sparsity/NAME.json and RESULTS/figures/sparsity-NAME.png.
+
+    photos: names and uint8 (H, W, 3) images. record: provenance. The figure shows the log-histograms of the first
+    photos with those of their results and removed rain (Figs. 2 and 9), and excess against contrast. Returns the row.
+    """
+    verdicts: dict[str, dict[str, Any]] = {}
+    examples, flat = [], []
+    for photo, image in photos:
+        gray = luma(image)
+        try:
+            verdicts[photo] = {**decide(gray), 'contrast': float(gray.std())}
+        except ValueError:
+            flat.append(photo)
+            continue
+        if len(examples) < EXAMPLES:
+            restored = derainer(image)
+            examples.append((photo, gray, luma(restored), luma(np.maximum(image, restored) - restored)))
+    if not verdicts:
+        raise UserError(f'{name} holds no image that is not flat; there is nothing to decide.')
+    row = {
+        'kind': 'sparsity',
+        'name': name,
+        'count': len(verdicts),
+        'bins': BINS,
+        'share': {key: {rule: _share(verdicts, key, rule) for rule in RULES} for key in (*NAMES, POOLED)},
+        'contrast': _contrast(verdicts),
+        'not_sparse': _not_sparse(verdicts),
+        'without_gradient': flat,
+        'fingerprint': fingerprint,
+        'provenance': record,
+    }
+    provenance.write_json(results / 'sparsity' / f'{name}.json', row)
+    path = results / 'figures' / f'sparsity-{name}.png'
+    with provenance.replacing(path) as temporary:
+        draw(row, verdicts, examples).savefig(temporary, format='png', dpi=110)
+    print(f'{format_table(row)}\n{path}')
+    return row
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """Luma of a uint8 (H, W, 3) image, full range, float64 (H, W) in [0, 1]."""
+    return image @ np.array([0.299, 0.587, 0.114]) / 255.0
+
+
+def decide(gray: np.ndarray) -> dict[str, dict[str, Any]]:
+    """`priors.sparsity` of every filter and of all together; gray is float (H, W). ValueError for a flat image."""
+    filters = zip(NAMES, priors.FILTERS['derivative'], strict=True)
+    responses = {name: priors.respond(gray[None, ..., None], kernel).ravel() for name, kernel in filters}
+    responses[POOLED] = np.concatenate(list(responses.values()))
+    return {name: priors.sparsity(response, BINS) for name, response in responses.items()}
+
+
+def walk(files: list[pathlib.Path], base: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The photos of a folder that can be read, by name; the others are said at the end."""
+    failures = []
+    for file in tqdm.tqdm(files, 'sparsity', unit='photo'):
+        try:
+            yield str(file.relative_to(base)), images.open_photo(file).rgb
+        except images.ImageError as error:
+            failures.append(f'failed: {error}')
+    for failure in failures:
+        print(failure)
+
+
+def walk_source(source: sources.Source) -> Iterator[tuple[str, np.ndarray]]:
+    """The rainy images of a data set."""
+    for index, name in enumerate(tqdm.tqdm(source.names, 'sparsity', unit='image')):
+        yield name, source.load(index)[0]
+
+
+def format_table(row: dict[str, Any]) -> str:
+    """Shares of both rules by filter, and what contrast has to do with it, as lines of text."""
+    lines = [f'{row["name"]}: {row["count"]} images; share that is sparse (95 % interval)']
+    for key, rules in row['share'].items():
+        cells = [f'{rule}: {100 * cell["share"]:5.1f} % ({100 * cell["interval"][0]:.0f} to '
+                 f'{100 * cell["interval"][1]:.0f})' for rule, cell in rules.items()]  # fmt: skip
+        lines.append(f'  {key:10}' + '   '.join(cells))
+    contrast = row['contrast']
+    lines.append(
+        f'excess over the chord against contrast: rank correlation {_number(contrast["rank_correlation"])}, '
+        f'p = {_number(contrast["p"])}; negative where images of low contrast are less sparse'
+    )
+    return '\n'.join(lines)
+
+
+def draw(row: dict[str, Any], verdicts: dict[str, Any], examples: list[Any]) -> matplotlib.figure.Figure:
+    """Log-histograms of d_x of the examples (input, result, rain, chord), and excess against contrast of all."""
+    figure = matplotlib.figure.Figure(figsize=(4 * (len(examples) + 1), 3.6), layout='constrained')
+    axes = figure.subplots(1, len(examples) + 1, squeeze=False)[0]
+    for axis, (_, *layers) in zip(axes, examples, strict=False):
+        for layer, label, colour in zip(layers, ('input', 'result', 'rain removed'), ('C0', 'C2', 'C1'), strict=True):
+            response = priors.respond(layer[None, ..., None], priors.FILTERS['derivative'][0])
+            if not response.any():
+                continue
+            centres, curve = priors.log_histogram(response, BINS)
+            axis.plot(centres, curve, color=colour, label=label)
+            axis.plot(centres, priors.chord(centres, curve), '--', color=colour, linewidth=0.8)
+        axis.set_xlabel('|d_x|')
+        axis.set_ylabel('log count')
+        axis.legend(fontsize=8)
+    points = [(each['contrast'], each[POOLED]['excess']) for each in verdicts.values()]
+    axes[-1].scatter(*zip(*points, strict=True), s=12)
+    axes[-1].axhline(0.0, color='k', linewidth=0.8)
+    axes[-1].set_xlabel('contrast (standard deviation of luma)')
+    axes[-1].set_ylabel('mean of curve - chord; below 0: sparse')
+    figure.suptitle(f'{row["name"]}, {row["count"]} images; dashed: chords')
+    return figure
+
+
+def _share(verdicts: dict[str, Any], key: str, rule: str) -> dict[str, Any]:
+    """Share of images that a rule calls sparse, with Wilson's 95 % interval."""
+    hits, count = sum(each[key][rule] for each in verdicts.values()), len(verdicts)
+    ends = scipy.stats.binomtest(hits, count).proportion_ci(method='wilson')
+    return {'share': hits / count, 'interval': [float(ends.low), float(ends.high)]}
+
+
+def _contrast(verdicts: dict[str, Any]) -> dict[str, float | None]:
+    """Rank correlation (Spearman) of the excess with contrast, and medians of both kinds of images."""
+    contrast = np.array([each['contrast'] for each in verdicts.values()])
+    excess = np.array([each[POOLED]['excess'] for each in verdicts.values()])
+    found: dict[str, float | None] = {'rank_correlation': None, 'p': None}
+    if len(contrast) > 2 and np.ptp(contrast) and np.ptp(excess):
+        result = scipy.stats.spearmanr(contrast, excess)
+        found = {'rank_correlation': float(result.statistic), 'p': float(result.pvalue)}
+    for name, chosen in (('median_sparse', excess < 0), ('median_not_sparse', excess >= 0)):
+        found[name] = float(np.median(contrast[chosen])) if chosen.any() else None
+    return found
+
+
+def _not_sparse(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The images that the mean rule refuses for some filter, with their contrast, the least sparse first."""
+    found = []
+    for photo, each in verdicts.items():
+        refused = [key for key in (*NAMES, POOLED) if not each[key]['mean']]
+        if refused:
+            found.append({'name': photo, 'filters': refused, 'excess': each[POOLED]['excess'],
+                          'contrast': each['contrast']})  # fmt: skip
+    return sorted(found, key=lambda entry: -entry['excess'])
+
+
+def _number(value: float | None) -> str:
+    return '-' if value is None or math.isnan(value) else f'{value:.2g}'
