@@ -136,7 +136,7 @@ def _evaluate_source(
         'dataset': name,
         'count': len(rows),
         **_tree(scores, lambda values: _mean([values])),
-        'interval': _tree(scores, lambda values: _interval([values])),
+        'interval': _tree(scores, lambda values: interval([values])),
         'provenance': {
             **record,
             'dataset': fingerprint,
@@ -175,7 +175,7 @@ def _mean_of_sets(name: str, results: list[dict[str, Any]], scores: list[Scores]
         'dataset': name,
         'count': sum(result['count'] for result in results),
         **_tree(together, _mean),
-        'interval': _tree(together, _interval),
+        'interval': _tree(together, interval),
         'provenance': {**results[0]['provenance'], 'dataset': prints},
     }
 
@@ -231,7 +231,7 @@ def _mean(sets: list[Column]) -> float | None:
     return float(np.mean([scores.mean() for scores, _ in sets])) if all(scores.size for scores, _ in sets) else None
 
 
-def _interval(sets: list[Column]) -> list[float] | None:
+def interval(sets: list[Column]) -> list[float] | None:
     """Its 95 % bootstrap interval, always of the same draws; None where a set has fewer than two groups."""
     means = np.zeros(RESAMPLES)
     for number, (scores, groups) in enumerate(sets):

@@ -46,7 +46,8 @@ def study(
     photos with those of their results and removed rain (Figs. 2 and 9), and excess against contrast. Returns the row.
     """
     verdicts: dict[str, dict[str, Any]] = {}
-    examples, flat = [], []
+    examples: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
+    flat: list[str] = []
     for photo, image in photos:
         gray = luma(image)
         try:

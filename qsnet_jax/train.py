@@ -342,8 +342,8 @@ def _claim_config(config: Any, workdir: pathlib.Path, is_begun: bool) -> None:
 
 def refuse_differences(stored: dict[str, Any], given: dict[str, Any], place: pathlib.Path) -> None:
     """Raises UserError that names the fields in which two configs differ, but for those that change no result."""
-    stored, given = _flat(stored), _flat(given)
-    defaults = _flat(json.loads(default.get_config().to_json()))
+    stored, given = flat(stored), flat(given)
+    defaults = flat(json.loads(default.get_config().to_json()))
     stored = {name: stored.get(name, defaults.get(name)) for name in stored.keys() | given.keys()}  # fields added since
     different = [
         f'{name} is {stored.get(name)!r} there and {given.get(name)!r} here'
@@ -357,12 +357,12 @@ def refuse_differences(stored: dict[str, Any], given: dict[str, Any], place: pat
         )
 
 
-def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+def flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     """Nested fields as 'a.b.c'."""
-    flat: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in tree.items():
-        flat |= _flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
-    return flat
+        fields |= flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
+    return fields
 
 
 def _append_start(path: pathlib.Path, record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -120,19 +120,19 @@ def alone(scores):
 def test_intervals_hold_the_mean_and_know_its_spread():
     """The bootstrap interval of 400 normal scores is close to mean +- 1.96 standard errors, and the same each time."""
     scores = np.random.default_rng(0).normal(30.0, 3.0, 400)
-    low, high = evaluate._interval([alone(scores)])
+    low, high = evaluate.interval([alone(scores)])
     error = scores.std() / 20
     assert low == pytest.approx(scores.mean() - 1.96 * error, abs=0.1 * error)
     assert high == pytest.approx(scores.mean() + 1.96 * error, abs=0.1 * error)
-    assert evaluate._interval([alone(scores)]) == [low, high]
-    assert evaluate._interval([alone([])]) is None and evaluate._interval([alone([30.0])]) is None
+    assert evaluate.interval([alone(scores)]) == [low, high]
+    assert evaluate.interval([alone([])]) is None and evaluate.interval([alone([30.0])]) is None
 
 
 def test_images_of_one_scene_are_no_independent_evidence():
     """Fourteen equal copies of each score leave the interval as wide as it was."""
     scores = np.random.default_rng(0).normal(30.0, 3.0, 50)
     copies = np.repeat(scores, 14), np.repeat(np.arange(50), 14)
-    assert evaluate._interval([copies]) == pytest.approx(evaluate._interval([alone(scores)]))
+    assert evaluate.interval([copies]) == pytest.approx(evaluate.interval([alone(scores)]))
 
 
 def test_gain_is_paired(evaluated):
@@ -143,7 +143,7 @@ def test_gain_is_paired(evaluated):
     differences = np.array([float(row['output_y_psnr']) - float(row['input_y_psnr']) for row in rows])
     result = results['pairs']
     assert result['gain']['y']['psnr'] == pytest.approx(differences.mean())
-    assert result['interval']['gain']['y']['psnr'] == pytest.approx(evaluate._interval([alone(differences)]))
+    assert result['interval']['gain']['y']['psnr'] == pytest.approx(evaluate.interval([alone(differences)]))
     low, high = result['interval']['y']['psnr']
     assert low <= result['y']['psnr'] <= high
 
@@ -152,7 +152,7 @@ def test_mean_of_sets_counts_each_set_once():
     """Two sets of different size weigh the same, in the mean and in the interval."""
     few, many = alone([20.0, 22.0]), alone(np.full(100, 30.0))
     assert evaluate._mean([few, many]) == pytest.approx(25.5)
-    assert evaluate._interval([few, many]) == [25.0, 26.0]
+    assert evaluate.interval([few, many]) == [25.0, 26.0]
 
 
 def test_table_says_of_how_many(evaluated):

@@ -1,0 +1,347 @@
+"""The reproduction report: rows of results to tables beside the paper's, verdicts, figures and one page.
+
+Numbers come from rows alone. Everything is one list of headings, tables and figures that `page` renders twice.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import matplotlib.figure
+import numpy as np
+
+from configs import atrous_rates, encoder_stride, loss_weights, losses, scales, sharing, studies
+from qsnet_jax import UserError, bench, datasets, derain, evaluate, evidence, images, page, provenance, rain, sources
+
+
+def report(results: pathlib.Path) -> None:
+    """Reads RESULTS/{rows,sparsity,bench}; writes RESULTS/README.md, figures and report.html.
+
+    Raises UserError for rows without provenance and for runs of one study that differ in more than their variants.
+    """
+    rows = evidence.load(results)
+    places = [folder / 'paper.json' for folder in (results, pathlib.Path(__file__).parents[1] / 'results')]
+    place = next((each for each in places if each.exists()), None)
+    if place is None:
+        raise UserError(f"The paper's figures are missing: {places[0]}, which comes with the repository.")
+    paper = json.loads(place.read_text())
+    items = sections(rows, paper, results)
+    provenance.write_bytes(results / 'README.md', page.markdown(items, results).encode())
+    provenance.write_bytes(results / 'report.html', page.html(items, results).encode())
+    print(f'{len(rows)} rows; {results / "README.md"} and {results / "report.html"}')
+
+
+def mean_and_spread(values: list[float], digits: int = 2) -> str:
+    """Mean over seeds and, of several, their standard deviation."""
+    spread = f' ± {np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else ''
+    return f'{np.mean(values):.{digits}f}{spread}'
+
+
+def scores(rows: evidence.Rows, name: str, protocol: str, head: str | None = None) -> str:
+    """'PSNR ± spread / SSIM' over seeds of the output, or of one scale's own decoder."""
+    trees = [row['sets'][name] if head in (None, 'all') else row['sets'][name]['scales'][head] for row in rows]
+    psnr, ssim = ([tree[protocol][measure] for tree in trees] for measure in ('psnr', 'ssim'))
+    if None in psnr or None in ssim:
+        return '-'
+    return f'{mean_and_spread(psnr)} / {np.mean(ssim):.3f}'
+
+
+def ladder(
+    found: dict[str, evidence.Rows],
+    order: tuple[str, ...],
+    titles: tuple[str, ...],
+    paper: dict[str, Any],
+    heading: str,
+) -> page.Table:
+    """A table of the paper's: its columns as there; ours, its numbers, and the step to each column from the last."""
+    rows, first = [], found[order[0]][0]
+    for name in first['sets']:
+        test, is_same = evidence.test_of(name)
+        shown = evidence.label(name, first)
+        rows += [
+            [shown, f'ours, {protocol}', *(scores(found[each], name, protocol) for each in order)]
+            for protocol in evaluate.PROTOCOLS
+        ]
+        steps = [evidence.effect(found[b], found[a], name) for a, b in zip(order, order[1:], strict=False)]
+        rows.append([shown, 'ours, step, rgb', '', *(f'{each}' for each in steps)])
+        theirs = [paper[each][test] for each in order]
+        rows.append([shown, f'paper, {test}', *(f'{psnr:.2f} / {ssim:.3f}' for psnr, ssim in theirs)])
+        rows.append(
+            [shown, 'paper, step', '', *(f'{b[0] - a[0]:+.2f}' for a, b in zip(theirs, theirs[1:], strict=False))]
+        )
+        if is_same:
+            ours = [np.mean([row['sets'][name]['rgb']['psnr'] for row in found[each]]) for each in order]
+            rows.append([shown, 'ours - paper', *(f'{a - b[0]:+.2f}' for a, b in zip(ours, theirs, strict=True))])
+    return page.Table(heading, ['set (images)', 'whose', *titles], rows)
+
+
+def against_paper_settings(found: dict[str, evidence.Rows], names: Any, heading: str) -> page.Table | None:
+    """A study that the paper does not have: each variant's scores and its gain over the paper's setting."""
+    present = [name for name in names if name in found]
+    if not present or studies.PAPER not in found:
+        return None
+    reference = found[studies.PAPER]
+    sets = list(reference[0]['sets'])
+    columns = ['variant', 'seeds']
+    for name in sets:
+        columns += [evidence.label(name, reference[0]), "better than the paper's by"]
+    rows = []
+    for variant in [studies.PAPER, *present]:
+        cells = [variant, str(len(found[variant]))]
+        for name in sets:
+            gain = '' if variant == studies.PAPER else str(evidence.effect(found[variant], reference, name))
+            cells += [scores(found[variant], name, 'rgb'), gain]
+        rows.append(cells)
+    return page.Table(heading, columns, rows)
+
+
+def sections(rows: evidence.Rows, paper: dict[str, Any], results: pathlib.Path) -> list[Any]:
+    """Everything that the report says, in order, for `page` to render."""
+    items: list[Any] = [page.Heading('Reproduction report'), page.Text(_INTRODUCTION), evidence.claims(rows, paper)]
+    items += [page.Heading('Table 1: scores'), _table_1(rows, paper), _evaluations(rows)]
+    for size in ('full', 'small'):
+        found = evidence.by_variant(rows, size)
+        if found:
+            items += _studies(found, size, paper, results)
+    failed = [row for row in rows if 'failed' in row]
+    if failed:
+        cells = [[row['variant'], str(row['seed']), row['size'], row['failed']] for row in failed]
+        items.append(page.Table('Runs that failed', ['variant', 'seed', 'size', 'why'], cells))
+    items += _speed(rows, paper, results) + _sparsity(rows, results) + _beside_torch(rows, results)
+    items += _pictures(results)
+    items += [page.Heading('Rows'), _provenance(rows)]
+    return [item for item in items if item is not None]
+
+
+_INTRODUCTION = (
+    'Generated by `python -m qsnet_jax.main --mode=report` from the rows in `rows/`, `sparsity/` and `bench/`; the '
+    'figures of the paper are in `paper.json`. `full` is the network and recipe of the paper, `small` the network of '
+    'the quickstart, 20 k parameters, trained for minutes: **what a small network says of a claim is evidence, no '
+    "reproduction of the number**. Sets that are not the paper's tests stand in for the one with the nearest kind of "
+    'rain. Scores are PSNR in dB / SSIM; ± is the standard deviation over seeds, brackets are 95 % intervals of '
+    'differences, paired by seed and image. A claim counts as reproduced where that interval over seeds (Student, '
+    'so wide with three) lies above 0, as contradicted where it lies below; nothing is corrected for the number of '
+    'claims.'
+)
+
+
+def _table_1(rows: evidence.Rows, paper: dict[str, Any]) -> page.Table:
+    cells = [[f'{name} (paper)', *(f'{each[test][0]:.2f} / {each[test][1]:.3f}' for test in evidence.TESTS)]
+             for name, each in paper['table_1'].items()]  # fmt: skip
+    for size in ('full', 'small'):
+        found = evidence.by_variant(rows, size).get(studies.PAPER)
+        ours = {test: '-' for test in evidence.TESTS}
+        for name in found[0]['sets'] if found else ():
+            test, is_same = evidence.test_of(name)
+            if is_same and found:
+                ours[test] = scores(found, name, 'rgb')
+        cells.append([f'ours, {size} (rgb)', *ours.values()])
+    return page.Table("The paper's tests", ['method', *evidence.TESTS], cells)
+
+
+def _evaluations(rows: evidence.Rows) -> page.Table:
+    """What rows of single trainings say, and the paper's setting in the studies."""
+    cells = []
+    for row in (row for row in rows if row['kind'] == 'evaluation'):
+        cells.append([row['file'].removesuffix('.json'), row['dataset'], str(row['count']), *_in_out(row)])
+    for size in ('full', 'small'):
+        for row in evidence.by_variant(rows, size).get(studies.PAPER, []):
+            cells += [[row['file'].removesuffix('.json'), evidence.label(name, row), str(each['count']), *_in_out(each)]
+                      for name, each in row['sets'].items()]  # fmt: skip
+    columns = ['row', 'set', 'images', 'input, rgb', 'ours, rgb', 'input, y', 'ours, y']
+    return page.Table('Ours on what we have', columns, cells)
+
+
+def _in_out(tree: dict[str, Any]) -> list[str]:
+    pairs = [(tree['input'][protocol], tree[protocol]) for protocol in evaluate.PROTOCOLS]
+    return [f'{each["psnr"]:.2f} / {each["ssim"]:.3f}' for pair in pairs for each in pair]
+
+
+def _studies(found: dict[str, evidence.Rows], size: str, paper: dict[str, Any], results: pathlib.Path) -> list[Any]:
+    """Tables 3 to 5 and the studies of one size."""
+    items: list[Any] = [page.Heading(f'Studies, {size} size')]
+    if all(name in found for name in ('V1', 'V2', 'V3', 'paper')):
+        titles = ('V1: content', 'V2: + quasi-sparsity', 'V3: + detail', 'V4: + auxiliary')
+        order = ('V1', 'V2', 'V3', 'paper')
+        items.append(ladder(found, order, titles, paper['table_4'], 'Table 4: the losses'))
+    if all(name in found for name in ('not_shared', 'paper')):
+        table_5 = ladder(
+            found,
+            ('not_shared', 'paper'),
+            ('without sharing', 'with'),
+            paper['table_5'],
+            'Table 5: information sharing',
+        )
+        items.append(table_5)
+    for variant in (studies.PAPER, *scales.VARIANTS):
+        if variant in found:
+            items.append(_table_3(found[variant], variant, paper['table_3']))
+    for heading, names in (
+        ('Which sharing', sharing.VARIANTS),
+        ('Atrous rates', atrous_rates.VARIANTS),
+        ('Weights of the loss and range of the pixels', loss_weights.VARIANTS),
+        ('Stride of the encoder, and norm', encoder_stride.VARIANTS),
+        ('Weight of the auxiliary loss, for Table 3', scales.VARIANTS),
+    ):
+        items.append(against_paper_settings(found, names, heading))
+    path = results / 'figures' / f'curves-{size}.png'
+    _save(draw_curves(found), path)
+    items.append(page.Figure(path, f'Validation while training, {size} size: the mean over seeds, and each seed'))
+    return items
+
+
+def _table_3(rows: evidence.Rows, variant: str, paper: dict[str, Any]) -> page.Table:
+    cells = []
+    heads = [*rows[0]['sets'][next(iter(rows[0]['sets']))]['scales'], 'all']
+    for name in rows[0]['sets']:
+        test, shown = evidence.test_of(name)[0], evidence.label(name, rows[0])
+        cells += [[shown, f'ours, {p}', *(scores(rows, name, p, head) for head in heads)] for p in evaluate.PROTOCOLS]
+        cells.append([shown, f'paper, {test}', *(f'{paper[h][test][0]:.2f} / {paper[h][test][1]:.3f}' for h in heads)])
+    suffix = '' if variant == studies.PAPER else f', with {variant}'
+    return page.Table(f'Table 3: each scale decoded alone{suffix}', ['set (images)', 'whose', *heads], cells)
+
+
+def _speed(rows: evidence.Rows, paper: dict[str, Any], results: pathlib.Path) -> list[Any]:
+    """Table 2, and what `bench` found."""
+    cells = [[f'{name} (paper)', 'GTX 1080 Ti', f'{seconds:.3f} s', ''] for name, seconds in paper['table_2'].items()]
+    figures = []
+    for row in (row for row in rows if row['kind'] == 'bench'):
+        for case in row['cases']:
+            if case['size'] == 512 and case['batch'] == 1 and not case['training']:
+                for peer, each in case['peers'].items():
+                    if 'seconds' in each:
+                        seconds = each['seconds']['median']
+                        method = f'{case["model"]}, {peer}, {case["precision"]}'
+                        device = row['file'].removesuffix('.json')
+                        cells.append([method, device, f'{seconds:.3f} s', f'{each["ratio"]:.2f}'])
+        figure = results / 'figures' / f'speed-{row["file"].removesuffix(".json")}.png'
+        _save(bench.draw(row), figure)
+        figures.append(page.Figure(figure, f'Time against pixels and batch, {row["file"].removesuffix(".json")}'))
+    table = page.Table('Table 2: time of one 512x512 image', ['method', 'device', 'time', 'time / ours'], cells)
+    return [page.Heading('Speed'), table, *figures]
+
+
+def _sparsity(rows: evidence.Rows, results: pathlib.Path) -> list[Any]:
+    """Sec. 3.1."""
+    found = [row for row in rows if row['kind'] == 'sparsity']
+    if not found:
+        return []
+    keys = list(found[0]['share'])
+    cells = []
+    for row in found:
+        for rule, text in (('mean', 'below its chord on average'), ('every', 'in every bin')):
+            shares = [row['share'][key][rule] for key in keys]
+            cells.append([f'{row["name"]} ({row["count"]})', text,
+                          *(f'{100 * s["share"]:.1f} % ({100 * s["interval"][0]:.0f} .. {100 * s["interval"][1]:.0f})'
+                            for s in shares)])  # fmt: skip
+    items: list[Any] = [page.Heading('Sparsity of rainy images, Sec. 3.1')]
+    items.append(page.Table('Share of images whose log-histogram is', ['images', 'rule', *keys], cells))
+    least = [
+        [row['name'], each['name'], ', '.join(each['filters']), f'{each["excess"]:+.2f}', f'{each["contrast"]:.3f}']
+        for row in found
+        for each in row['not_sparse'][:10]
+    ]
+    columns = ['images', 'name', 'by', 'excess, all four', 'contrast']
+    items.append(page.Table('Images that are not sparse by the mean (the ten least of each set)', columns, least))
+    for row in found:
+        path = results / 'figures' / f'sparsity-{row["name"]}.png'
+        if path.exists():
+            items.append(page.Figure(path, f'Log-histograms of {row["name"]}, and what contrast has to do with them'))
+    return items
+
+
+def _beside_torch(rows: evidence.Rows, results: pathlib.Path) -> list[Any]:
+    """Trainings beside the PyTorch twin."""
+    found = [row for row in rows if row['kind'] == 'compare']
+    if not found:
+        return []
+    cells = []
+    for row in found:
+        psnr = row['validation_psnr']
+        apart, first = abs(psnr['jax'] - psnr['torch']), row['loss_difference']['first']
+        cells.append([row['file'].removesuffix('.json'), str(row['steps']), f'{psnr["jax"]:.2f}',
+                      f'{psnr["torch"]:.2f}', f'{apart:.2f}', f'{first:.0e}'])  # fmt: skip
+    columns = ['row', 'steps', 'JAX, dB', 'PyTorch, dB', 'apart, dB', 'first losses differ by']
+    items: list[Any] = [page.Heading('Beside PyTorch'), page.Table('The same training in both', columns, cells)]
+    for row in found:
+        path = results / 'figures' / f'{row["file"].removesuffix(".json")}.png'
+        if path.exists():
+            items.append(page.Figure(path, f'{row["file"].removesuffix(".json")}: losses, PSNR, differences, times'))
+    return items
+
+
+def _pictures(results: pathlib.Path) -> list[Any]:
+    """What the default weights do to drawn rain on photos that come with the dependencies: no numbers, pictures."""
+    derainer = derain.load()
+    items: list[Any] = [page.Heading('Pictures'), page.Text(
+        'The default weights on rain drawn on photos that no training saw: ' +
+        '; '.join(datasets.HELD_OUT_PHOTOS.values()) + '. Drag the line; click to enlarge.')]  # fmt: skip
+    scales_shown = None
+    for number, style in enumerate(rain.STYLES):
+        source = datasets.open_source(f'drawn_{style}', None, 'eval', sources.Cache(0))
+        rainy, _ = source.load(number)
+        outputs = derainer.restore(rainy, scales=True)
+        items.append(page.Slider(rainy, outputs[0], f'{style} rain, {source.names[number]}: rainy and restored'))
+        scales_shown = scales_shown or (rainy, outputs)
+    if scales_shown:
+        path = results / 'figures' / 'scales.jpg'
+        provenance.write_bytes(path, page.jpeg(_scales_sheet(*scales_shown)))
+        items.append(
+            page.Figure(path, 'Above: rainy, restored, and what C_1 to C_5 alone decode; below: the rain removed')
+        )
+    return items
+
+
+def _scales_sheet(rainy: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """Two rows of pictures: restored ones, and four times the rain that each removed."""
+    shown = [rainy, *outputs]
+    removed = [
+        images.to_uint8(4.0 * np.clip(images.to_float(rainy) - images.to_float(each), 0.0, 0.25)) for each in shown
+    ]
+    return np.concatenate([np.concatenate(row, axis=1) for row in (shown, removed)])[::2, ::2]
+
+
+def _provenance(rows: evidence.Rows) -> page.Table:
+    """Where each number comes from."""
+    cells = []
+    for row in rows:
+        record = row['provenance']
+        training = record.get('training') or {}
+        minutes = training.get('training_seconds')
+        cells.append([row['file'], row['kind'], str(record['seed']), record['commit'][:10] + record['commit'][40:],
+                      f'{record["device"]["kind"]} x {record["device"]["count"]}', record['precision']['matmul'],
+                      f'{minutes / 60:.1f}' if minutes else '', record['date'][:10], record['command']])  # fmt: skip
+    columns = ['row', 'kind', 'seed', 'commit', 'device', 'matmul', 'training, min', 'date', 'command']
+    return page.Table('How each number came about', columns, cells)
+
+
+def draw_curves(found: dict[str, evidence.Rows]) -> matplotlib.figure.Figure:
+    """Validation PSNR over the steps, one panel per study."""
+    panels = {'losses': losses, 'sharing': sharing, 'atrous rates': atrous_rates, 'weights': loss_weights,
+              'stride, norm': encoder_stride}  # fmt: skip
+    chosen = {title: [n for n in (studies.PAPER, *module.VARIANTS) if n in found] for title, module in panels.items()}
+    chosen = {title: names for title, names in chosen.items() if len(names) > 1} or {'all': list(found)}
+    figure = matplotlib.figure.Figure(figsize=(4.5 * len(chosen), 4), layout='constrained')
+    for axis, (title, names) in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen.items(), strict=True):
+        for number, name in enumerate(names):
+            curves = [_validation(row) for row in found[name]]
+            colour = f'C{number % 10}' if number < 10 else 'k'
+            for steps, psnr in curves:
+                axis.plot(steps, psnr, color=colour, linewidth=0.5, alpha=0.5)
+            shortest = min(len(psnr) for _, psnr in curves)
+            mean = np.mean([psnr[:shortest] for _, psnr in curves], axis=0)
+            axis.plot(curves[0][0][:shortest], mean, 'o-', color=colour, markersize=3, label=name)
+        axis.set(xlabel='step', ylabel='validation PSNR, dB', title=title)
+        axis.legend(fontsize=7)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def _validation(row: dict[str, Any]) -> tuple[list[int], list[float]]:
+    lines = [line for line in row['curve'] if 'validation_psnr' in line]
+    return [line['step'] for line in lines], [line['validation_psnr'] for line in lines]
+
+
+def _save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
+    with provenance.replacing(path) as temporary:
+        figure.savefig(temporary, format='png', dpi=110)
