@@ -40,12 +40,10 @@ class Figure:
 
 
 @dataclasses.dataclass
-class Slider:
-    """Two uint8 (H, W, 3) pictures of one size, the second uncovered by dragging."""
+class Sliders:
+    """Pairs of uint8 (H, W, 3) pictures of one size, the second uncovered by dragging: [(before, after, caption), ...]."""
 
-    before: np.ndarray
-    after: np.ndarray
-    caption: str
+    pairs: list[tuple[np.ndarray, np.ndarray, str]]
 
 
 def markdown(items: list[Any], base: pathlib.Path) -> str:
@@ -83,7 +81,7 @@ def html(items: list[Any], base: pathlib.Path) -> str:
             is_photo = item.path.suffix.lower() in ('.jpg', '.jpeg')
             body.append(_figure(_address(image, 'JPEG' if is_photo else 'PNG'), item.caption))
         else:
-            body.append(_slider(item))
+            body.append(f'<div class="sliders">{"".join(_slider(*pair) for pair in item.pairs)}</div>')
     navigation = f'<nav>{"".join(contents)}</nav>' if contents else ''
     return _PAGE.replace('BODY', body[0] + navigation + '\n'.join(body[1:]))
 
@@ -124,9 +122,9 @@ def _figure(address: str, caption: str) -> str:
     )
 
 
-def _slider(slider: Slider) -> str:
-    before, after = (_address(Image.fromarray(image), 'JPEG') for image in (slider.before, slider.after))
-    shown = _text(slider.caption)
+def _slider(first: np.ndarray, second: np.ndarray, caption: str) -> str:
+    before, after = (_address(Image.fromarray(image), 'JPEG') for image in (first, second))
+    shown = _text(caption)
     return (
         f'<figure><div class="slider"><img class="zoom" src="{after}" alt="restored">'
         f'<img class="before" src="{before}" alt="rainy"><i></i>'
@@ -173,6 +171,8 @@ figure { margin: 1.5rem 0; }
 figcaption { font-size: .85rem; opacity: .8; }
 img { max-width: 100%; height: auto; display: block; background: #fff; }
 .zoom { cursor: zoom-in; }
+.sliders { display: flex; flex-wrap: wrap; gap: 1rem; }
+.sliders figure { margin: 0; flex: 1 1 20rem; }
 .slider { position: relative; display: inline-block; max-width: 100%; --at: 50%; }
 .slider .before { position: absolute; inset: 0; width: 100%; height: 100%; pointer-events: none;
  clip-path: inset(0 calc(100% - var(--at)) 0 0); }

@@ -98,6 +98,7 @@ def against_paper_settings(found: dict[str, evidence.Rows], names: Any, heading:
 def sections(rows: evidence.Rows, paper: dict[str, Any], results: pathlib.Path) -> list[Any]:
     """Everything that the report says, in order, for `page` to render."""
     items: list[Any] = [page.Heading('Reproduction report'), page.Text(_INTRODUCTION), evidence.claims(rows, paper)]
+    items += _pictures(results)
     items += [page.Heading('Table 1: scores'), _table_1(rows, paper), _evaluations(rows)]
     for size in ('full', 'small'):
         found = evidence.by_variant(rows, size)
@@ -108,7 +109,6 @@ def sections(rows: evidence.Rows, paper: dict[str, Any], results: pathlib.Path) 
         cells = [[row['variant'], str(row['seed']), row['size'], row['failed']] for row in failed]
         items.append(page.Table('Runs that failed', ['variant', 'seed', 'size', 'why'], cells))
     items += _speed(rows, paper, results) + _sparsity(rows, results) + _beside_torch(rows, results)
-    items += _pictures(results)
     items += [page.Heading('Rows'), _provenance(rows)]
     return [item for item in items if item is not None]
 
@@ -229,13 +229,17 @@ def _sparsity(rows: evidence.Rows, results: pathlib.Path) -> list[Any]:
     keys = list(found[0]['share'])
     cells = []
     for row in found:
-        for rule, text in (('mean', 'below its chord on average'), ('every', 'in every bin')):
+        for rule, text in (
+            ('mean', 'below its chord on average'),
+            ('every', 'below it in every bin'),
+            ('beyond', 'farther below than 5 % of Laplacian samples'),
+        ):
             shares = [row['share'][key][rule] for key in keys]
             cells.append([f'{row["name"]} ({row["count"]})', text,
                           *(f'{100 * s["share"]:.1f} % ({100 * s["interval"][0]:.0f} .. {100 * s["interval"][1]:.0f})'
                             for s in shares)])  # fmt: skip
     items: list[Any] = [page.Heading('Sparsity of rainy images, Sec. 3.1')]
-    items.append(page.Table('Share of images whose log-histogram is', ['images', 'rule', *keys], cells))
+    items.append(page.Table('Share of images whose log-histogram is ...', ['images', 'rule', *keys], cells))
     least = [
         [row['name'], each['name'], ', '.join(each['filters']), f'{each["excess"]:+.2f}', f'{each["contrast"]:.3f}']
         for row in found
@@ -276,20 +280,17 @@ def _pictures(results: pathlib.Path) -> list[Any]:
     items: list[Any] = [page.Heading('Pictures'), page.Text(
         'The default weights on rain drawn on photos that no training saw: ' +
         '; '.join(datasets.HELD_OUT_PHOTOS.values()) + '. Drag the line; click to enlarge.')]  # fmt: skip
-    scales_shown = None
+    pairs, sheet = [], None
     for number, style in enumerate(rain.STYLES):
         source = datasets.open_source(f'drawn_{style}', None, 'eval', sources.Cache(0))
         rainy, _ = source.load(number)
         outputs = derainer.restore(rainy, scales=True)
-        items.append(page.Slider(rainy, outputs[0], f'{style} rain, {source.names[number]}: rainy and restored'))
-        scales_shown = scales_shown or (rainy, outputs)
-    if scales_shown:
-        path = results / 'figures' / 'scales.jpg'
-        provenance.write_bytes(path, page.jpeg(_scales_sheet(*scales_shown)))
-        items.append(
-            page.Figure(path, 'Above: rainy, restored, and what C_1 to C_5 alone decode; below: the rain removed')
-        )
-    return items
+        pairs.append((rainy, outputs[0], f'{style} rain, {source.names[number]}: rainy and restored'))
+        sheet = _scales_sheet(rainy, outputs) if sheet is None else sheet
+    path = results / 'figures' / 'scales.jpg'
+    provenance.write_bytes(path, page.jpeg(np.asarray(sheet)))
+    caption = 'Above: rainy, restored, and what C_1 to C_5 alone decode; below: four times the rain that each removed'
+    return [*items, page.Sliders(pairs), page.Figure(path, caption)]
 
 
 def _scales_sheet(rainy: np.ndarray, outputs: np.ndarray) -> np.ndarray:
