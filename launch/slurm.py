@@ -30,10 +30,14 @@ _GPUS = flags.DEFINE_integer('gpus', 1, 'GPUs, and processes, per node; 0 for on
 _CPUS = flags.DEFINE_integer('cpus', 8, 'CPU cores per process.', lower_bound=1)
 _HOURS = flags.DEFINE_integer('hours', 24, 'Time limit of a job; it is queued again until it is done.', lower_bound=1)
 _AT_ONCE = flags.DEFINE_integer('at_once', 16, 'Jobs that run at the same time.', lower_bound=1)
+_ONLY = flags.DEFINE_string('only', None, 'These variants alone, as in V1,V2.')
 _LOGS = flags.DEFINE_string('logs', 'runs/slurm', 'Folder for the logs of the jobs.')
 _LOCAL = flags.DEFINE_bool('local', False, 'Runs the tasks on this machine.')
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Prints what would be submitted.')
-_OWN = ('partition', 'nodes', 'gpus', 'cpus', 'hours', 'at_once', 'logs', 'local', 'nolocal', 'dry_run', 'nodry_run')
+_OWN = (
+    *('only', 'partition', 'nodes', 'gpus', 'cpus', 'hours', 'at_once', 'logs'),
+    *('local', 'nolocal', 'dry_run', 'nodry_run'),
+)
 
 
 class Task:
@@ -57,11 +61,12 @@ class Task:
         return submitit.helpers.DelayedSubmission(Task(self.command))
 
 
-def commands(config, arguments: list[str], results: pathlib.Path, distributed: bool) -> list[list[str]]:
-    """What each task runs: the study, limited to one variant and seed that has no row in `results`."""
-    missing = [run for run in study.plan(config) if not study.is_done(config, *run, results)]
+def commands(arguments: list[str], is_distributed: bool) -> list[list[str]]:
+    """What each task runs: the study, limited to one variant and seed that has no row."""
+    config, results = _CONFIG.value, ROOT / _RESULTS.value
+    missing = [run for run in study.plan(config, _ONLY.value) if not study.is_done(config, *run, results)]
     base = [sys.executable, '-m', 'qsnet_jax.main', '--mode=study', *arguments]
-    base += ['--distributed=auto'] * distributed
+    base += ['--distributed=auto'] * is_distributed
     return [[*base, f'--only={name}', f'--config.study.seeds=({seed},)'] for name, seed in missing]
 
 
@@ -71,7 +76,9 @@ def main(arguments: list[str]) -> int:
     try:
         if _CONFIG.value is None or len(arguments) > 1:
             raise UserError('Give --config=configs/STUDY.py, and flags as --name=value.')
-        tasks = commands(_CONFIG.value, forwarded, ROOT / _RESULTS.value, processes > 1 and not _LOCAL.value)
+        tasks = commands(
+            _CONFIG.value, forwarded, ROOT / _RESULTS.value, processes > 1 and not _LOCAL.value, _ONLY.value
+        )
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

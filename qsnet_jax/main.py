@@ -33,7 +33,7 @@ _DISTRIBUTED = flags.DEFINE_string(
     None,
     'train, study: several processes as one; auto (Slurm and other clusters) or HOST:PORT,PROCESSES,INDEX.',
 )
-_ONLY = flags.DEFINE_string('only', None, 'study: this variant alone.')
+_ONLY = flags.DEFINE_string('only', None, 'study: these variants alone, as in V1,V2.')
 _LAYERS = flags.DEFINE_bool('layers', False, 'derain: also write what was removed, as NAME.rain.png beside each photo.')
 
 

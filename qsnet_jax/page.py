@@ -41,7 +41,7 @@ class Figure:
 
 @dataclasses.dataclass
 class Sliders:
-    """Pairs of uint8 (H, W, 3) pictures of one size, the second uncovered by dragging: [(before, after, caption), ...]."""
+    """Pairs of uint8 (H, W, 3) pictures, the second uncovered by dragging: [(before, after, caption), ...]."""
 
     pairs: list[tuple[np.ndarray, np.ndarray, str]]
 

@@ -52,7 +52,7 @@ def score(
 def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str | None = None) -> int:
     """Runs what has no row yet of all variants x seeds of `config.study`; returns how many runs failed.
 
-    only: of this variant alone.
+    only: of these variants alone, 'a,b'.
     Each run has the folder WORKDIR/VARIANT-SEED, from which an interrupted one goes on, and ends in the row
     RESULTS/rows/SIZE-VARIANT-SEED.json, also where its loss was not finite. The same seed gives every variant the same
     batches and, where shapes agree, the same initial parameters. Raises UserError where a row of that name is of
@@ -76,9 +76,10 @@ def plan(config: Any, only: str | None = None) -> list[tuple[str, int]]:
         raise UserError('--mode=study needs a config with variants, such as configs/losses.py, without one chosen.')
     if not config.study.seeds:
         raise UserError('study.seeds is empty; give at least one, as in --config.study.seeds="(0,)".')
-    names = [name for name in config.study.variants if only in (None, name)]
-    if not names:
-        raise UserError(f'--only={only} is no variant of this study; it has {", ".join(config.study.variants)}.')
+    names = only.split(',') if only else list(config.study.variants)
+    for name in names:
+        if name not in config.study.variants:
+            raise UserError(f'--only={name} is no variant of this study; it has {", ".join(config.study.variants)}.')
     return [(name, int(seed)) for seed in config.study.seeds for name in names]
 
 
