@@ -2,7 +2,7 @@
 
   python launch/slurm.py --config=configs/losses.py --config.data.root=PAIRS --partition=gpu --gpus=1 --hours=24
 
-Everything that is not a flag of this script goes to `python -m qsnet_jax.main --mode=study`. A job that is preempted or
+The flags of the study itself go to `python -m qsnet_jax.main --mode=study`. A job that is preempted or
 runs out of time saves its state, is queued again and goes on. With several nodes or GPUs, one process per GPU trains as
 one. --dry_run prints what would be submitted, --local runs it here, without Slurm, one task after the other.
 """
@@ -24,6 +24,8 @@ GRACE = 300  # seconds that a job has to save itself
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'A study, such as configs/losses.py.')
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder for rows.')
+flags.DEFINE_string('workdir', None, 'Folder of the runs; as for --mode=study.')
+flags.DEFINE_string('compilation_cache', None, 'Folder that keeps what XLA compiled, shared by all tasks.')
 _PARTITION = flags.DEFINE_string('partition', None, "Slurm's partition; the cluster's default without.")
 _NODES = flags.DEFINE_integer('nodes', 1, 'Nodes of each run.', lower_bound=1)
 _GPUS = flags.DEFINE_integer('gpus', 1, 'GPUs, and processes, per node; 0 for one process on CPUs.', lower_bound=0)
@@ -76,9 +78,7 @@ def main(arguments: list[str]) -> int:
     try:
         if _CONFIG.value is None or len(arguments) > 1:
             raise UserError('Give --config=configs/STUDY.py, and flags as --name=value.')
-        tasks = commands(
-            _CONFIG.value, forwarded, ROOT / _RESULTS.value, processes > 1 and not _LOCAL.value, _ONLY.value
-        )
+        tasks = commands(forwarded, is_distributed=processes > 1 and not _LOCAL.value)
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

@@ -1,18 +1,22 @@
 """Launchers, and several processes as one."""
 
+import importlib.util
 import json
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+import threading
+import time
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from qsnet_jax import UserError, checkpoint, parallel
+from qsnet_jax import UserError, parallel
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = (
@@ -75,9 +79,7 @@ def test_two_processes_train_as_one(pairs_root, tmp_path):
     outputs = [finish(process) for process in pair]
     finish(start(*arguments, f'--workdir={tmp_path}/one', JAX_ENABLE_X64='1'))
     assert 'scores and pictures' in outputs[0] and 'scores and pictures' not in outputs[1]
-    (first, _), (second, _) = (
-        checkpoint.load_weights(tmp_path / name / 'weights.safetensors') for name in ('pair', 'one')
-    )
+    first, second = (load_file(tmp_path / name / 'weights.safetensors') for name in ('pair', 'one'))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-10), first, second)
     logs = [[json.loads(line) for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()]
             for name in ('pair', 'one')]  # fmt: skip
@@ -113,3 +115,26 @@ def test_jobs_end_in_the_rows_of_the_study(slurm, pairs_root, tmp_path):
                           f'--workdir={tmp_path}/b', f'--results={tmp_path}/b'))  # fmt: skip
     assert output.count('done') == 2
     assert scores(tmp_path / 'a') == scores(tmp_path / 'b') and len(scores(tmp_path / 'a')) == 2
+
+
+def test_a_task_that_must_go_saves_itself_and_is_queued_again(slurm, tmp_path):
+    """What Slurm's signal leads to: SIGTERM for the study, which may finish saving, and the same command again."""
+    spec = importlib.util.spec_from_file_location('slurm', ROOT / 'launch/slurm.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    script = (
+        'import pathlib, signal, sys, time\n'
+        f'signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(tmp_path)!r}, "saved").touch(), sys.exit(143)))\n'
+        f'pathlib.Path({str(tmp_path)!r}, "started").touch()\n'
+        'time.sleep(60)\n'
+    )
+    task = module.Task([sys.executable, '-c', script])
+    errors = []
+    thread = threading.Thread(target=lambda: errors.append(pytest.raises(RuntimeError, task)))
+    thread.start()
+    while not (tmp_path / 'started').exists():
+        time.sleep(0.05)
+    again = task.checkpoint()
+    thread.join()
+    assert (tmp_path / 'saved').exists() and 'status 143' in str(errors[0].value)
+    assert again.function.command == task.command
