@@ -2,7 +2,7 @@
 
 Paper:    1-2-4-6 (Sec. 4.1); no other set was tried there.
 Run:      python -m qsnet_jax.main --mode=study --config=configs/atrous_rates.py:small --config.data.root=PAIRS
-Cost:     7 runs a seed beside `paper`, 15 min at reduced size on two CPU cores; 1.7e17 operations a run at full size
+Cost:     7 runs a seed beside `paper`, 15 min at reduced size on two CPU cores; 1.7e17 operations a run in full
 One:      --config=configs/atrous_rates.py:rates_1_1_1_1 or :small-rates_1_1_1_1, with any --mode
 """
 

@@ -3,7 +3,7 @@
 Paper:    "features keep the same size as original rainy image": stride 1; the authors' later code strides by 4. The
           norm is not named; that code has instance norm outside the units, with which tiles and whole images differ.
 Run:      python -m qsnet_jax.main --mode=study --config=configs/encoder_stride.py:small --config.data.root=PAIRS
-Cost:     4 runs a seed beside `paper`, 10 min at reduced size on two CPU cores; 1.7e17 operations a run at full size
+Cost:     4 runs a seed beside `paper`, 10 min at reduced size on two CPU cores; in full up to 1.7e17 operations a run
 One:      --config=configs/encoder_stride.py:stride_4 or :small-stride_4, with any --mode
 """
 

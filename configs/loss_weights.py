@@ -3,7 +3,7 @@
 Paper:    lambda_Q = 1e-3, lambda_D = 1e-4, lambda_A = 1e-2 beside lambda_C = 1 (Sec. 5.1); whether images are in [0, 1]
           or [0, 255] is not said, and multiplies the squared auxiliary loss by 255 beside the others.
 Run:      python -m qsnet_jax.main --mode=study --config=configs/loss_weights.py:small --config.data.root=PAIRS
-Cost:     10 runs a seed beside `paper`, 22 min at reduced size on two CPU cores; 1.7e17 operations a run at full size
+Cost:     10 runs a seed beside `paper`, 22 min at reduced size on two CPU cores; 1.7e17 operations a run in full
 One:      --config=configs/loss_weights.py:detail_x100 or :small-detail_x100, with any --mode
 """
 

@@ -3,7 +3,7 @@
 Paper:    Test-I 29.94 / 31.70 / 32.03 / 33.15 dB, Test-II 24.75 / 25.21 / 25.55 / 25.66, Test-III 31.19 / 32.61 /
           32.91 / 33.94 for V1 to V4.
 Run:      python -m qsnet_jax.main --mode=study --config=configs/losses.py:small --config.data.root=PAIRS
-Cost:     12 runs, half an hour at reduced size on two CPU cores; 1.7e17 operations a run at full size
+Cost:     12 runs, half an hour at reduced size on two CPU cores; 1.7e17 operations a run in full
 One:      --config=configs/losses.py:V1 or :small-V1, with any --mode
 """
 

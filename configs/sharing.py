@@ -3,7 +3,7 @@
 Paper:    without / with: Test-I 31.91 / 33.15 dB, Test-II 25.53 / 25.66, Test-III 32.64 / 33.94. It does not say what
           exactly is left out; so each of the two is also left out alone.
 Run:      python -m qsnet_jax.main --mode=study --config=configs/sharing.py:small --config.data.root=PAIRS
-Cost:     9 runs beside those of losses.py, 20 min at reduced size on two CPU cores; 1.7e17 operations a run at full size
+Cost:     9 runs beside those of losses.py, 20 min at reduced size on two CPU cores; 1.7e17 operations a run in full
 One:      --config=configs/sharing.py:not_shared or :small-not_shared, with any --mode
 """
 

@@ -5,9 +5,12 @@
 set -euo pipefail
 root=$(realpath "${1:?the folder of the pairs is missing; see the head of this file}")
 cd "$(dirname "$0")/.."
+root=$(realpath --relative-to=. "$root")
 export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}" # or a resumed run would differ in its last digits
+failed=0
 for name in losses sharing atrous_rates; do
   python -m qsnet_jax.main --mode=study --config="configs/$name.py" --config.data.root="$root" \
-    --compilation_cache=runs/cache "${@:2}"
+    --compilation_cache=runs/cache "${@:2}" || { failed=$?; [ "$failed" = 1 ]; } # 1: a run failed, and left a row
 done
 python -m qsnet_jax.main --mode=report
+exit $failed

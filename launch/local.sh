@@ -3,13 +3,16 @@
 # PAIRS holds train/ and val/ (or test/) with rainy and clean files. Started again, it goes on where it was.
 # Three seeds of Tables 4 and 5, one of the others; hours on two CPU cores.
 set -euo pipefail
-root=${1:?the folder of the pairs is missing; see the head of this file}
+root=$(realpath "${1:?the folder of the pairs is missing; see the head of this file}")
 cd "$(dirname "$0")/.."
+root=$(realpath --relative-to=. "$root")
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 # large pages, where the system gives them on request
-study() {
+failed=0
+study() { # status 1: some run failed and left a row that says so; the others go on
   python -m qsnet_jax.main --mode=study --config="configs/$1.py:small" --config.data.root="$root" \
-    --compilation_cache=runs/cache "${@:2}"
+    --compilation_cache=runs/cache "${@:2}" || { failed=$?; [ "$failed" = 1 ]; }
 }
 for name in losses sharing scales; do study "$name" "${@:2}"; done
 for name in atrous_rates encoder_stride loss_weights; do study "$name" --config.study.seeds='(0,)' "${@:2}"; done
 python -m qsnet_jax.main --mode=report
+exit $failed

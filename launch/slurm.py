@@ -7,6 +7,7 @@ runs out of time saves its state, is queued again and goes on. With several node
 one. --dry_run prints what would be submitted, --local runs it here, without Slurm, one task after the other.
 """
 
+import os
 import pathlib
 import shlex
 import signal
@@ -19,8 +20,8 @@ from ml_collections import config_flags
 
 from qsnet_jax import UserError, study
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 GRACE = 300  # seconds that a job has to save itself
+TRIES = 1000  # times that a job may run out of time and be queued again
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'A study, such as configs/losses.py.')
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder for rows.')
@@ -50,22 +51,23 @@ class Task:
         self.process: subprocess.Popen | None = None
 
     def __call__(self) -> None:
-        self.process = subprocess.Popen(self.command, cwd=ROOT)
+        self.process = subprocess.Popen(self.command)
         status = self.process.wait()
         if status:
             raise RuntimeError(f'{shlex.join(self.command)} ended with status {status}.')
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What submitit calls when the job's time is up or it is preempted."""
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait()
+            # This runs in a signal handler, perhaps within wait(), whose lock it must not ask for.
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(Task(self.command))
 
 
 def commands(arguments: list[str], is_distributed: bool) -> list[list[str]]:
     """What each task runs: the study, limited to one variant and seed that has no row."""
-    config, results = _CONFIG.value, ROOT / _RESULTS.value
+    config, results = _CONFIG.value, pathlib.Path(_RESULTS.value)
     missing = [run for run in study.plan(config, _ONLY.value) if not study.is_done(config, *run, results)]
     base = [sys.executable, '-m', 'qsnet_jax.main', '--mode=study', *arguments]
     base += ['--distributed=auto'] * is_distributed
@@ -100,7 +102,7 @@ def main(arguments: list[str]) -> int:
         executor = submitit.LocalExecutor(folder=_LOGS.value)
         executor.update_parameters(timeout_min=parameters['timeout_min'])
         return _run_here(executor, tasks)
-    executor = submitit.AutoExecutor(folder=_LOGS.value, cluster='slurm')
+    executor = submitit.AutoExecutor(folder=_LOGS.value, cluster='slurm', slurm_max_num_timeout=TRIES)
     executor.update_parameters(name='qsnet', **parameters, **slurm)
     with executor.batch():  # one job array
         jobs = [executor.submit(Task(command)) for command in tasks]

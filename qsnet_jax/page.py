@@ -6,6 +6,7 @@ import html as escaping
 import io
 import itertools
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def markdown(items: list[Any], base: pathlib.Path) -> str:
             parts.append(item.text)
         elif isinstance(item, Table):
             lines = [item.columns, ['---'] * len(item.columns), *item.rows]
-            escaped = ([cell.replace('|', '\\|').replace('\n', ' ') for cell in line] for line in lines)
+            escaped = ([_plain(cell) for cell in line] for line in lines)
             parts.append(f'### {item.title}\n\n' + '\n'.join(f'| {" | ".join(line)} |' for line in escaped))
         elif isinstance(item, Figure):
             parts.append(f'![{item.caption}]({item.path.relative_to(base).as_posix()})\n\n*{item.caption}*')
@@ -103,19 +104,25 @@ def _text(text: str) -> str:
     return out
 
 
+def _plain(text: str) -> str:
+    """A cell of a Markdown table, in which nothing is markup."""
+    return re.sub(r'([\\`*<&|\[])', r'\\\1', text.replace('\n', ' '))
+
+
 def _table(table: Table) -> str:
     head = ''.join(
-        f'<th aria-sort="none"><button type="button">{_text(column)}</button></th>' for column in table.columns
+        f'<th aria-sort="none"><button type="button">{escaping.escape(column)}</button></th>'
+        for column in table.columns
     )
-    rows = ''.join(f'<tr>{"".join(f"<td>{_text(cell)}</td>" for cell in row)}</tr>' for row in table.rows)
+    rows = ''.join(f'<tr>{"".join(f"<td>{escaping.escape(cell)}</td>" for cell in row)}</tr>' for row in table.rows)
     return (
-        f'<h3>{_text(table.title)}</h3><div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f'<h3>{escaping.escape(table.title)}</h3><div class="wide"><table><thead><tr>{head}</tr></thead>'
         f'<tbody>{rows}</tbody></table></div>'
     )
 
 
 def _figure(address: str, caption: str) -> str:
-    shown = _text(caption)
+    shown = escaping.escape(caption)
     return (
         f'<figure><img class="zoom" src="{address}" alt="{shown}" tabindex="0" role="button">'
         f'<figcaption>{shown}</figcaption></figure>'
@@ -124,7 +131,7 @@ def _figure(address: str, caption: str) -> str:
 
 def _slider(first: np.ndarray, second: np.ndarray, caption: str) -> str:
     before, after = (_address(Image.fromarray(image), 'JPEG') for image in (first, second))
-    shown = _text(caption)
+    shown = escaping.escape(caption)
     return (
         f'<figure><div class="slider"><img class="zoom" src="{after}" alt="restored">'
         f'<img class="before" src="{before}" alt="rainy"><i></i>'
@@ -190,8 +197,8 @@ BODY
 <script>
 'use strict';
 const key = text => {
-  const number = text.replace('\\u2212', '-').match(/^[^0-9+-]{0,2}[+-]?[0-9]*\\.?[0-9]+/);
-  return number ? parseFloat(number[0].replace(/[^0-9.+-]/g, '')) : null;
+  const number = text.match(/^[+-]?[0-9]*\\.?[0-9]+(e[+-]?[0-9]+)?(?![0-9a-z-])/i);  // no dates, no hashes
+  return number ? parseFloat(number[0]) : null;
 };
 for (const head of document.querySelectorAll('th')) {
   head.firstElementChild.addEventListener('click', () => {
@@ -201,11 +208,10 @@ for (const head of document.querySelectorAll('th')) {
     head.setAttribute('aria-sort', falling ? 'descending' : 'ascending');
     const compare = (a, b) => {
       const [x, y] = [a, b].map(row => row.cells[at].textContent.trim()), [m, n] = [key(x), key(y)];
-      if (m !== null && n !== null) return m - n;
-      if ((m === null) !== (n === null)) return m === null ? 1 : -1;
-      return x.localeCompare(y);
+      if ((m === null) !== (n === null)) return m === null ? 1 : -1;  // what has no number comes last, either way
+      return (falling ? -1 : 1) * (m === null ? x.localeCompare(y) : m - n);
     };
-    rows.sort((a, b) => falling ? compare(b, a) : compare(a, b));
+    rows.sort(compare);
     body.append(...rows);
   });
 }

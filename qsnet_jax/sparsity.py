@@ -2,11 +2,11 @@
 
 A control says what a share is worth: Laplacian samples, which are neither sparse nor not, lie below their chords too,
 because its far end is the largest response that happened to be drawn. So a third rule, `beyond`, asks for an excess
-that only 5 % of such samples reach.
+that only 5 % of such samples reach; their values are independent, which those of neighbouring pixels are not.
 """
 
 import functools
-import math
+import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,7 @@ from qsnet_jax import UserError, datasets, derain, images, priors, provenance, s
 
 BINS = 64
 NAMES = ('d_x', 'd_y', 'd_xx', 'd_yy')  # of priors.FILTERS['derivative']
-POOLED = 'all four'  # their responses in one histogram, as Eq. (3) has one scale for all
+HEADLINE = 'd_x'  # the filter of the figures and of what is said about contrast
 RULES = ('mean', 'every', 'beyond')
 CONTROLS, CONTROL_SIZE = 200, 100_000  # Laplacian samples, and responses in each; the shares hardly depend on the size
 EXAMPLES = 3
@@ -52,6 +52,9 @@ def study(
     photos: names and uint8 (H, W, 3) images. record: provenance. The figure shows the log-histograms of the first
     photos with those of their results and removed rain (Figs. 2 and 9), and excess against contrast. Returns the row.
     """
+    path = results / 'sparsity' / f'{name}.json'
+    if path.exists() and json.loads(path.read_text())['fingerprint']['sha256'] != fingerprint['sha256']:
+        raise UserError(f'{path} is of other images of that name; remove it, or name another --results.')
     chance = control()
     verdicts: dict[str, dict[str, Any]] = {}
     examples: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
@@ -73,7 +76,7 @@ def study(
         'name': name,
         'count': len(verdicts),
         'bins': BINS,
-        'share': {key: {rule: _share(verdicts, key, rule) for rule in RULES} for key in (*NAMES, POOLED)},
+        'share': {key: {rule: _share(verdicts, key, rule) for rule in RULES} for key in NAMES},
         'control': chance,
         'contrast': _contrast(verdicts),
         'not_sparse': _not_sparse(verdicts),
@@ -81,7 +84,7 @@ def study(
         'fingerprint': fingerprint,
         'provenance': record,
     }
-    provenance.write_json(results / 'sparsity' / f'{name}.json', row)
+    provenance.write_json(path, row)
     path = results / 'figures' / f'sparsity-{name}.png'
     with provenance.replacing(path) as temporary:
         draw(row, verdicts, examples).savefig(temporary, format='png', dpi=110)
@@ -95,13 +98,12 @@ def luma(image: np.ndarray) -> np.ndarray:
 
 
 def decide(gray: np.ndarray, threshold: float) -> dict[str, dict[str, Any]]:
-    """`priors.sparsity` of every filter and of all together, and whether the excess is below the threshold, `beyond`.
+    """`priors.sparsity` of every filter, and whether its excess is below the threshold, `beyond`.
 
     gray: float (H, W). Raises ValueError for a flat image.
     """
     filters = zip(NAMES, priors.FILTERS['derivative'], strict=True)
     responses = {name: priors.respond(gray[None, ..., None], kernel).ravel() for name, kernel in filters}
-    responses[POOLED] = np.concatenate(list(responses.values()))
     found = {name: priors.sparsity(response, BINS) for name, response in responses.items()}
     return {name: {**each, 'beyond': each['excess'] < threshold} for name, each in found.items()}
 
@@ -144,9 +146,10 @@ def format_table(row: dict[str, Any]) -> str:
     chance = ', '.join(f'{rule} {100 * share:.1f} %' for rule, share in row['control']['share'].items())
     lines.append(f'  of Laplacian samples, neither sparse nor not: {chance}')
     contrast = row['contrast']
+    shown = {name: '-' if value is None else f'{value:.3g}' for name, value in contrast.items()}
     lines.append(
-        f'excess over the chord against contrast: rank correlation {_number(contrast["rank_correlation"])}, '
-        f'p = {_number(contrast["p"])}; negative where images of low contrast are less sparse'
+        f'  median contrast of the {shown["count_not_sparse"]} not sparse in d_x: {shown["median_not_sparse"]}, of the '
+        f'others: {shown["median_sparse"]}; p = {shown["p_lower"]} of the former being lower'
     )
     return '\n'.join(lines)
 
@@ -166,11 +169,12 @@ def draw(row: dict[str, Any], verdicts: dict[str, Any], examples: list[Any]) -> 
         axis.set_xlabel('|d_x|')
         axis.set_ylabel('log count')
         axis.legend(fontsize=8)
-    points = [(each['contrast'], each[POOLED]['excess']) for each in verdicts.values()]
+    points = [(each['contrast'], each[HEADLINE]['excess']) for each in verdicts.values()]
     axes[-1].scatter(*zip(*points, strict=True), s=12)
     axes[-1].axhline(0.0, color='k', linewidth=0.8)
     axes[-1].set_xlabel('contrast (standard deviation of luma)')
-    axes[-1].set_ylabel('mean of curve - chord; below 0: sparse')
+    axes[-1].set_ylabel('mean of curve - chord, d_x; below 0: sparse')
+    axes[-1].axhline(row['control']['excess'], color='k', linewidth=0.8, linestyle=':')
     figure.suptitle(f'{row["name"]}, {row["count"]} images; dashed: chords')
     return figure
 
@@ -182,16 +186,22 @@ def _share(verdicts: dict[str, Any], key: str, rule: str) -> dict[str, Any]:
     return {'share': hits / count, 'interval': [float(ends.low), float(ends.high)]}
 
 
-def _contrast(verdicts: dict[str, Any]) -> dict[str, float | None]:
-    """Rank correlation (Spearman) of the excess with contrast, and medians of both kinds of images."""
+def _contrast(verdicts: dict[str, Any]) -> dict[str, float | int | None]:
+    """Contrast of the images that the mean rule refuses and of the others, by d_x.
+
+    p_lower: one-sided p-value (Mann and Whitney) of the former having lower contrast; None where there are none.
+    rank_correlation: of excess and contrast over all images (Spearman).
+    """
     contrast = np.array([each['contrast'] for each in verdicts.values()])
-    excess = np.array([each[POOLED]['excess'] for each in verdicts.values()])
-    found: dict[str, float | None] = {'rank_correlation': None, 'p': None}
+    excess = np.array([each[HEADLINE]['excess'] for each in verdicts.values()])
+    sparse, others = contrast[excess < 0], contrast[excess >= 0]
+    found: dict[str, float | int | None] = {'count_not_sparse': len(others), 'p_lower': None, 'rank_correlation': None}
+    if len(sparse) and len(others):
+        found['p_lower'] = float(scipy.stats.mannwhitneyu(others, sparse, alternative='less').pvalue)
     if len(contrast) > 2 and np.ptp(contrast) and np.ptp(excess):
-        result = scipy.stats.spearmanr(contrast, excess)
-        found = {'rank_correlation': float(result.statistic), 'p': float(result.pvalue)}
-    for name, chosen in (('median_sparse', excess < 0), ('median_not_sparse', excess >= 0)):
-        found[name] = float(np.median(contrast[chosen])) if chosen.any() else None
+        found['rank_correlation'] = float(scipy.stats.spearmanr(contrast, excess).statistic)
+    for name, chosen in (('median_sparse', sparse), ('median_not_sparse', others)):
+        found[name] = float(np.median(chosen)) if len(chosen) else None
     return found
 
 
@@ -199,12 +209,8 @@ def _not_sparse(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
     """The images that the mean rule refuses for some filter, with their contrast, the least sparse first."""
     found = []
     for photo, each in verdicts.items():
-        refused = [key for key in (*NAMES, POOLED) if not each[key]['mean']]
+        refused = [key for key in NAMES if not each[key]['mean']]
         if refused:
-            found.append({'name': photo, 'filters': refused, 'excess': each[POOLED]['excess'],
+            found.append({'name': photo, 'filters': refused, 'excess': each[HEADLINE]['excess'],
                           'contrast': each['contrast']})  # fmt: skip
     return sorted(found, key=lambda entry: -entry['excess'])
-
-
-def _number(value: float | None) -> str:
-    return '-' if value is None or math.isnan(value) else f'{value:.2g}'

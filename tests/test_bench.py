@@ -20,6 +20,7 @@ def tiny(**settings):
     return config
 
 
+@pytest.mark.slow
 def test_report_holds_every_case_and_adds_up(tmp_path):
     """Rates follow from the times, ours has ratio 1, parts are there, and all three files are written."""
     path = bench.bench(tiny(), tmp_path)

@@ -12,7 +12,9 @@ torch.set_num_threads(1)  # waiting threads would take the cores from JAX's
 from qsnet_jax import UserError, compare  # noqa: E402
 
 
-@pytest.mark.parametrize(('schedule', 'dtype'), [('plateau', 'float32'), ('cosine', 'float64')])
+@pytest.mark.parametrize(
+    ('schedule', 'dtype'), [('plateau', 'float32'), pytest.param('cosine', 'float64', marks=pytest.mark.slow)]
+)
 def test_comparison_writes_steps_row_and_figure(schedule, dtype, tiny_config, tmp_path, capsys, lenient_promotion):
     """Six steps of both: equal losses to rounding, the row with its record, a picture, a line that says the result."""
     tiny_config.train.update({'steps': 6, 'eval_every': 3, 'schedule': schedule})

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -129,12 +130,23 @@ def test_a_task_that_must_go_saves_itself_and_is_queued_again(slurm, tmp_path):
         'time.sleep(60)\n'
     )
     task = module.Task([sys.executable, '-c', script])
-    errors = []
-    thread = threading.Thread(target=lambda: errors.append(pytest.raises(RuntimeError, task)))
-    thread.start()
-    while not (tmp_path / 'started').exists():
+    queued = []
+
+    def handle(*_):  # as submitit's does, in the main thread, which waits for the process
+        queued.append(task.checkpoint())
+
+    previous = signal.signal(signal.SIGUSR2, handle)
+    begun = time.monotonic()
+    threading.Thread(target=lambda: signal_when((tmp_path / 'started').exists)).start()
+    with pytest.raises(RuntimeError, match='status 143'):
+        task()
+    signal.signal(signal.SIGUSR2, previous)
+    assert (tmp_path / 'saved').exists() and time.monotonic() - begun < 30
+    assert queued[0].function.command == task.command
+
+
+def signal_when(is_time):
+    """SIGUSR2 for this process, once it is time."""
+    while not is_time():
         time.sleep(0.05)
-    again = task.checkpoint()
-    thread.join()
-    assert (tmp_path / 'saved').exists() and 'status 143' in str(errors[0].value)
-    assert again.function.command == task.command
+    os.kill(os.getpid(), signal.SIGUSR2)

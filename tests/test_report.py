@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -129,8 +130,22 @@ def test_runs_that_differ_in_more_than_their_variants_are_refused(tmp_path):
         evidence.load(write(tmp_path, [make_row('V1', 0), other]))
     other = make_row('V2', 0)
     other['sets']['pairs']['fingerprint']['sha256'] = 'e' * 64
-    with pytest.raises(UserError, match='the data of pairs'):
+    with pytest.raises(UserError, match='scored images of pairs'):
         evidence.load(write(tmp_path, [make_row('V1', 0), other]))
+
+
+def test_a_variant_does_not_hide_a_difference_of_another(tmp_path):
+    """V1's own fields are free in V1 alone: another run with another weight of the detail loss is refused."""
+    other = make_row('V3', 0)
+    other['provenance']['config']['loss']['detail'] = 0.5
+    with pytest.raises(UserError, match='V3-0.json and small-paper-0.json .* differ in loss.detail'):
+        evidence.load(write(tmp_path, [make_row('V1', 0), make_row('paper', 0), other]))
+
+
+def test_variants_without_a_common_seed_stay_open():
+    """No comparison, and no error either."""
+    effect = evidence.effect([make_row('V2', 1)], [make_row('V1', 0)], 'pairs')
+    assert str(effect) == 'no common seed' and effect.verdict.startswith('open')
 
 
 def test_the_report_says_what_the_rows_say(found):
@@ -149,7 +164,7 @@ def test_the_report_says_what_the_rows_say(found):
     assert line.endswith('reproduced, at reduced size |')
     assert 'not testable here: never released' in text
     html = (found / 'report.html').read_text()
-    assert 'http' not in html.replace('http-equiv', '')  # nothing is fetched
+    assert 'http' not in re.sub('base64,[^"]*', '', html).replace('http-equiv', '')  # nothing is fetched
 
 
 def test_the_published_report_is_that_of_the_published_rows(tmp_path):
@@ -164,8 +179,9 @@ def test_the_published_report_is_that_of_the_published_rows(tmp_path):
 def test_text_of_strangers_stays_text(tmp_path):
     """Names with markup neither break a table nor become elements."""
     items = [page.Heading('H'), page.Table('T', ['a'], [['<img src=x onerror=alert(1)> | **b**']])]
-    assert '&lt;img src=x' in page.html(items, tmp_path) and '<b>b</b>' in page.html(items, tmp_path)
-    assert '\\|' in page.markdown(items, tmp_path)
+    html, text = page.html(items, tmp_path), page.markdown(items, tmp_path)
+    assert '&lt;img src=x' in html and '**b**' in html and '<img src=x' not in html
+    assert r'\<img src=x onerror=alert(1)> \| \*\*b\*\*' in text
 
 
 @pytest.fixture(scope='module')
@@ -200,7 +216,10 @@ def test_the_page_works_in_a_browser(browser, found, width):
     rising = [float(text.split()[0]) for text in order() if text != '-']
     assert rising == sorted(rising) and rising[0] == 17.93 and order()[-1] == '-'
     table.locator('th button').nth(1).click()
-    assert [float(text.split()[0]) for text in order() if text != '-'] == rising[::-1]
+    assert [float(text.split()[0]) for text in order() if text != '-'] == rising[::-1] and order()[-1] == '-'
+    key = 'text => key(text)'  # what tables are sorted by
+    keys = tab.evaluate(f"['7e-08', '+1.5 (0 .. 2)', '30.1 ± 2', '2026-11-23', '5ccd7fb', '-'].map({key})")
+    assert keys == [7e-8, 1.5, 30.1, None, None, None]
     slider = tab.locator('.slider').first
     slider.locator('input').fill('20')
     assert slider.evaluate('node => getComputedStyle(node).getPropertyValue("--at")').strip() == '20%'

@@ -92,7 +92,7 @@ def test_the_study_of_a_folder(photos, tmp_path, capsys):
         sparsity.decide(sparsity.luma(images.open_photo(photos / f'{n}.png').rgb), sparsity.control()['excess'])
         for n in range(4)
     ]
-    for key in (*sparsity.NAMES, sparsity.POOLED):
+    for key in sparsity.NAMES:
         for rule in sparsity.RULES:
             cell = row['share'][key][rule]
             assert cell['share'] == np.mean([each[key][rule] for each in decided])
@@ -102,16 +102,24 @@ def test_the_study_of_a_folder(photos, tmp_path, capsys):
     assert (tmp_path / f'figures/sparsity-{photos.name}.png').stat().st_size > 5000
 
 
-def test_contrast_is_tested_by_rank(tmp_path):
-    """Images that grow less sparse as their contrast falls give a rank correlation of -1."""
+@pytest.mark.parametrize(('sign', 'p'), [(1, 0.01), (-1, 0.99)])
+def test_contrast_of_the_images_that_are_not_sparse(sign, p):
+    """Six images of lower contrast are not sparse and six of higher are, and the other way round."""
     verdicts = {
-        f'{n}': {**{key: {'excess': -float(n), 'mean': n > 0, 'every': False, 'beyond': False} for key in
-                    (*sparsity.NAMES, sparsity.POOLED)}, 'contrast': 0.1 * n}
-        for n in range(6)
+        f'{n}': {'d_x': {'excess': (6 - n - 0.5) * sign}, 'contrast': 0.1 + 0.01 * n} for n in range(12)
     }  # fmt: skip
     found = sparsity._contrast(verdicts)
-    assert found['rank_correlation'] == pytest.approx(-1) and found['p'] < 0.01
-    assert found['median_not_sparse'] == 0 and found['median_sparse'] == pytest.approx(0.3)
+    assert (found['p_lower'] < p) if sign > 0 else (found['p_lower'] > p)
+    assert found['rank_correlation'] == pytest.approx(-sign) and found['count_not_sparse'] == 6
+    expected = (0.125, 0.185) if sign > 0 else (0.185, 0.125)
+    assert (found['median_not_sparse'], found['median_sparse']) == pytest.approx(expected)
+
+
+def test_a_row_of_other_images_is_not_overwritten(photos, tmp_path):
+    """Two folders of one name need two places for their rows."""
+    provenance.write_json(tmp_path / f'sparsity/{photos.name}.json', {'fingerprint': {'sha256': 'f' * 64}})
+    with pytest.raises(UserError, match='other images of that name'):
+        sparsity.run(None, str(photos), None, tmp_path)
 
 
 def test_nothing_to_decide_is_an_error(tmp_path):
