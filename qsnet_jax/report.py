@@ -3,8 +3,10 @@
 Numbers come from rows alone. Everything is one list of headings, tables and figures that `page` renders twice.
 """
 
+import collections
 import json
 import pathlib
+import re
 from typing import Any
 
 import matplotlib.figure
@@ -82,7 +84,7 @@ def against_paper_settings(found: dict[str, evidence.Rows], names: Any, heading:
         return None
     reference = found[studies.PAPER]
     sets = list(reference[0]['sets'])
-    columns = ['variant', 'seeds']
+    columns = ['variant', 'seeds in common']
     for name in sets:
         columns += [evidence.label(name, reference[0]), "better than the paper's by"]
     rows = []
@@ -99,7 +101,11 @@ def against_paper_settings(found: dict[str, evidence.Rows], names: Any, heading:
 
 def sections(rows: evidence.Rows, paper: dict[str, Any], results: pathlib.Path) -> list[Any]:
     """Everything that the report says, in order, for `page` to render."""
-    items: list[Any] = [page.Heading('Reproduction report'), page.Text(_INTRODUCTION), evidence.claims(rows, paper)]
+    verdicts = evidence.claims(rows, paper)
+    kinds = collections.Counter(re.split('[:,]', line[-1])[0] for line in verdicts.rows)
+    counted = ', '.join(f'{count} {kind}' for kind, count in kinds.most_common())
+    items: list[Any] = [page.Heading('Reproduction report'), page.Text(_INTRODUCTION)]
+    items += [page.Text(f'**{len(verdicts.rows)} verdicts:** {counted}.'), verdicts]
     items += _pictures(results)
     items += [page.Heading('Table 1: scores'), _table_1(rows, paper), _evaluations(rows)]
     for size in ('full', 'small'):
