@@ -7,6 +7,7 @@ runs out of time saves its state, is queued again and goes on. With several node
 one. --dry_run prints what would be submitted, --local runs it here, without Slurm, one task after the other.
 """
 
+import contextlib
 import os
 import pathlib
 import shlex
@@ -61,7 +62,8 @@ class Task:
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
             # This runs in a signal handler, perhaps within wait(), whose lock it must not ask for.
-            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+            with contextlib.suppress(ChildProcessError):  # it had ended before
+                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(Task(self.command))
 
 

@@ -225,6 +225,11 @@ def find_photos(source: pathlib.Path, target: pathlib.Path | None = None) -> lis
     return files
 
 
+def removed(rainy: np.ndarray, restored: np.ndarray) -> np.ndarray:
+    """The rain layer to look at: how much brighter the rainy image was, uint8 as both."""
+    return np.maximum(rainy, restored) - restored
+
+
 def _derain_file(derainer: Derainer, source: pathlib.Path, target: pathlib.Path, layers: bool) -> images.Photo:
     """One photo in, one photo out, with its format, alpha, profile and EXIF data; returns what was read."""
     photo = images.open_photo(source)
@@ -232,6 +237,5 @@ def _derain_file(derainer: Derainer, source: pathlib.Path, target: pathlib.Path,
     target.parent.mkdir(parents=True, exist_ok=True)
     images.save_photo(target, restored, photo)
     if layers:
-        removed = np.maximum(photo.rgb, restored) - restored
-        images.save(target.with_name(f'{target.name}.rain.png'), removed)
+        images.save(target.with_name(f'{target.name}.rain.png'), removed(photo.rgb, restored))
     return photo

@@ -250,11 +250,12 @@ def _claims_of_sparsity(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:
     table = []
     for row in (row for row in rows if row['kind'] == 'sparsity'):
         cells, chance, claimed = row['share']['d_x'], row['control']['share'], paper['sparsity']['share']
-        texts = {rule: _percent(cell['share'], cell['interval']) for rule, cell in cells.items()}
+        texts = {rule: percent(cell) for rule, cell in cells.items()}
         low, high = cells['mean']['interval']
         is_same = low <= claimed <= high
-        verdict = 'consistent, but chance gives as much' if is_same and chance['mean'] >= low else (
-            'consistent' if is_same else 'inconsistent')  # fmt: skip
+        verdict = 'consistent' if is_same else 'inconsistent'
+        if is_same and chance['mean'] >= low:
+            verdict += ', but chance gives as much'
         where = ['', f'{row["name"]} ({row["count"]})']
         table.append(['Sec. 3.1', 'rainy images are sparse in d_x', *where, f'{100 * claimed:.1f} %',
                       f'{texts["mean"]} below the chord on average, {texts["every"]} in every bin; of Laplacian '
@@ -264,11 +265,12 @@ def _claims_of_sparsity(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:
                       f'{texts["beyond"]} beyond what 5 % of such samples reach',
                       'most are' if low > 0.5 else 'some are' if low > 0.05 else 'no more than by chance'])  # fmt: skip
         found = row['contrast']
-        if found['count_not_sparse'] < FEW:
+        if found['count_not_sparse'] < FEW or found['p_lower'] is None:
             verdict = f'open: {FEW} images that are not sparse are needed'
+        elif found['p_lower'] < 0.05:
+            verdict = 'reproduced'
         else:
-            verdict = {True: 'reproduced', False: 'not reproduced'}[found['p_lower'] < 0.05]
-            verdict = 'contradicted' if found['p_lower'] > 0.95 else verdict
+            verdict = 'contradicted' if found['p_lower'] > 0.95 else 'not reproduced'
         medians = [found['median_not_sparse'], found['median_sparse']]
         shown = ' and '.join('-' if value is None else f'{value:.3f}' for value in medians)
         table.append(['Sec. 3.1', 'low contrast is why the others are not', *where, 'said, not measured',
@@ -277,8 +279,10 @@ def _claims_of_sparsity(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:
     return table
 
 
-def _percent(share: float, interval: list[float]) -> str:
-    return f'{100 * share:.0f} % ({100 * interval[0]:.0f} .. {100 * interval[1]:.0f})'
+def percent(cell: dict[str, Any], digits: int = 0) -> str:
+    """A share and its interval, in percent."""
+    low, high = cell['interval']
+    return f'{100 * cell["share"]:.{digits}f} % ({100 * low:.0f} .. {100 * high:.0f})'
 
 
 def _claims_not_testable(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:

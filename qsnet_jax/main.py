@@ -9,9 +9,7 @@ from ml_collections import config_flags
 
 from qsnet_jax import Stopped, UserError
 
-_MODES = ('train', 'eval', 'derain', 'prepare', 'study', 'sparsity', 'report', 'compare', 'bench')
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Settings; configs/default.py lists and explains them all.')
-_MODE = flags.DEFINE_enum('mode', 'train', _MODES, 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for --config=configs/NAME.py.')
 _WEIGHTS = flags.DEFINE_string(
     'weights', None, 'eval, derain, sparsity: a weights file (.safetensors, .pth) instead of a checkpoint.'
@@ -173,9 +171,18 @@ def _parse(arguments: list[str]) -> list[str]:
         sys.exit(f'error: {error}')
 
 
-_VERBS = dict(
-    zip(_MODES, (_train, _eval, _derain, _prepare, _study, _sparsity, _report, _compare, _bench), strict=True)
-)
+_VERBS = {
+    'train': _train,
+    'eval': _eval,
+    'derain': _derain,
+    'prepare': _prepare,
+    'study': _study,
+    'sparsity': _sparsity,
+    'report': _report,
+    'compare': _compare,
+    'bench': _bench,
+}
+_MODE = flags.DEFINE_enum('mode', 'train', list(_VERBS), 'What to do.')
 
 if __name__ == '__main__':
     app.run(main, flags_parser=_parse)

@@ -13,7 +13,7 @@ import matplotlib.figure
 import numpy as np
 
 from configs import atrous_rates, encoder_stride, loss_weights, losses, scales, sharing, studies
-from qsnet_jax import UserError, bench, datasets, derain, evaluate, evidence, images, page, provenance, rain, sources
+from qsnet_jax import UserError, datasets, derain, evaluate, evidence, images, page, provenance, rain, sources
 
 
 def report(results: pathlib.Path) -> None:
@@ -48,14 +48,26 @@ def scores(rows: evidence.Rows, name: str, protocol: str, head: str | None = Non
     return f'{mean_and_spread(psnr)} / {np.mean(ssim):.3f}'
 
 
+# Columns of the paper's tables: variants and their titles.
+_TABLE_4 = {
+    'V1': 'V1: content',
+    'V2': 'V2: + quasi-sparsity',
+    'V3': 'V3: + detail',
+    studies.PAPER: 'V4: + auxiliary',
+}
+_TABLE_5 = {'not_shared': 'without sharing', studies.PAPER: 'with'}
+
+
 def ladder(
-    found: dict[str, evidence.Rows],
-    order: tuple[str, ...],
-    titles: tuple[str, ...],
-    paper: dict[str, Any],
-    heading: str,
-) -> page.Table:
-    """A table of the paper's: its columns as there; ours, its numbers, and the step to each column from the last."""
+    found: dict[str, evidence.Rows], titles: dict[str, str], paper: dict[str, Any], heading: str
+) -> page.Table | None:
+    """A table of the paper's: its columns as there; ours, its numbers, and the step to each column from the last.
+
+    titles: of each column's variant. None where one of them has no row.
+    """
+    order = list(titles)
+    if not titles.keys() <= found.keys():
+        return None
     rows, first = [], found[order[0]][0]
     for name in first['sets']:
         test, is_same = evidence.test_of(name)
@@ -74,7 +86,7 @@ def ladder(
         if is_same:
             ours = [np.mean([row['sets'][name]['rgb']['psnr'] for row in found[each]]) for each in order]
             rows.append([shown, 'ours - paper', *(f'{a - b[0]:+.2f}' for a, b in zip(ours, theirs, strict=True))])
-    return page.Table(heading, ['set (images)', 'whose', *titles], rows)
+    return page.Table(heading, ['set (images)', 'whose', *titles.values()], rows)
 
 
 def against_paper_settings(found: dict[str, evidence.Rows], names: Any, heading: str) -> page.Table | None:
@@ -168,19 +180,8 @@ def _in_out(tree: dict[str, Any]) -> list[str]:
 def _studies(found: dict[str, evidence.Rows], size: str, paper: dict[str, Any], results: pathlib.Path) -> list[Any]:
     """Tables 3 to 5 and the studies of one size."""
     items: list[Any] = [page.Heading(f'Studies, {size} size')]
-    if all(name in found for name in ('V1', 'V2', 'V3', 'paper')):
-        titles = ('V1: content', 'V2: + quasi-sparsity', 'V3: + detail', 'V4: + auxiliary')
-        order = ('V1', 'V2', 'V3', 'paper')
-        items.append(ladder(found, order, titles, paper['table_4'], 'Table 4: the losses'))
-    if all(name in found for name in ('not_shared', 'paper')):
-        table_5 = ladder(
-            found,
-            ('not_shared', 'paper'),
-            ('without sharing', 'with'),
-            paper['table_5'],
-            'Table 5: information sharing',
-        )
-        items.append(table_5)
+    items.append(ladder(found, _TABLE_4, paper['table_4'], 'Table 4: the losses'))
+    items.append(ladder(found, _TABLE_5, paper['table_5'], 'Table 5: information sharing'))
     for variant in (studies.PAPER, *scales.VARIANTS):
         if variant in found:
             items.append(_table_3(found[variant], variant, paper['table_3']))
@@ -193,7 +194,8 @@ def _studies(found: dict[str, evidence.Rows], size: str, paper: dict[str, Any], 
     ):
         items.append(against_paper_settings(found, names, heading))
     path = results / 'figures' / f'curves-{size}.png'
-    _save(draw_curves(found), path)
+    with provenance.replacing(path) as temporary:
+        draw_curves(found).savefig(temporary, format='png', dpi=110)
     items.append(page.Figure(path, f'Validation while training, {size} size: the mean over seeds, and each seed'))
     return items
 
@@ -212,7 +214,7 @@ def _table_3(rows: evidence.Rows, variant: str, paper: dict[str, Any]) -> page.T
 def _speed(rows: evidence.Rows, paper: dict[str, Any], results: pathlib.Path) -> list[Any]:
     """Table 2, and what `bench` found."""
     cells = [[f'{name} (paper)', 'GTX 1080 Ti', f'{seconds:.3f} s', ''] for name, seconds in paper['table_2'].items()]
-    figures = []
+    figures: list[page.Figure] = []
     for row in (row for row in rows if row['kind'] == 'bench'):
         for case in row['cases']:
             if case['size'] == 512 and case['batch'] == 1 and not case['training']:
@@ -222,9 +224,8 @@ def _speed(rows: evidence.Rows, paper: dict[str, Any], results: pathlib.Path) ->
                         method = f'{case["model"]}, {peer}, {case["precision"]}'
                         device = row['file'].removesuffix('.json')
                         cells.append([method, device, f'{seconds:.3f} s', f'{each["ratio"]:.2f}'])
-        figure = results / 'figures' / f'speed-{row["file"].removesuffix(".json")}.png'
-        _save(bench.draw(row), figure)
-        figures.append(page.Figure(figure, f'Time against pixels and batch, {row["file"].removesuffix(".json")}'))
+        path = (results / 'bench' / row['file']).with_suffix('.png')
+        figures += _figures(path, f'Time against pixels and batch, {path.stem}')
     table = page.Table('Table 2: time of one 512x512 image', ['method', 'device', 'time', 'time / ours'], cells)
     return [page.Heading('Speed'), table, *figures]
 
@@ -243,9 +244,8 @@ def _sparsity(rows: evidence.Rows, results: pathlib.Path) -> list[Any]:
             ('beyond', 'farther below than 5 % of Laplacian samples'),
         ):
             shares = [row['share'][key][rule] for key in keys]
-            cells.append([f'{row["name"]} ({row["count"]})', text,
-                          *(f'{100 * s["share"]:.1f} % ({100 * s["interval"][0]:.0f} .. {100 * s["interval"][1]:.0f})'
-                            for s in shares)])  # fmt: skip
+            shown = [evidence.percent(share, digits=1) for share in shares]
+            cells.append([f'{row["name"]} ({row["count"]})', text, *shown])
     items: list[Any] = [page.Heading('Sparsity of rainy images, Sec. 3.1')]
     items.append(page.Table('Share of images whose log-histogram is ...', ['images', 'rule', *keys], cells))
     least = [
@@ -256,9 +256,8 @@ def _sparsity(rows: evidence.Rows, results: pathlib.Path) -> list[Any]:
     columns = ['images', 'name', 'by', 'excess, d_x', 'contrast']
     items.append(page.Table('Images that are not sparse by the mean (the ten least of each set)', columns, least))
     for row in found:
-        path = results / 'figures' / f'sparsity-{row["name"]}.png'
-        if path.exists():
-            items.append(page.Figure(path, f'Log-histograms of {row["name"]}, and what contrast has to do with them'))
+        caption = f'Log-histograms of {row["name"]}, and what contrast has to do with them'
+        items += _figures(results / 'figures' / f'sparsity-{row["name"]}.png', caption)
     return items
 
 
@@ -276,10 +275,14 @@ def _beside_torch(rows: evidence.Rows, results: pathlib.Path) -> list[Any]:
     columns = ['row', 'steps', 'JAX, dB', 'PyTorch, dB', 'apart, dB', 'first losses differ by']
     items: list[Any] = [page.Heading('Beside PyTorch'), page.Table('The same training in both', columns, cells)]
     for row in found:
-        path = results / 'figures' / f'{row["file"].removesuffix(".json")}.png'
-        if path.exists():
-            items.append(page.Figure(path, f'{row["file"].removesuffix(".json")}: losses, PSNR, differences, times'))
+        path = (results / 'figures' / row['file']).with_suffix('.png')
+        items += _figures(path, f'{path.stem}: losses, PSNR, differences, times')
     return items
+
+
+def _figures(path: pathlib.Path, caption: str) -> list[page.Figure]:
+    """A figure that was written with its row, where it still lies."""
+    return [page.Figure(path, caption)] if path.exists() else []
 
 
 def _pictures(results: pathlib.Path) -> list[Any]:
@@ -349,8 +352,3 @@ def draw_curves(found: dict[str, evidence.Rows]) -> matplotlib.figure.Figure:
 def _validation(row: dict[str, Any]) -> tuple[list[int], list[float]]:
     lines = [line for line in row['curve'] if 'validation_psnr' in line]
     return [line['step'] for line in lines], [line['validation_psnr'] for line in lines]
-
-
-def _save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
-    with provenance.replacing(path) as temporary:
-        figure.savefig(temporary, format='png', dpi=110)

@@ -68,7 +68,7 @@ def study(
             continue
         if len(examples) < EXAMPLES:
             restored = derainer(image)
-            examples.append((photo, gray, luma(restored), luma(np.maximum(image, restored) - restored)))
+            examples.append((photo, gray, luma(restored), luma(derain.removed(image, restored))))
     if not verdicts:
         raise UserError(f'{name} holds no image that is not flat; there is nothing to decide.')
     row = {
