@@ -35,8 +35,9 @@ def get_config():
 
     # Data. A name is drawn_light, drawn_heavy or drawn_wide (rain drawn on photos that come with scikit-image and
     # matplotlib; with /SUB on those of that folder below `root`), pairs or layers (files of your own under `root`;
-    # pairs/SUB is the sub-folder SUB), a public set (rain100h, rain100l, rain_train_h, rain_train_l, rain800, rain1200,
-    # rain1400, rain13k, ddc, spa; /SPLIT for another split than train or test), or test_i, test_ii, test_iii.
+    # pairs/SUB is the sub-folder SUB; layers/A+B puts any layer of B on any background of A), a public set (rain100h,
+    # rain100l, rain_train_h, rain_train_l, rain800, rain1200, rain1400, rain13k, ddc, spa; with /SPLIT another split
+    # than train or test), or test_i, test_ii, test_iii.
     config.data = config_dict.ConfigDict()
     config.data.train = config_dict.FieldReference('drawn_light,drawn_heavy', field_type=object)
     config.data.eval = config_dict.FieldReference('drawn_light,drawn_heavy', field_type=object)
@@ -50,9 +51,14 @@ def get_config():
     config.data.clean = config_dict.placeholder(str)  # pattern of the clean files; what * stands for pairs them
     config.data.layer = config_dict.placeholder(str)  # pattern of the rain layers
     config.data.any_layer = False  # layers: put any layer on any background in training, not only its own
+    config.data.vary_layers = 1.0  # layers/A+B: in training enlarged and brightened at random by 1 / this to this
+    config.data.hold_out = (
+        3  # layers/A+B: every third layer is for evaluation alone where B has no val or test; 0: none
+    )
     config.data.crop = 256  # pixels; training patches are crop x crop, small images are padded by reflection
     config.data.batch = 8  # global, over all devices and processes; not in the paper (sibling code: 1)
     config.data.flip = False  # random horizontal flips
+    config.data.brightness = 0.0  # pairs are multiplied by a random factor in 1 - this to 1 + this
     config.data.cache_gib = 4.0  # decoded images kept in memory up to this; beyond it they are decoded each time
     config.data.threads = 2  # that read, crop and draw batches ahead
     config.data.prefetch = 16  # batches read ahead
@@ -68,8 +74,9 @@ def get_config():
     config.train.plateau_patience = 5  # windows without improvement before the factor is applied
     config.train.plateau_floor = 1e-3  # smallest multiple of learning_rate
     config.train.log_every = 50  # steps per line of metrics.jsonl; its values are means over them
-    config.train.eval_every = 1000  # steps between validations on the first set of data.eval
-    config.train.eval_images = 20  # images of it that a validation scores
+    config.train.eval_every = 1000  # steps between validations
+    config.train.eval_sets = 1  # a validation scores this many of data.eval, from the first; 'best' is by their mean
+    config.train.eval_images = 20  # images of each set that a validation scores
     config.train.checkpoint_every = 1000
     config.train.keep = 3  # latest checkpoints kept, beside the best by validation PSNR
     return config

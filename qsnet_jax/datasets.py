@@ -54,6 +54,8 @@ def open_source(name: str, data: Any, role: str, cache: sources.Cache) -> source
         raise UserError(
             f'Unknown data set {name!r}; known are {", ".join(known)}, and pairs and layers, also as pairs/FOLDER.'
         )
+    if '+' in folder:
+        return _open_any_layer(name, data, role, cache)
     return (_open_pairs if base == 'pairs' else _open_layers)(_root(name, data.root, folder, role), data, role, cache)
 
 
@@ -231,20 +233,52 @@ def _open_pairs(root: pathlib.Path, data: Any, role: str, cache: sources.Cache) 
     return sources.Pairs(_find_checked(root, known, 'rainy').items, cache)
 
 
-def _open_layers(root: pathlib.Path, data: Any, role: str, cache: sources.Cache) -> sources.Layers:
+def _open_layers(root: pathlib.Path, data: Any, role: str, cache: sources.Cache) -> sources.Source:
     """Backgrounds and layers by the given patterns or layouts.LAYERS; paired unless any layer suits any background."""
     layout = {'clean': data.clean or layouts.LAYERS['clean'], 'layer': data.layer or layouts.LAYERS['layer']}
     if not (data.any_layer and role == 'train'):
-        return sources.Layers(_find_checked(root, [layout], 'layer').items, [], cache)
+        return sources.Layers(_find_checked(root, [layout], 'layer').items, cache)
+    return _any_layer(root, _side(root, layout['clean']), root, list(_side(root, layout['layer']).values()), 1.0, cache)
+
+
+def _open_any_layer(name: str, data: Any, role: str, cache: sources.Cache) -> sources.AnyLayer:
+    """layers/BACKGROUNDS+LAYERS: the layers of one folder on the backgrounds of another.
+
+    Where LAYERS has no sub-folder for evaluation, every `data.hold_out`-th of its layers is for evaluation alone.
+    """
+    backgrounds, _, folder = name.partition('/')[2].partition('+')
+    clean_root, layer_root = _root(name, data.root, backgrounds, role), _root(name, data.root, folder, role)
+    base = pathlib.Path(data.root).expanduser() / folder
+    is_split = any((base / sub).is_dir() for sub in ROLE_FOLDERS['eval'])
+    layer_root = layer_root if is_split else _root(name, data.root, folder, 'train')
+    layers = list(_side(layer_root, data.layer or layouts.LAYERS['layer']).values())
+    if data.hold_out and not is_split:
+        layers = [path for i, path in enumerate(layers) if (i % data.hold_out == 0) == (role == 'eval')]
+    clean = _side(clean_root, data.clean or layouts.LAYERS['clean'])
+    return _any_layer(clean_root, clean, layer_root, layers, data.vary_layers, cache)
+
+
+def _side(root: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
+    """Images under root by key: those of the pattern or, where it has none, those that lie in root itself."""
     problems: list[str] = []
-    clean, layers = (layouts.match(root, pattern, problems) for pattern in layout.values())
-    layouts.refuse(problems, f'the images under {root}', layout, 'Remove one of each.')
+    found = layouts.match(root, pattern, problems) or layouts.match(root, '*', problems)
+    layouts.refuse(problems, f'the images under {root}', {'side': pattern}, 'Remove one of each.')
+    return {key: path for (key, _), path in found.items()}
+
+
+def _any_layer(
+    clean_root: pathlib.Path,
+    clean: dict[str, pathlib.Path],
+    layer_root: pathlib.Path,
+    layers: list[pathlib.Path],
+    vary: float,
+    cache: sources.Cache,
+) -> sources.AnyLayer:
+    """The source of these files. Raises UserError where a side has none, or one that cannot be read."""
     if not clean or not layers:
-        raise UserError(
-            f'{len(clean)} backgrounds {layout["clean"]} and {len(layers)} layers {layout["layer"]} in {root}.'
-        )
-    items = [layouts.Item(key, key, {'clean': path}) for (key, _), path in clean.items()]
-    return sources.Layers(items, list(layers.values()), cache)
+        raise UserError(f'{len(clean)} backgrounds in {clean_root} and {len(layers)} layers in {layer_root}.')
+    items = [layouts.Item(key, key, {'clean': path}) for key, path in clean.items()]
+    return sources.AnyLayer(items, layers, vary, cache)
 
 
 def _find_checked(root: pathlib.Path, known: Any, other: str) -> layouts.Found:

@@ -31,12 +31,15 @@ def open_batches(
 def _samples(source: sources.Source, number: int, seed: int, data: Any) -> grain.MapDataset:
     """Endless random crops of one source, every item once in each pass, in an order drawn anew for each."""
 
-    crop, flip = data.crop, data.flip  # taken now: a config may change later, the batches may not
+    crop, flip, brightness = data.crop, data.flip, data.brightness  # taken now: batches may not change with a config
 
     def sample(index: int, generator: np.random.Generator) -> Batch:
         rainy, clean = source.sample(int(index), crop, generator)
         if flip and generator.random() < 0.5:
             rainy, clean = rainy[:, ::-1], clean[:, ::-1]
+        if brightness:
+            gain = generator.uniform(1 - brightness, 1 + brightness)
+            rainy, clean = sources.brightened(rainy, gain), sources.brightened(clean, gain)
         return {'rainy': rainy, 'clean': clean}
 
     own_seed = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 
 from qsnet_jax import UserError, images, layouts, rain
@@ -110,15 +111,7 @@ class Pairs(_Files):
 
 
 class Layers(_Files):
-    """Clean files and grey rain layers: rainy = min(255, clean + layer).
-
-    With `any_layer`, training puts any of these layers on each background, shifted and mirrored at random; `load` and
-    without it also `sample` use the layer of the same name.
-    """
-
-    def __init__(self, items: list[layouts.Item], any_layer: list[pathlib.Path], cache: Cache):
-        super().__init__(items, cache)
-        self.any_layer = any_layer
+    """Clean files and grey rain layers of the same names: rainy = min(255, clean + layer)."""
 
     def load(self, index: int) -> Pair:
         files = self.items[index].files
@@ -127,21 +120,56 @@ class Layers(_Files):
         return rain.add_rain(clean, layer), clean
 
     def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
-        if not self.any_layer:
-            return cut_both(self.load(index), crop, generator)
-        clean = self.cache.read(self.items[index].files['clean'])
-        clean = cut(clean, random_window(clean.shape, crop, generator), crop)
-        layer = self.cache.read_layer(self.any_layer[generator.integers(len(self.any_layer))])
-        layer = cut(layer, random_window(layer.shape, crop, generator), crop)
-        layer = layer[:, :: generator.choice((-1, 1))]
-        return rain.add_rain(clean, np.ascontiguousarray(layer)), clean
+        return cut_both(self.load(index), crop, generator)
 
     def contents(self, index: int) -> Contents:
-        return _file_contents(self.items[index].files) + self._any_layer_contents
+        return _file_contents(self.items[index].files)
+
+
+class AnyLayer(_Files):
+    """Clean files and grey rain layers of any size and number: rainy = min(255, clean + layer).
+
+    Training puts a random layer on each background, shifted, mirrored and, with `vary` > 1, enlarged and brightened by
+    random factors in [1 / vary, vary]. For scoring, the layers that are as large as a background take turns on it, or
+    all, continued by reflection, where none is.
+    """
+
+    def __init__(self, items: list[layouts.Item], layers: list[pathlib.Path], vary: float, cache: Cache):
+        super().__init__(items, cache)
+        self.layers, self.vary = layers, vary
+
+    def load(self, index: int) -> Pair:
+        clean = self.cache.read(self.items[index].files['clean'])
+        height, width = clean.shape[:2]
+        fitting = [i for i, (rows, columns) in enumerate(self._sizes) if rows >= height and columns >= width]
+        chosen = fitting or list(range(len(self.layers)))
+        layer = self.cache.read_layer(self.layers[chosen[index % len(chosen)]])[:height, :width]
+        missing = [(0, extent - there) for extent, there in zip(clean.shape[:2], layer.shape, strict=True)]
+        return rain.add_rain(clean, np.pad(layer, missing, mode='reflect')), clean
+
+    def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
+        clean = self.cache.read(self.items[index].files['clean'])
+        clean = cut(clean, random_window(clean.shape, crop, generator), crop)
+        layer = self.cache.read_layer(self.layers[generator.integers(len(self.layers))])
+        enlarged, gain = self.vary ** generator.uniform(-1, 1, 2) if self.vary > 1 else (1.0, 1.0)
+        side = max(round(crop / enlarged), 1)
+        layer = cut(layer, random_window(layer.shape, side, generator), side)
+        if side != crop:
+            how = cv2.INTER_LINEAR if side < crop else cv2.INTER_AREA
+            layer = cv2.resize(layer, (crop, crop), interpolation=how)
+        layer = brightened(layer[:, :: generator.choice((-1, 1))], gain)
+        return rain.add_rain(clean, layer), clean
+
+    def contents(self, index: int) -> Contents:
+        return _file_contents(self.items[index].files) + self._layer_contents
 
     @functools.cached_property
-    def _any_layer_contents(self) -> Contents:
-        return [part for path in self.any_layer for part in _file_contents({'layer': path})]
+    def _sizes(self) -> list[tuple[int, int]]:
+        return [images.size(path) for path in self.layers]
+
+    @functools.cached_property
+    def _layer_contents(self) -> Contents:
+        return [part for path in self.layers for part in _file_contents({'layer': path})]
 
 
 @dataclasses.dataclass
@@ -223,6 +251,11 @@ def cut_both(pair: Pair, crop: int, generator: np.random.Generator) -> Pair:
     """The same random crop of both sides of a pair."""
     window = random_window(pair[0].shape, crop, generator)
     return cut(pair[0], window, crop), cut(pair[1], window, crop)
+
+
+def brightened(image: np.ndarray, gain: float) -> np.ndarray:
+    """A uint8 image times `gain`, rounded and cut off at 255."""
+    return np.minimum(np.rint(image * np.float32(gain)), 255.0).astype(np.uint8)
 
 
 def check_equal(first: tuple[int, ...], second: tuple[int, ...], what: str) -> None:

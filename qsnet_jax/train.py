@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import math
 import pathlib
@@ -140,6 +141,7 @@ def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple
     with provenance.writable(workdir), _claimed(workdir), contextlib.ExitStack() as stack:
         cache = sources.Cache(config.data.cache_gib * 2**30)
         sets = datasets.open_evaluation(config.data, config.data.eval, cache)
+        sets = dict(itertools.islice(sets.items(), config.train.eval_sets))
         batches, fingerprints = pipeline.open_batches(
             config.data, config.seed, cache, jax.process_index(), jax.process_count()
         )
@@ -153,7 +155,7 @@ def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple
         record = {**provenance.collect(config.to_dict(), config.seed), 'training_data': fingerprints}
         starts = _append_start(workdir / 'run.json', {'step': start, **record})
         log = stack.enter_context(contextlib.closing(_Log(workdir, start)))
-        state = _loop(config, state, mesh, batches, next(iter(sets.values())), manager, log)
+        state = _loop(config, state, mesh, batches, sets, manager, log)
         settings = config.model.to_dict()
         record |= {'starts': starts, 'step': int(state.step), 'training_seconds': round(log.elapsed, 1)}
         if jax.process_index() == 0:
@@ -189,7 +191,7 @@ def _loop(
     state: TrainState,
     mesh: Mesh,
     batches: grain.MapDataset,
-    validation_set: sources.Source,
+    sets: dict[str, sources.Source],
     manager: ocp.CheckpointManager,
     log: '_Log',
 ) -> TrainState:
@@ -211,7 +213,7 @@ def _loop(
             if step % settings.log_every == 0 or is_saved:
                 bar.set_postfix(log.flush(step, config.data.batch))
             if is_saved:
-                psnr = log.validate(step, config, state, validation_set) if is_validated else None
+                psnr = log.validate(step, config, state, sets) if is_validated else None
                 checkpoint.save(manager, step, state, psnr)
             if signum:
                 manager.wait_until_finished()
@@ -285,11 +287,13 @@ class _Log:
         self._write(step, 'train', means)
         return {'loss': f'{means["total"]:.4f}', 'psnr': f'{means["psnr"]:.2f}'}
 
-    def validate(self, step: int, config: Any, state: TrainState, source: sources.Source) -> float:
-        """Scores the first images of a set, off the clock, and writes their mean PSNR."""
+    def validate(self, step: int, config: Any, state: TrainState, sets: dict[str, sources.Source]) -> float:
+        """Scores the first images of every set, off the clock; writes their PSNR and returns the mean over the sets."""
         derainer = derain.Derainer(export(state), config.model.to_dict())
-        psnr = evaluate.validate(derainer, source, config.train.eval_images)
-        self._write(step, 'validation', {'validation_psnr': psnr, 'seconds': round(self.elapsed, 3)})
+        scores = {name: evaluate.validate(derainer, each, config.train.eval_images) for name, each in sets.items()}
+        psnr = sum(scores.values()) / len(scores)
+        by_set = {f'validation_psnr/{name}': score for name, score in scores.items()} if len(scores) > 1 else {}
+        self._write(step, 'validation', {'validation_psnr': psnr, **by_set, 'seconds': round(self.elapsed, 3)})
         self.resume_clock()
         return psnr
 
@@ -319,13 +323,21 @@ def _lines_up_to(path: pathlib.Path, step: int) -> list[dict[str, float]]:
 def check_fields(config: Any) -> None:
     """Refuses numbers that no run can use."""
     positive = {
-        'train': ('steps', 'log_every', 'eval_every', 'eval_images', 'checkpoint_every', 'keep', 'plateau_window'),
+        'train': (
+            *('steps', 'log_every', 'eval_every', 'eval_sets', 'eval_images', 'checkpoint_every', 'keep'),
+            'plateau_window',
+        ),
         'data': ('crop', 'batch', 'threads', 'prefetch'),
     }
     for section, names in positive.items():
         for name in names:
             if config[section][name] < 1:
                 raise UserError(f'{section}.{name} is {config[section][name]}; it must be at least 1.')
+    if config.data.vary_layers < 1 or not 0 <= config.data.brightness < 1 or config.data.hold_out < 0:
+        raise UserError(
+            f'data.vary_layers is {config.data.vary_layers}, data.brightness {config.data.brightness}, data.hold_out '
+            f'{config.data.hold_out}; they must be at least 1, in [0, 1) and not negative.'
+        )
     if config.seed < 0:
         raise UserError(f'seed is {config.seed}; it must not be negative.')
 
