@@ -9,6 +9,7 @@ from ml_collections import config_dict
 def get_config():
     config = config_dict.ConfigDict()
     config.seed = 0  # everything random follows from it: initial parameters, order, crops, drawn rain
+    config.note = ''  # kept with the weights: the licence of the data, say
 
     # The network, Sec. 4.1. The paper fixes 12 units, rates and the number of scales; the rest is our reading.
     config.model = config_dict.ConfigDict()

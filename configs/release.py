@@ -1,32 +1,34 @@
 """The weights that come with the package: trained on every kind of streak that there is, for photos of any origin.
 
-Run:      python -m qsnet_jax.main --config=configs/release.py --config.data.root=FOLDER
+Run:      python -m qsnet_jax.main --mode=study --config=configs/release.py --config.data.root=FOLDER --only=default
 On CPUs:  --config=configs/release.py:cpu, a network of 48 channels and 6 units
 Where FOLDER holds RainTrainL/{train,val}/{clean,layer}, RainTrainH/train/layer, Streaks_Garg06/*.png (measured layers)
 and Rain800/{train,val}/*.jpg. Every third layer of RainTrainH and of Streaks_Garg06 is left out of training.
 """
 
-from configs import default
+from configs import default, studies
 
-LIGHT, HEAVY, RAIN800 = 'layers/RainTrainL', 'layers/RainTrainL+RainTrainH', 'rain800/val'
-SOURCES = {  # weights in the mixture; none sees a background or a layer of the validation sets
-    'layers/RainTrainL+RainTrainL': 4,
-    HEAVY: 3,
-    'layers/RainTrainL+Streaks_Garg06': 1,
-    'rain800/train': 2,
-    'drawn_light/RainTrainL/train/clean': 0.5,
-    'drawn_heavy/RainTrainL/train/clean': 0.5,
-    'drawn_wide/RainTrainL/train/clean': 0.5,
+LIGHT, HEAVY, GARG06 = (f'layers/RainTrainL+{name}' for name in ('RainTrainL', 'RainTrainH', 'Streaks_Garg06'))
+DRAWN_LIGHT, DRAWN_HEAVY, DRAWN_WIDE = (f'drawn_{style}/RainTrainL/train/clean' for style in ('light', 'heavy', 'wide'))
+RAIN800 = 'rain800/train'
+VARIANTS = {  # weights of the sources in each mixture; none sees a background or a layer of the validation sets
+    'default': {LIGHT: 4, HEAVY: 3, GARG06: 1, RAIN800: 2, DRAWN_LIGHT: 0.5, DRAWN_HEAVY: 0.5, DRAWN_WIDE: 0.5},
+    'light': {LIGHT: 4, GARG06: 1, DRAWN_LIGHT: 0.5, DRAWN_WIDE: 0.5},
+    'heavy': {HEAVY: 4, RAIN800: 1, DRAWN_HEAVY: 1},
 }
+NOTE = (
+    'Weights: Apache-2.0. They were trained on images that may be used for research only or whose licence is unstated '
+    '(RainTrainL, RainTrainH and their BSDS500 backgrounds, Rain800, streaks of Garg and Nayar 2006); none is included.'
+)
 
 
-def get_config(size=''):
-    if size not in ('', 'cpu'):
-        raise ValueError(f'{size!r} is not known; write configs/release.py for GPUs or configs/release.py:cpu.')
+def get_config(selection=''):
+    size, name = studies.split(selection, 'cpu')
     config = default.get_config()
+    config.note = NOTE
     config.loss.detail_threshold = 8 / 255  # Rain800's JPEG differences are no rain
-    config.data.train = ','.join(f'{name}:{weight}' for name, weight in SOURCES.items())
-    config.data.eval = f'{LIGHT},{RAIN800},{HEAVY}'
+    config.data.train = _mixture('default')
+    config.data.eval = f'layers/RainTrainL,rain800/val,{HEAVY}'
     config.data.exclude = config.data.eval
     config.data.partial = True  # Rain800: 335 and 47 of its pairs
     config.data.vary_layers = 1.3
@@ -40,7 +42,7 @@ def get_config(size=''):
     config.train.eval_sets = 3
     config.train.eval_images = 8
     config.train.eval_every = config.train.checkpoint_every = 2000
-    if size == 'cpu':
+    if size:
         config.model.channels = 48
         config.model.units = 6
         config.model.scale_channels = 24
@@ -49,4 +51,10 @@ def get_config(size=''):
         config.train.steps = 10_000
         config.train.learning_rate = 3e-3
         config.train.eval_every = config.train.checkpoint_every = 1000
-    return config
+    variants = {variant: {'data.train': _mixture(variant)} for variant in VARIANTS}
+    return studies.arrange(config, 'release-cpu' if size else 'release', variants, name, seeds=(0,))
+
+
+def _mixture(variant):
+    """The value of data.train."""
+    return ','.join(f'{source}:{weight}' for source, weight in VARIANTS[variant].items())

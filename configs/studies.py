@@ -14,15 +14,26 @@ def make(variants, selection):
       selection: '' for all of them at full size; 'small' at the quickstart's width, for CPUs; 'NAME' or 'small-NAME'
         for one alone, as a config to train and evaluate by itself.
     """
-    size, _, name = selection.rpartition('-') if selection != 'small' else ('small', '', '')
-    if size not in ('', 'small'):
-        raise ValueError(f'{selection!r} is not known; write small, a variant, or small-VARIANT.')
+    size, name = split(selection, 'small')
     config = small() if size else qsnet.get_config()
+    return arrange(config, size or 'full', {PAPER: {}, **variants}, name)
+
+
+def split(selection, reduced):
+    """(size, variant) of 'REDUCED', 'VARIANT', 'REDUCED-VARIANT' or ''; both may be ''."""
+    size, _, name = (reduced, '', '') if selection == reduced else selection.rpartition('-')
+    if size not in ('', reduced):
+        raise ValueError(f'{selection!r} is not known; write {reduced}, a variant, or {reduced}-VARIANT.')
+    return size, name
+
+
+def arrange(config, size, variants, name='', seeds=SEEDS):
+    """A study of these variants of a config, {name: {'section.field': value}}, or the variant `name` alone."""
     config.study = default.config_dict.ConfigDict()
-    config.study.size = size or 'full'
-    config.study.seeds = SEEDS
+    config.study.size = size
+    config.study.seeds = seeds
     config.study.variants = default.config_dict.ConfigDict(
-        {name: _nested(overrides) for name, overrides in {PAPER: {}, **variants}.items()}, sort_keys=False
+        {variant: _nested(overrides) for variant, overrides in variants.items()}, sort_keys=False
     )
     return select(config, name) if name else config
 

@@ -23,6 +23,7 @@ from orbax.checkpoint import checkpoint_managers
 from qsnet_jax import UserError, model, provenance
 
 MARK = 'qsnet_jax weights 1'
+INCLUDED = pathlib.Path(__file__).parent / 'weights'  # those that come with the package
 TORCH_MARK = 'qsnet_jax torch weights 1'  # of state_dicts that torch_twin wrote
 TORCH_SUFFIXES = ('.pth', '.pt')  # PyTorch's own format
 
@@ -94,13 +95,20 @@ def save_weights(
         provenance.write_bytes(path, safetensors.numpy.save(tensors, metadata=metadata))
 
 
+def find_weights(name: str | os.PathLike) -> pathlib.Path:
+    """The file itself or, for a name without folder and extension such as 'default', that of the package."""
+    path, included = pathlib.Path(name), INCLUDED / f'{name}.safetensors'
+    return included if path == pathlib.Path(path.stem) and not path.exists() and included.exists() else path
+
+
 def load_weights(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads (variables, settings) of a weights file; variables = {'params': ..., 'batch_stats': ...}.
 
+    path: also the name of weights that come with the package, see `find_weights`.
     Files that the PyTorch twin wrote are read as well, where PyTorch is installed.
     Raises UserError that names missing, extra and wrongly shaped parameters.
     """
-    path = pathlib.Path(path)
+    path = find_weights(path)
     metadata, tensors = ({}, {}) if path.suffix in TORCH_SUFFIXES else _read(path)
     if path.suffix in TORCH_SUFFIXES or metadata.get('format') == TORCH_MARK:
         from qsnet_jax import torch_twin  # PyTorch is not needed otherwise
@@ -129,14 +137,18 @@ def _read(path: pathlib.Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         with safetensors.safe_open(path, framework='numpy') as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no dict
     except FileNotFoundError:
-        raise UserError(f'{path} does not exist; expected a weights file (safetensors).') from None
+        names = ', '.join(sorted(each.stem for each in INCLUDED.glob('*.safetensors')))
+        raise UserError(
+            f'{path} does not exist; expected a weights file (safetensors) or a name of those in the package: {names}.'
+        ) from None
     except (OSError, safetensors.SafetensorError, struct.error) as error:
         raise UserError(f'{path} is not a readable safetensors file: {error}.') from error
 
 
 def load_record(path: str | os.PathLike) -> dict[str, Any]:
     """The provenance stored in a weights file that `load_weights` accepts."""
-    if pathlib.Path(path).suffix in TORCH_SUFFIXES:
+    path = find_weights(path)
+    if path.suffix in TORCH_SUFFIXES:
         from qsnet_jax import torch_twin
 
         return torch_twin.load_record(path)

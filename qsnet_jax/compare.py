@@ -134,8 +134,7 @@ class _Twin:
         return {**values, 'seconds': time.perf_counter() - begun}
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        self.network.eval()
-        return torch_twin.derain(self.network, image)
+        return torch_twin.Derainer(self.network)(image)
 
 
 def _derainer(state: train.TrainState, config: Any) -> derain.Derainer:

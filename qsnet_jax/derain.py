@@ -1,7 +1,6 @@
 """Photos of any size in, photos out: pad, cut into tiles, stitch, and walk through folders."""
 
 import contextlib
-import importlib.resources
 import math
 import os
 import pathlib
@@ -161,15 +160,12 @@ def _predict(network: model.QSNet, variables: Any, tiles: jax.Array, scales: boo
     return jnp.concatenate((output.rain, *output.aux_rain)) if scales else output.rain
 
 
-def load(weights: str | None = None, tile: int | None = TILE, dtype: str | None = None) -> Derainer:
-    """A Derainer with the weights of a file, or with those that come with the package.
+def load(weights: str = 'default', tile: int | None = TILE, dtype: str | None = None) -> Derainer:
+    """A Derainer with the weights of a file, or with those of a name that come with the package.
 
     tile: None lets the free memory decide, see `choose_tile`. dtype: computes in 'bfloat16', say, not as in training.
     """
-    with contextlib.ExitStack() as stack:
-        included = importlib.resources.files('qsnet_jax') / 'weights/default.safetensors'
-        path = weights or stack.enter_context(importlib.resources.as_file(included))
-        variables, settings = checkpoint.load_weights(path)
+    variables, settings = checkpoint.load_weights(weights)
     settings = {**settings, 'dtype': dtype or settings['dtype']}
     return Derainer(variables, settings, choose_tile(settings) if tile is None else tile)
 

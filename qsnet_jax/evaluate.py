@@ -15,7 +15,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import tqdm
@@ -31,8 +31,18 @@ Scores: TypeAlias = dict[str, dict[tuple[str, str], Column]]  # label -> (protoc
 _SMALLEST_FOR_SSIM = 11  # pixels, the size of its window
 
 
+class Derainer(Protocol):
+    """What restores: `derain.Derainer`, `torch_twin.Derainer`."""
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 3), the restored image."""
+
+    def restore(self, image: np.ndarray, scales: bool = False) -> np.ndarray:
+        """uint8 (1, H, W, 3), the restored image; with `scales` followed by those of C_1, C_2, ..."""
+
+
 def evaluate(
-    derainer: derain.Derainer, config: Any, folder: pathlib.Path, record: dict[str, Any]
+    derainer: Derainer, config: Any, folder: pathlib.Path, record: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Scores every set of `config.data.eval`; writes FOLDER/<set>/{results.json, per_image.csv, *.png}.
 
@@ -105,7 +115,7 @@ def _text(value: float | None, digits: int) -> str:
 
 
 def _evaluate_source(
-    derainer: derain.Derainer, name: str, source: sources.Source, folder: pathlib.Path, record: dict[str, Any]
+    derainer: Derainer, name: str, source: sources.Source, folder: pathlib.Path, record: dict[str, Any]
 ) -> tuple[dict[str, Any], Scores]:
     """Restores and scores every image of one set once; scoring runs beside the network."""
     fingerprint = _compare(name, sources.fingerprint(source), folder, record)
@@ -131,7 +141,7 @@ def _evaluate_source(
                 rows.append(pending.popleft().result())
         rows += [job.result() for job in pending]
     write_csv(folder / 'per_image.csv', rows)
-    scores = _by_label(rows, source.groups, len(derainer.network.rates) + 1)
+    scores = _by_label(rows, source.groups, len(outputs) - 1)
     results = {
         'dataset': name,
         'count': len(rows),

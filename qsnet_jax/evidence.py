@@ -100,7 +100,7 @@ def check_studies(rows: Rows) -> None:
         first = chosen[0]  # the paper's own settings, where there is a row of them
         for row in chosen[1:]:
             own = {*train.flat(row['overrides']), *train.flat(first['overrides'])}
-            ours, theirs = _common(first), _common(row)
+            ours, theirs = (_common(each, with_training='data.train' not in own) for each in (first, row))
             shared = ours.keys() & theirs.keys() if 'failed' in (row | first) else ours.keys() | theirs.keys()
             names = sorted(name for name in shared - own if ours.get(name) != theirs.get(name))
             if names:
@@ -110,14 +110,17 @@ def check_studies(rows: Rows) -> None:
                 )
 
 
-def _common(row: dict[str, Any]) -> dict[str, Any]:
-    """What runs of one size have in common: config but for the seed, data (not where they lie), device, precision."""
+def _common(row: dict[str, Any], with_training: bool) -> dict[str, Any]:
+    """What runs of one size have in common: config but for the seed, data (not where they lie), device, precision.
+
+    with_training: also the images trained on.
+    """
     record = row['provenance']
     config = train.flat(record['config'])
     free = ('seed', 'data.root', *train.WITHOUT_EFFECT)
     kept = {name: value for name, value in config.items() if name not in free}
     kept |= {f'scored images of {name}': each['fingerprint']['sha256'] for name, each in row['sets'].items()}
-    trained = (record.get('training') or {}).get('training_data', {})
+    trained = (record.get('training') or {}).get('training_data', {}) if with_training else {}
     kept |= {f'training images of {name}': each['sha256'] for name, each in trained.items()}
     return kept | {'matmul precision': record['precision']['matmul'], 'platform': record['device']['platform']}
 

@@ -12,9 +12,14 @@ from qsnet_jax import Stopped, UserError
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Settings; configs/default.py lists and explains them all.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for --config=configs/NAME.py.')
 _WEIGHTS = flags.DEFINE_string(
-    'weights', None, 'eval, derain, sparsity: a weights file (.safetensors, .pth) instead of a checkpoint.'
+    'weights',
+    None,
+    'eval, derain, sparsity: a weights file (.safetensors, .pth), or a name of those in the package, as default.',
 )
 _CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', 'eval: latest, best (by validation) or a step.')
+_FRAMEWORK = flags.DEFINE_enum(
+    'framework', 'jax', ['jax', 'torch'], 'eval: torch restores with the PyTorch twin and writes to eval-torch.'
+)
 _INPUT = flags.DEFINE_string('input', None, 'derain, sparsity: a photo or a folder of photos.')
 _OUTPUT = flags.DEFINE_string('output', None, 'derain: folder for the results, under the same names.')
 _TILE = flags.DEFINE_integer(
@@ -77,7 +82,7 @@ def _study() -> int:
 
 
 def _eval() -> int:
-    from qsnet_jax import checkpoint, study, train
+    from qsnet_jax import checkpoint, derain, study, train
 
     config, workdir = _run()
     if _WEIGHTS.value:
@@ -86,7 +91,13 @@ def _eval() -> int:
     else:
         variables, record = train.restore_variables(config, workdir, _CHECKPOINT.value)
         settings = config.model.to_dict()
-    study.score(config, workdir, variables, settings, record, _tile())
+    if _FRAMEWORK.value == 'torch':
+        from qsnet_jax import torch_twin
+
+        derainer = torch_twin.Derainer(torch_twin.build(variables, settings))
+        study.score(config, workdir / 'eval-torch', derainer, record)
+    else:
+        study.score(config, workdir / 'eval', derain.Derainer(variables, settings, _tile()), record)
     return 0
 
 
@@ -95,7 +106,7 @@ def _derain() -> int:
 
     if not _INPUT.value or not _OUTPUT.value:
         raise UserError('--mode=derain needs --input=FILE_OR_FOLDER and --output=FOLDER.')
-    derainer = derain.load(_WEIGHTS.value, _TILE.value, _DTYPE.value)
+    derainer = derain.load(_WEIGHTS.value or 'default', _TILE.value, _DTYPE.value)
     return int(derain.derain_files(derainer, _INPUT.value, _OUTPUT.value, _LAYERS.value) > 0)
 
 
@@ -111,7 +122,7 @@ def _sparsity() -> int:
     from qsnet_jax import sparsity
 
     config = None if _INPUT.value and _CONFIG.value is None else _run()[0]
-    sparsity.run(config, _INPUT.value, _WEIGHTS.value, pathlib.Path(_RESULTS.value))
+    sparsity.run(config, _INPUT.value, _WEIGHTS.value or 'default', pathlib.Path(_RESULTS.value))
     return 0
 
 

@@ -118,7 +118,7 @@ def sections(rows: evidence.Rows, paper: dict[str, Any], results: pathlib.Path) 
     counted = ', '.join(f'{count} {kind}' for kind, count in kinds.most_common())
     items: list[Any] = [page.Heading('Reproduction report'), page.Text(_INTRODUCTION)]
     items += [page.Text(f'**{len(verdicts.rows)} verdicts:** {counted}.'), verdicts]
-    items += _pictures(results)
+    items += _released(rows, results) + _pictures(results)
     items += [page.Heading('Table 1: scores'), _table_1(rows, paper), _evaluations(rows)]
     for size in ('full', 'small'):
         found = evidence.by_variant(rows, size)
@@ -209,6 +209,52 @@ def _table_3(rows: evidence.Rows, variant: str, paper: dict[str, Any]) -> page.T
         cells.append([shown, f'paper, {test}', *(f'{paper[h][test][0]:.2f} / {paper[h][test][1]:.3f}' for h in heads)])
     suffix = '' if variant == studies.PAPER else f', with {variant}'
     return page.Table(f'Table 3: each scale decoded alone{suffix}', ['set (images)', 'whose', *heads], cells)
+
+
+def _released(rows: evidence.Rows, results: pathlib.Path) -> list[Any]:
+    """The weights that come with the package."""
+    found = [row for row in rows if row['kind'] == 'study' and row['size'].startswith('release') and row['sets']]
+    if not found:
+        return []
+    cells, trainings = [], []
+    for row in found:
+        for name, each in row['sets'].items():
+            ends = [f'{end:.2f}' for end in each['interval']['y']['psnr'] or ()]
+            cells.append([row['variant'], evidence.label(name, row), *_in_out(each), ' .. '.join(ends) or '-'])
+        record, config = row['provenance'], row['provenance']['config']
+        network = f'width {config["model"]["channels"]}, {config["model"]["units"]} units'
+        size = f'{config["data"]["batch"]} x {config["data"]["crop"]}²'
+        minutes = f'{record["training"]["training_seconds"] / 60:.0f}'
+        device = f'{record["device"]["kind"]} x {record["device"]["count"]}'
+        trainings.append([row['variant'], network, str(config['train']['steps']), size, minutes, device])
+    path = results / 'figures' / 'release.png'
+    with provenance.replacing(path) as temporary:
+        draw_validations(found).savefig(temporary, format='png', dpi=110)
+    columns = ['weights', 'set (images)', 'input, rgb', 'ours, rgb', 'input, y', 'ours, y', '95 % of PSNR y']
+    return [
+        page.Heading('The weights that come with the package'),
+        page.Table('Scores', columns, cells),
+        page.Table('Training', ['weights', 'network', 'steps', 'patches', 'minutes', 'device'], trainings),
+        page.Figure(path, 'PSNR of the first validation images while training, against steps and minutes'),
+    ]
+
+
+def draw_validations(rows: evidence.Rows) -> matplotlib.figure.Figure:
+    """One panel per training: PSNR of the validation images over the steps, by set, with minutes above."""
+    figure = matplotlib.figure.Figure(figsize=(7 * len(rows), 4.5), layout='constrained')
+    for axis, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
+        lines = [line for line in row['curve'] if 'validation_psnr' in line]
+        steps, minutes = ([line[key] for line in lines] for key in ('step', 'seconds'))
+        for number, name in enumerate(row['sets']):
+            psnr = [line.get(f'validation_psnr/{name}', line['validation_psnr']) for line in lines]
+            axis.plot(steps, psnr, 'o-', color=f'C{number}', markersize=3, label=name)
+        axis.set(xlabel='step', ylabel='validation PSNR rgb, dB', title=row['variant'])
+        rate = minutes[-1] / 60 / steps[-1]
+        above = axis.secondary_xaxis('top', functions=(lambda x, r=rate: x * r, lambda x, r=rate: x / r))
+        above.set_xlabel('minutes')
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
+    return figure
 
 
 def _speed(rows: evidence.Rows, paper: dict[str, Any], results: pathlib.Path) -> list[Any]:

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from configs import studies
 from qsnet_jax import UserError, checkpoint, derain, evaluate, provenance, train
 
-CURVE = ('step', 'total', 'psnr', 'validation_psnr')  # what a row keeps of metrics.jsonl
+CURVE = ('step', 'seconds', 'total', 'psnr')  # what a row keeps of metrics.jsonl, besides validations
 
 
 def run(config: Any, workdir: pathlib.Path, tile: int = derain.TILE) -> dict[str, dict[str, Any]]:
@@ -29,7 +29,7 @@ def run(config: Any, workdir: pathlib.Path, tile: int = derain.TILE) -> dict[str
     variables, settings = train.export(state), config.model.to_dict()
     results = {}
     if jax.process_index() == 0:
-        results = score(config, workdir, variables, settings, training, tile)
+        results = score(config, workdir / 'eval', derain.Derainer(variables, settings, tile), training)
         kept = ('count', 'rgb', 'y', 'input')
         scores = {name: {key: result[key] for key in kept} for name, result in results.items()}
         checkpoint.save_weights(workdir / 'weights.safetensors', variables, settings, {**training, 'scores': scores})
@@ -39,13 +39,12 @@ def run(config: Any, workdir: pathlib.Path, tile: int = derain.TILE) -> dict[str
 
 
 def score(
-    config: Any, workdir: pathlib.Path, variables: Any, settings: Any, training: dict[str, Any], tile: int = derain.TILE
+    config: Any, folder: pathlib.Path, derainer: evaluate.Derainer, training: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Scores all sets and writes WORKDIR/eval; `training` is the record that came with the variables."""
-    derainer = derain.Derainer(variables, settings, tile)
+    """Scores all sets and writes them to `folder`; `training` is the record that came with the variables."""
     record = {**provenance.collect(config.to_dict(), config.seed), 'training': training}
-    results = evaluate.evaluate(derainer, config, workdir / 'eval', record)
-    print(f'scores and pictures are in {workdir / "eval"}')
+    results = evaluate.evaluate(derainer, config, folder, record)
+    print(f'scores and pictures are in {folder}')
     return results
 
 
@@ -167,7 +166,7 @@ def _number(text: str) -> float | None:
 def _curve(folder: pathlib.Path) -> list[dict[str, float]]:
     """Training and validation over the steps."""
     lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
-    return [{key: line[key] for key in CURVE if key in line} for line in lines]
+    return [{key: line[key] for key in line if key in CURVE or key.startswith('validation')} for line in lines]
 
 
 def summarize(config: Any, results: pathlib.Path) -> str:

@@ -374,7 +374,11 @@ def load(path: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> 
 
     settings: of a bare state_dict, which does not say them.
     """
-    variables, settings = load_weights(path, settings) if settings else checkpoint.load_weights(path)
+    return build(*(load_weights(path, settings) if settings else checkpoint.load_weights(path)))
+
+
+def build(variables: Mapping[str, Any], settings: Mapping[str, Any]) -> QSNet:
+    """The network with the variables of a linen one, ready for inference."""
     network = QSNet(settings)
     network.load_state_dict(to_torch(variables))
     return network.eval()
@@ -400,12 +404,23 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(f'{path} is not a readable state_dict: {reason}') from error
 
 
-def derain(network: QSNet, image: np.ndarray) -> np.ndarray:
-    """Restores a uint8 (H, W, 3) image as `derain.Derainer` does, in one piece: reflected to multiples of 32."""
-    height, width = image.shape[:2]
-    canvas = images.to_float(np.pad(image, ((0, -height % 32), (0, -width % 32), (0, 0)), mode='reflect'))
-    parameter = next(network.parameters())
-    rainy = torch.as_tensor(canvas.transpose(2, 0, 1)[None].copy()).to(parameter)
-    with torch.no_grad():
-        rain = network(rainy).rain[0].float().cpu().numpy().transpose(1, 2, 0)
-    return images.to_uint8(canvas - rain)[:height, :width]
+class Derainer:
+    """Removes rain as `derain.Derainer` does, with a network of this module and every image in one piece."""
+
+    def __init__(self, network: QSNet):
+        self.network = network
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return self.restore(image)[0]
+
+    def restore(self, image: np.ndarray, scales: bool = False) -> np.ndarray:
+        """uint8 (1, H, W, 3), the restored image; with `scales` followed by those that C_1, C_2, ... alone decode."""
+        self.network.eval()
+        height, width = image.shape[:2]
+        canvas = images.to_float(np.pad(image, ((0, -height % 32), (0, -width % 32), (0, 0)), mode='reflect'))
+        parameter = next(self.network.parameters())
+        rainy = torch.as_tensor(canvas.transpose(2, 0, 1)[None].copy()).to(parameter)
+        with torch.no_grad():
+            output = self.network(rainy)
+        rain = torch.cat((output.rain, *output.aux_rain)) if scales else output.rain
+        return images.to_uint8(canvas - rain.float().cpu().numpy().transpose(0, 2, 3, 1))[:, :height, :width]

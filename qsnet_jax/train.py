@@ -41,7 +41,7 @@ from qsnet_jax import (
     sources,
 )
 
-WITHOUT_EFFECT = ('data.tfds_dir', 'data.cache_gib', 'data.threads', 'data.prefetch')  # on what a run computes
+WITHOUT_EFFECT = ('note', 'data.tfds_dir', 'data.cache_gib', 'data.threads', 'data.prefetch')  # on what a run computes
 PLATEAU_TOLERANCE = 1e-6  # a window's mean loss must fall by more than this to count as better
 
 

@@ -125,3 +125,28 @@ def test_a_failed_write_leaves_the_old_file(variables, path, monkeypatch):
         checkpoint.save_weights(path, variables, SETTINGS)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_weights_of_the_package_have_names(tmp_path, monkeypatch):
+    """'default' is the package's; a file of that name, or anything that looks like a path, is taken as it is."""
+    assert checkpoint.find_weights('default') == checkpoint.INCLUDED / 'default.safetensors'
+    assert checkpoint.find_weights('other').name == 'other'
+    assert checkpoint.find_weights('runs/default').parts == ('runs', 'default')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'default').touch()
+    assert checkpoint.find_weights('default') == pathlib.Path('default')
+    with pytest.raises(UserError, match='name of those in the package: .*default'):
+        checkpoint.load_weights('nothing')
+
+
+@pytest.mark.parametrize('path', sorted(checkpoint.INCLUDED.glob('*')), ids=lambda path: path.name)
+def test_the_weights_that_come_with_the_package_say_what_they_are(path):
+    """Small, made from a clean commit, with settings, fingerprints of what they were trained on, scores and licence."""
+    assert path.suffix == '.safetensors' and path.stat().st_size < 8e6
+    record = checkpoint.load_record(path)
+    assert not any(start['commit'].endswith('+changes') for start in record['starts'])
+    assert 'Apache-2.0' in record['config']['note'] and record['config']['model']['channels']
+    assert all(len(each['sha256']) == 64 for each in record['training_data'].values())
+    for name in record['config']['data']['eval'].split(','):
+        each = record['scores'][name]
+        assert each['y']['psnr'] > each['input']['y']['psnr'] and each['rgb']['psnr'] > each['input']['rgb']['psnr']

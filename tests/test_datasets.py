@@ -145,6 +145,93 @@ def test_any_layer_meets_any_background(tmp_path, data):
         open_source('layers', data, 'eval')
 
 
+def plain(root, folder, numbers, size, level):
+    """Plain pictures NUMBER.png of `size` whose value is `level` times the number."""
+    for number in numbers:
+        write(root, f'{folder}/{number}.png', np.full(size, level * number, np.uint8))
+
+
+def drawn_pairs(source, crop=16, draws=80):
+    """(background, light that was added) of random crops of plain pictures, in the middle of the crop."""
+    pairs = [source.sample(i % len(source.names), crop, np.random.default_rng(i)) for i in range(draws)]
+    middle = crop // 2
+    return {(int(clean[middle, middle, 0]), int(rainy[middle, middle, 0]) - int(clean[middle, middle, 0]))
+            for rainy, clean in pairs}  # fmt: skip
+
+
+def test_layers_of_one_folder_on_backgrounds_of_another(tmp_path, data):
+    """Every third layer is for evaluation alone; backgrounds follow their own split; nothing is in both roles."""
+    plain(tmp_path, 'A/train/clean', (1, 2), (20, 30, 3), 1)
+    plain(tmp_path, 'A/val/clean', (3, 4, 5), (20, 30, 3), 1)
+    plain(tmp_path, 'B/train/layer', range(1, 8), (25, 40), 10)
+    train, held_out = (open_source('layers/A+B', data, role) for role in ('train', 'eval'))
+    assert drawn_pairs(train) == {(clean, layer) for clean in (1, 2) for layer in (20, 30, 50, 60)}
+    scored = [held_out.load(index) for index in range(3)]
+    assert [(int(c[0, 0, 0]), int(r[0, 0, 0]) - int(c[0, 0, 0])) for r, c in scored] == [(3, 10), (4, 40), (5, 70)]
+    data.hold_out = 0
+    assert {layer for _, layer in drawn_pairs(open_source('layers/A+B', data, 'train'))} == set(range(10, 80, 10))
+    plain(tmp_path, 'B/val/layer', (9,), (25, 40), 10)
+    data.hold_out = 3  # a split of the folder's own comes first
+    assert {layer for _, layer in drawn_pairs(open_source('layers/A+B', data, 'train'))} == set(range(10, 80, 10))
+    assert [path.name for path in open_source('layers/A+B', data, 'eval').layers] == ['9.png']
+
+
+def test_layers_without_a_folder_of_their_own_name(tmp_path, data):
+    """Pictures that lie in the folder itself are its layers; a side without any is an error."""
+    plain(tmp_path, 'A/clean', (1, 2), (20, 30, 3), 1)
+    plain(tmp_path, 'streaks', (4, 5, 6), (20, 30), 10)
+    assert [path.name for path in open_source('layers/A+streaks', data, 'train').layers] == ['5.png', '6.png']
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(UserError, match='0 layers in'):
+        open_source('layers/A+empty', data)
+
+
+def test_layers_that_fit_are_scored_first_and_small_ones_continued(tmp_path, data):
+    """A background gets a layer of its size where there is one; else a layer is continued by reflection."""
+    plain(tmp_path, 'A/clean', (1,), (20, 30, 3), 1)
+    plain(tmp_path, 'A/clean', (2,), (30, 20, 3), 1)
+    ramp = np.tile(np.arange(20, dtype=np.uint8), (30, 1))
+    for number, layer in enumerate((ramp, np.full((30, 20), 100, np.uint8)), start=1):
+        write(tmp_path, f'B/layer/{number}.png', layer)
+    data.hold_out = 0
+    source = open_source('layers/A+B', data)
+    wide, tall = (source.load(index) for index in range(2))
+    np.testing.assert_array_equal(wide[0][:, :20, 0], ramp[:20] + 1)
+    np.testing.assert_array_equal(wide[0][:, 20:, 0], ramp[:20, 18:8:-1] + 1)
+    np.testing.assert_array_equal(tall[0], tall[1] + 100)
+
+
+def test_varied_layers_are_enlarged_and_brightened_within_bounds(tmp_path, data):
+    """A line of 8 pixels and 100 levels comes out 4 to 16 pixels wide and 50 to 200 levels bright, and in between."""
+    plain(tmp_path, 'A/clean', (0,), (96, 96, 3), 1)
+    layer = np.zeros((96, 96), np.uint8)
+    layer[:, 44:52] = 100
+    write(tmp_path, 'B/layer/1.png', layer)
+    data.hold_out, data.vary_layers = 0, 2.0
+    source = open_source('layers/A+B', data, 'train')
+    found = []
+    for seed in range(60):
+        rain_row = source.sample(0, 64, np.random.default_rng(seed))[0][32, :, 0].astype(int)
+        if rain_row[0] == rain_row[-1] == 0 and rain_row.any():  # the whole width is inside
+            found.append((rain_row.sum() / rain_row.max(), rain_row.max()))
+    widths, levels = np.array(found).T
+    assert 3.5 <= widths.min() < 6 and 11 < widths.max() <= 17
+    assert 50 <= levels.min() < 70 and 150 < levels.max() <= 200
+    data.vary_layers = 1.0
+    rainy, _ = open_source('layers/A+B', data, 'train').sample(0, 64, np.random.default_rng(0))
+    assert set(np.unique(rainy)) == {0, 100}
+
+
+def test_backgrounds_that_training_and_evaluation_share_are_left_out_of_any_layer(tmp_path, data):
+    """data.exclude works on backgrounds without layers of their own."""
+    for number in range(3):
+        write(tmp_path, f'A/train/clean/{number}.png', draw_pair(number)[1])
+    write(tmp_path, 'A/val/clean/9.png', draw_pair(1)[1])
+    plain(tmp_path, 'B/layer', (1, 2), (48, 56), 1)
+    data.train, data.exclude = 'layers/A+B', 'layers/A+B'
+    assert datasets.open_training(data, sources.Cache(1e9))['layers/A+B'].names == ['0', '2']
+
+
 def test_layer_of_another_size_is_refused(tmp_path, data):
     """A paired layer must fit its background."""
     write(tmp_path, 'clean/a.png', np.zeros((8, 8, 3), np.uint8))

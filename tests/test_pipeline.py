@@ -103,3 +103,20 @@ def test_sources_are_mixed_by_weight(data):
     own = {image.tobytes() for step in range(30) for image in open_batches(data, 0)[0][step]['clean']}
     images = [image for step in range(30) for image in batches[step]['clean']]
     assert np.mean([image.tobytes() in own for image in images]) == pytest.approx(0.75, abs=0.05)
+
+
+def test_brightness_scales_both_sides_alike(data):
+    """The same crops, each pair times one factor within the bounds; without it nothing changes."""
+    before = open_batches(data, 0)[0]
+    data.brightness = 0.3
+    after = open_batches(data, 0)[0]
+    gains = []
+    for step in range(8):
+        for number in range(4):
+            old, new = ({side: batches[step][side][number].astype(float) for side in ('rainy', 'clean')}
+                        for batches in (before, after))  # fmt: skip
+            gain = new['clean'].sum() / old['clean'].sum()
+            for side in old:
+                np.testing.assert_allclose(new[side], np.minimum(gain * old[side], 255), atol=1.5)
+            gains.append(gain)
+    assert 0.69 < min(gains) < 0.8 and 1.2 < max(gains) < 1.31

@@ -13,7 +13,7 @@ torch = pytest.importorskip('torch')
 torch.set_num_threads(1)  # the networks are small, and waiting threads would take the cores from JAX's
 
 from configs import default, quickstart  # noqa: E402
-from qsnet_jax import UserError, checkpoint, derain, model, torch_twin, train  # noqa: E402
+from qsnet_jax import UserError, checkpoint, datasets, derain, model, sources, torch_twin, train  # noqa: E402
 
 FULL = default.get_config().model.to_dict()
 QUICK = quickstart.get_config().model.to_dict()
@@ -278,11 +278,24 @@ def test_the_network_loads_from_our_own_files(tmp_path):
     _, variables, _ = make(SMALL)
     checkpoint.save_weights(tmp_path / 'weights.safetensors', variables, SMALL)
     image = np.random.default_rng(0).integers(256, size=(50, 41, 3), dtype=np.uint8)
-    theirs = torch_twin.derain(torch_twin.load(tmp_path / 'weights.safetensors'), image)
+    theirs = torch_twin.Derainer(torch_twin.load(tmp_path / 'weights.safetensors'))(image)
     ours = derain.Derainer(variables, SMALL)(image)
     assert theirs.shape == image.shape and theirs.dtype == np.uint8
     difference = np.abs(theirs.astype(int) - ours)
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-3  # ties of rounding
+
+
+def test_both_restore_with_the_weights_of_the_package_alike():
+    """Of drawn heavy rain, the result and every scale's own, to one level at ties of rounding."""
+    rain = datasets.open_source('drawn_heavy', default.get_config().data, 'eval', sources.Cache(0))
+    image = rain.load(0)[0][:150, :170]
+    ours, theirs = (
+        each.restore(image, scales=True) for each in (derain.load(), torch_twin.Derainer(torch_twin.load('default')))
+    )
+    assert theirs.shape == ours.shape == (6, 150, 170, 3)
+    difference = np.abs(theirs.astype(int) - ours)
+    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+    assert np.abs(ours[0].astype(int) - image).mean() > 5  # and rain is what they removed
 
 
 def test_foreign_files_are_refused_with_what_is_wrong(tmp_path):

@@ -86,6 +86,27 @@ def test_one_device_equals_four(tiny_config):
         np.testing.assert_allclose(value, results[1][name], rtol=1e-8, atol=1e-6, err_msg=name)
 
 
+def test_validation_on_several_sets_is_their_mean(tiny_config, tmp_path, mesh):
+    """Each set's PSNR stands beside the mean, by which the best checkpoint is chosen."""
+    tiny_config.data.eval = 'pairs,pairs/train'
+    tiny_config.train.update({'eval_sets': 2, 'steps': 2})
+    train.train(tiny_config, tmp_path, mesh)
+    (line,) = [line for line in lines(tmp_path) if 'validation_psnr' in line]
+    both = [line[f'validation_psnr/{name}'] for name in ('pairs', 'pairs/train')]
+    assert line['validation_psnr'] == pytest.approx(np.mean(both)) and both[0] != both[1]
+
+
+@pytest.mark.parametrize(
+    ('section', 'field', 'value'),
+    [('data', 'vary_layers', 0.5), ('data', 'brightness', 1.0), ('data', 'hold_out', -1), ('train', 'eval_sets', 0)],
+)
+def test_numbers_that_no_run_can_use_are_refused(tiny_config, section, field, value):
+    """By name, before anything is read."""
+    tiny_config[section][field] = value
+    with pytest.raises(UserError, match=f'{field} is|{field} {value}'):
+        train.check_fields(tiny_config)
+
+
 def test_an_undisturbed_run_writes_what_it_promises(tiny_config, tmp_path, mesh):
     """Config, run record, every loss term per line, checkpoints, TensorBoard events and weights."""
     state, _ = train.train(tiny_config, tmp_path, mesh)
