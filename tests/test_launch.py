@@ -49,6 +49,8 @@ def scores(folder):
         row = json.loads(path.read_text())
         for each in row['sets'].values():
             del each['evaluation_seconds']
+        for line in row['curve']:
+            del line['seconds']
         found[path.name] = (row['sets'], row['curve'], row['provenance']['config'])
     return found
 

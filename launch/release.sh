@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Trains the weights that come with the package and puts them in their place: launch/release.sh FOLDER [cpu] [flags]
+# FOLDER holds the sets that configs/release.py names; `cpu` trains the reduced network, hours on two cores. Started
+# again, it goes on where it was. --only=light,heavy (or with default) for the specialists.
+set -euo pipefail
+root=$(realpath "${1:?the folder of the sets is missing; see the head of this file}")
+cd "$(dirname "$0")/.."
+root=$(realpath --relative-to=. "$root")
+shift
+size=release config=configs/release.py
+if [ "${1:-}" = cpu ]; then
+  size=release-cpu config=configs/release.py:cpu
+  export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 # large pages, where the system gives them on request
+  shift
+else
+  export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}" # or a resumed run would differ in its last digits
+fi
+python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$root" --only=default "$@"
+for weights in runs/"$size"/*-0/weights.safetensors; do
+  name=$(basename "$(dirname "$weights")")
+  cp "$weights" "qsnet_jax/weights/${name%-0}.safetensors"
+done
+python -m qsnet_jax.main --mode=report
