@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains the weights that come with the package and puts them in their place: launch/release.sh FOLDER [cpu] [flags]
 # FOLDER holds the sets that configs/release.py names; `cpu` trains the reduced network, hours on two cores. Started
-# again, it goes on where it was. --only=light,heavy (or with default) for the specialists.
+# again, it goes on where it was. --only=light,heavy for the specialists; commit between, or they carry "+changes".
 set -euo pipefail
 root=$(realpath "${1:?the folder of the sets is missing; see the head of this file}")
 cd "$(dirname "$0")/.."
@@ -15,9 +15,12 @@ if [ "${1:-}" = cpu ]; then
 else
   export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}" # or a resumed run would differ in its last digits
 fi
-python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$root" --only=default "$@"
-for weights in runs/"$size"/*-0/weights.safetensors; do
-  name=$(basename "$(dirname "$weights")")
-  cp "$weights" "qsnet_jax/weights/${name%-0}.safetensors"
+failed=0
+python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$root" --only=default "$@" ||
+  { failed=$?; [ "$failed" = 1 ]; } # 1: a run failed, and left a row
+for name in default light heavy; do
+  weights="runs/$size/$name-0/weights.safetensors"
+  if [ -f "$weights" ]; then cp -v "$weights" qsnet_jax/weights/$name.safetensors; fi
 done
 python -m qsnet_jax.main --mode=report
+exit $failed

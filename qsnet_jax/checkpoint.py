@@ -98,7 +98,8 @@ def save_weights(
 def find_weights(name: str | os.PathLike) -> pathlib.Path:
     """The file itself or, for a name without folder and extension such as 'default', that of the package."""
     path, included = pathlib.Path(name), INCLUDED / f'{name}.safetensors'
-    return included if path == pathlib.Path(path.stem) and not path.exists() and included.exists() else path
+    is_name = path == pathlib.Path(path.stem) and not path.is_file()
+    return included if is_name and included.exists() else path
 
 
 def load_weights(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:

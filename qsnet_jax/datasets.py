@@ -54,7 +54,7 @@ def open_source(name: str, data: Any, role: str, cache: sources.Cache) -> source
         raise UserError(
             f'Unknown data set {name!r}; known are {", ".join(known)}, and pairs and layers, also as pairs/FOLDER.'
         )
-    if '+' in folder:
+    if base == 'layers' and '+' in folder:
         return _open_any_layer(name, data, role, cache)
     return (_open_pairs if base == 'pairs' else _open_layers)(_root(name, data.root, folder, role), data, role, cache)
 
@@ -238,31 +238,34 @@ def _open_layers(root: pathlib.Path, data: Any, role: str, cache: sources.Cache)
     layout = {'clean': data.clean or layouts.LAYERS['clean'], 'layer': data.layer or layouts.LAYERS['layer']}
     if not (data.any_layer and role == 'train'):
         return sources.Layers(_find_checked(root, [layout], 'layer').items, cache)
-    return _any_layer(root, _side(root, layout['clean']), root, list(_side(root, layout['layer']).values()), 1.0, cache)
+    return _any_layer(root, _side(root, layout['clean']), root, _side(root, layout['layer']), 1.0, cache)
 
 
 def _open_any_layer(name: str, data: Any, role: str, cache: sources.Cache) -> sources.AnyLayer:
     """layers/BACKGROUNDS+LAYERS: the layers of one folder on the backgrounds of another.
 
-    Where LAYERS has no sub-folder for evaluation, every `data.hold_out`-th of its layers is for evaluation alone.
+    Where LAYERS has no sub-folder for evaluation, one in `data.hold_out` of its layers is for evaluation alone.
     """
     backgrounds, _, folder = name.partition('/')[2].partition('+')
     clean_root, layer_root = _root(name, data.root, backgrounds, role), _root(name, data.root, folder, role)
     base = pathlib.Path(data.root).expanduser() / folder
     is_split = any((base / sub).is_dir() for sub in ROLE_FOLDERS['eval'])
     layer_root = layer_root if is_split else _root(name, data.root, folder, 'train')
-    layers = list(_side(layer_root, data.layer or layouts.LAYERS['layer']).values())
+    layers = _side(layer_root, data.layer or layouts.LAYERS['layer'])
+    if not layers and not data.layer:
+        layers = _side(layer_root, '*')  # a folder of nothing but layers
     if data.hold_out and not is_split:
-        layers = [path for i, path in enumerate(layers) if (i % data.hold_out == 0) == (role == 'eval')]
+        numbered = enumerate(layers.items())
+        layers = dict(item for i, item in numbered if (i % data.hold_out == 0) == (role == 'eval'))
     clean = _side(clean_root, data.clean or layouts.LAYERS['clean'])
     return _any_layer(clean_root, clean, layer_root, layers, data.vary_layers, cache)
 
 
 def _side(root: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
-    """Images under root by key: those of the pattern or, where it has none, those that lie in root itself."""
+    """Images under root that match a pattern, by key."""
     problems: list[str] = []
-    found = layouts.match(root, pattern, problems) or layouts.match(root, '*', problems)
-    layouts.refuse(problems, f'the images under {root}', {'side': pattern}, 'Remove one of each.')
+    found = layouts.match(root, pattern, problems)
+    layouts.refuse(problems, f'the images under {root}', {'image': pattern}, 'Remove one of each.')
     return {key: path for (key, _), path in found.items()}
 
 
@@ -270,15 +273,23 @@ def _any_layer(
     clean_root: pathlib.Path,
     clean: dict[str, pathlib.Path],
     layer_root: pathlib.Path,
-    layers: list[pathlib.Path],
+    layers: dict[str, pathlib.Path],
     vary: float,
     cache: sources.Cache,
 ) -> sources.AnyLayer:
-    """The source of these files. Raises UserError where a side has none, or one that cannot be read."""
+    """The source of these files. Raises UserError where a side has none, or files that cannot be read."""
     if not clean or not layers:
-        raise UserError(f'{len(clean)} backgrounds in {clean_root} and {len(layers)} layers in {layer_root}.')
-    items = [layouts.Item(key, key, {'clean': path}) for key, path in clean.items()]
-    return sources.AnyLayer(items, layers, vary, cache)
+        raise UserError(
+            f'{len(clean)} backgrounds in {clean_root} and {len(layers)} layers in {layer_root}; expected files '
+            f'{layouts.LAYERS["clean"]} and {layouts.LAYERS["layer"]}, or name them by --config.data.clean and '
+            '--config.data.layer. Of layers without a val or test folder, data.hold_out keeps some from training.'
+        )
+    sides = (('clean', clean_root, clean), ('layer', layer_root, layers))
+    items = {side: [layouts.Item(key, key, {side: path}) for key, path in files.items()] for side, _, files in sides}
+    for side, root, _ in sides:
+        layout = {side: str(layouts.LAYERS[side])}
+        layouts.refuse(layouts.unreadable(items[side]), f'the images under {root}', layout, 'Replace them.')
+    return sources.AnyLayer(items['clean'], list(layers.values()), vary, cache)
 
 
 def _find_checked(root: pathlib.Path, known: Any, other: str) -> layouts.Found:

@@ -160,12 +160,12 @@ def _predict(network: model.QSNet, variables: Any, tiles: jax.Array, scales: boo
     return jnp.concatenate((output.rain, *output.aux_rain)) if scales else output.rain
 
 
-def load(weights: str = 'default', tile: int | None = TILE, dtype: str | None = None) -> Derainer:
-    """A Derainer with the weights of a file, or with those of a name that come with the package.
+def load(weights: str | None = None, tile: int | None = TILE, dtype: str | None = None) -> Derainer:
+    """A Derainer with the weights of a file, of a name in the package, or with the package's default.
 
     tile: None lets the free memory decide, see `choose_tile`. dtype: computes in 'bfloat16', say, not as in training.
     """
-    variables, settings = checkpoint.load_weights(weights)
+    variables, settings = checkpoint.load_weights(weights or checkpoint.INCLUDED / 'default.safetensors')
     settings = {**settings, 'dtype': dtype or settings['dtype']}
     return Derainer(variables, settings, choose_tile(settings) if tile is None else tile)
 

@@ -30,6 +30,7 @@ STANDS_IN = {
 ENOUGH = 3  # seeds, for a verdict
 FEW = 10  # images that are not sparse, below which nothing is said of why
 _RECORDED = ('seed', 'commit', 'config', 'command', 'versions', 'device', 'precision', 'date')
+_TRAINED = 'training images of'
 _KINDS = ('study', 'compare', 'evaluation', 'sparsity', 'bench')
 Rows: TypeAlias = list[dict[str, Any]]
 
@@ -100,9 +101,12 @@ def check_studies(rows: Rows) -> None:
         first = chosen[0]  # the paper's own settings, where there is a row of them
         for row in chosen[1:]:
             own = {*train.flat(row['overrides']), *train.flat(first['overrides'])}
-            ours, theirs = (_common(each, with_training='data.train' not in own) for each in (first, row))
-            shared = ours.keys() & theirs.keys() if 'failed' in (row | first) else ours.keys() | theirs.keys()
-            names = sorted(name for name in shared - own if ours.get(name) != theirs.get(name))
+            ours, theirs = _common(first), _common(row)
+            both = ours.keys() & theirs.keys()
+            compared = both if 'failed' in (row | first) else ours.keys() | theirs.keys()
+            if 'data.train' in own:  # variants of what is trained on: what both have must still be the same files
+                compared = {name for name in compared if name in both or not name.startswith(_TRAINED)}
+            names = sorted(name for name in compared - own if ours.get(name) != theirs.get(name))
             if names:
                 raise UserError(
                     f'{row["file"]} and {first["file"]} cannot stand in one table: they differ in '
@@ -110,18 +114,15 @@ def check_studies(rows: Rows) -> None:
                 )
 
 
-def _common(row: dict[str, Any], with_training: bool) -> dict[str, Any]:
-    """What runs of one size have in common: config but for the seed, data (not where they lie), device, precision.
-
-    with_training: also the images trained on.
-    """
+def _common(row: dict[str, Any]) -> dict[str, Any]:
+    """What runs of one size have in common: config but for the seed, data (not where they lie), device, precision."""
     record = row['provenance']
     config = train.flat(record['config'])
     free = ('seed', 'data.root', *train.WITHOUT_EFFECT)
     kept = {name: value for name, value in config.items() if name not in free}
     kept |= {f'scored images of {name}': each['fingerprint']['sha256'] for name, each in row['sets'].items()}
-    trained = (record.get('training') or {}).get('training_data', {}) if with_training else {}
-    kept |= {f'training images of {name}': each['sha256'] for name, each in trained.items()}
+    trained = (record.get('training') or {}).get('training_data', {})
+    kept |= {f'{_TRAINED} {name}': each['sha256'] for name, each in trained.items()}
     return kept | {'matmul precision': record['precision']['matmul'], 'platform': record['device']['platform']}
 
 

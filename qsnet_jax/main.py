@@ -18,7 +18,10 @@ _WEIGHTS = flags.DEFINE_string(
 )
 _CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', 'eval: latest, best (by validation) or a step.')
 _FRAMEWORK = flags.DEFINE_enum(
-    'framework', 'jax', ['jax', 'torch'], 'eval: torch restores with the PyTorch twin and writes to eval-torch.'
+    'framework',
+    'jax',
+    ['jax', 'torch'],
+    'eval: torch restores with the PyTorch twin, on the CPU, and writes to eval-torch.',
 )
 _INPUT = flags.DEFINE_string('input', None, 'derain, sparsity: a photo or a folder of photos.')
 _OUTPUT = flags.DEFINE_string('output', None, 'derain: folder for the results, under the same names.')
@@ -94,8 +97,11 @@ def _eval() -> int:
     if _FRAMEWORK.value == 'torch':
         from qsnet_jax import torch_twin
 
+        if _TILE.value:
+            raise UserError('--tile is not for --framework=torch, which restores every image in one piece.')
         derainer = torch_twin.Derainer(torch_twin.build(variables, settings))
-        study.score(config, workdir / 'eval-torch', derainer, record)
+        notes = {'framework': f'torch {torch_twin.torch.__version__}, cpu'}
+        study.score(config, workdir / 'eval-torch', derainer, record, notes)
     else:
         study.score(config, workdir / 'eval', derain.Derainer(variables, settings, _tile()), record)
     return 0
@@ -106,7 +112,7 @@ def _derain() -> int:
 
     if not _INPUT.value or not _OUTPUT.value:
         raise UserError('--mode=derain needs --input=FILE_OR_FOLDER and --output=FOLDER.')
-    derainer = derain.load(_WEIGHTS.value or 'default', _TILE.value, _DTYPE.value)
+    derainer = derain.load(_WEIGHTS.value, _TILE.value, _DTYPE.value)
     return int(derain.derain_files(derainer, _INPUT.value, _OUTPUT.value, _LAYERS.value) > 0)
 
 
@@ -122,7 +128,7 @@ def _sparsity() -> int:
     from qsnet_jax import sparsity
 
     config = None if _INPUT.value and _CONFIG.value is None else _run()[0]
-    sparsity.run(config, _INPUT.value, _WEIGHTS.value or 'default', pathlib.Path(_RESULTS.value))
+    sparsity.run(config, _INPUT.value, _WEIGHTS.value, pathlib.Path(_RESULTS.value))
     return 0
 
 

@@ -13,7 +13,19 @@ import matplotlib.figure
 import numpy as np
 
 from configs import atrous_rates, encoder_stride, loss_weights, losses, scales, sharing, studies
-from qsnet_jax import UserError, datasets, derain, evaluate, evidence, images, page, provenance, rain, sources
+from qsnet_jax import (
+    UserError,
+    checkpoint,
+    datasets,
+    derain,
+    evaluate,
+    evidence,
+    images,
+    page,
+    provenance,
+    rain,
+    sources,
+)
 
 
 def report(results: pathlib.Path) -> None:
@@ -212,12 +224,15 @@ def _table_3(rows: evidence.Rows, variant: str, paper: dict[str, Any]) -> page.T
 
 
 def _released(rows: evidence.Rows, results: pathlib.Path) -> list[Any]:
-    """The weights that come with the package."""
+    """The trainings of configs/release.py; of one whose weights are in the package the scores are those in its file."""
     found = [row for row in rows if row['kind'] == 'study' and row['size'].startswith('release') and row['sets']]
     if not found:
         return []
     cells, trainings = [], []
     for row in found:
+        path = checkpoint.INCLUDED / f'{row["variant"]}.safetensors'
+        stored = checkpoint.load_record(path).get('scores', {}) if path.exists() else {}
+        is_included = all(stored.get(name, {}).get('y') == each['y'] for name, each in row['sets'].items())
         for name, each in row['sets'].items():
             ends = [f'{end:.2f}' for end in each['interval']['y']['psnr'] or ()]
             cells.append([row['variant'], evidence.label(name, row), *_in_out(each), ' .. '.join(ends) or '-'])
@@ -226,15 +241,18 @@ def _released(rows: evidence.Rows, results: pathlib.Path) -> list[Any]:
         size = f'{config["data"]["batch"]} x {config["data"]["crop"]}²'
         minutes = f'{record["training"]["training_seconds"] / 60:.0f}'
         device = f'{record["device"]["kind"]} x {record["device"]["count"]}'
-        trainings.append([row['variant'], network, str(config['train']['steps']), size, minutes, device])
+        place = 'yes' if is_included else 'no'
+        trainings.append([row['variant'], place, network, str(config['train']['steps']), size, minutes, device])
     path = results / 'figures' / 'release.png'
     with provenance.replacing(path) as temporary:
         draw_validations(found).savefig(temporary, format='png', dpi=110)
     columns = ['weights', 'set (images)', 'input, rgb', 'ours, rgb', 'input, y', 'ours, y', '95 % of PSNR y']
     return [
-        page.Heading('The weights that come with the package'),
+        page.Heading('Released weights'),
         page.Table('Scores', columns, cells),
-        page.Table('Training', ['weights', 'network', 'steps', 'patches', 'minutes', 'device'], trainings),
+        page.Table(
+            'Training', ['weights', 'in the package', 'network', 'steps', 'patches', 'minutes', 'device'], trainings
+        ),
         page.Figure(path, 'PSNR of the first validation images while training, against steps and minutes'),
     ]
 
@@ -244,12 +262,12 @@ def draw_validations(rows: evidence.Rows) -> matplotlib.figure.Figure:
     figure = matplotlib.figure.Figure(figsize=(7 * len(rows), 4.5), layout='constrained')
     for axis, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
         lines = [line for line in row['curve'] if 'validation_psnr' in line]
-        steps, minutes = ([line[key] for line in lines] for key in ('step', 'seconds'))
-        for number, name in enumerate(row['sets']):
-            psnr = [line.get(f'validation_psnr/{name}', line['validation_psnr']) for line in lines]
-            axis.plot(steps, psnr, 'o-', color=f'C{number}', markersize=3, label=name)
+        steps = [line['step'] for line in lines]
+        watched = [key for key in lines[0] if key.startswith('validation_psnr/')] or ['validation_psnr']
+        for key in watched:
+            axis.plot(steps, [line[key] for line in lines], 'o-', markersize=3, label=key.partition('/')[2] or key)
         axis.set(xlabel='step', ylabel='validation PSNR rgb, dB', title=row['variant'])
-        rate = minutes[-1] / 60 / steps[-1]
+        rate = lines[-1]['seconds'] / 60 / steps[-1]
         above = axis.secondary_xaxis('top', functions=(lambda x, r=rate: x * r, lambda x, r=rate: x / r))
         above.set_xlabel('minutes')
         axis.legend(fontsize=8)

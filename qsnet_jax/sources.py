@@ -130,8 +130,8 @@ class AnyLayer(_Files):
     """Clean files and grey rain layers of any size and number: rainy = min(255, clean + layer).
 
     Training puts a random layer on each background, shifted, mirrored and, with `vary` > 1, enlarged and brightened by
-    random factors in [1 / vary, vary]. For scoring, the layers that are as large as a background take turns on it, or
-    all, continued by reflection, where none is.
+    random factors in [1 / vary, vary]. For scoring, item i gets number i modulo their count of the layers that are as
+    large as its background; where none is, of all, continued by reflection.
     """
 
     def __init__(self, items: list[layouts.Item], layers: list[pathlib.Path], vary: float, cache: Cache):

@@ -26,7 +26,7 @@ CONTROLS, CONTROL_SIZE = 200, 100_000  # Laplacian samples, and responses in eac
 EXAMPLES = 3
 
 
-def run(config: Any, folder: str | None, weights: str, results: pathlib.Path) -> None:
+def run(config: Any, folder: str | None, weights: str | None, results: pathlib.Path) -> None:
     """The study of every photo below a folder or, without one, of each set of `config.data.eval`."""
     record = provenance.collect(config.to_dict() if config else {}, None)
     derainer = derain.load(weights)

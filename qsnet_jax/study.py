@@ -39,10 +39,17 @@ def run(config: Any, workdir: pathlib.Path, tile: int = derain.TILE) -> dict[str
 
 
 def score(
-    config: Any, folder: pathlib.Path, derainer: evaluate.Derainer, training: dict[str, Any]
+    config: Any,
+    folder: pathlib.Path,
+    derainer: evaluate.Derainer,
+    training: dict[str, Any],
+    notes: dict[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Scores all sets and writes them to `folder`; `training` is the record that came with the variables."""
-    record = {**provenance.collect(config.to_dict(), config.seed), 'training': training}
+    """Scores all sets and writes them to `folder`.
+
+    training: the record that came with the variables. notes: what else the provenance must say.
+    """
+    record = {**provenance.collect(config.to_dict(), config.seed), **(notes or {}), 'training': training}
     results = evaluate.evaluate(derainer, config, folder, record)
     print(f'scores and pictures are in {folder}')
     return results

@@ -333,11 +333,10 @@ def check_fields(config: Any) -> None:
         for name in names:
             if config[section][name] < 1:
                 raise UserError(f'{section}.{name} is {config[section][name]}; it must be at least 1.')
-    if config.data.vary_layers < 1 or not 0 <= config.data.brightness < 1 or config.data.hold_out < 0:
-        raise UserError(
-            f'data.vary_layers is {config.data.vary_layers}, data.brightness {config.data.brightness}, data.hold_out '
-            f'{config.data.hold_out}; they must be at least 1, in [0, 1) and not negative.'
-        )
+    within = {'vary_layers': (1, math.inf), 'brightness': (0, 0.99), 'hold_out': (0, math.inf)}
+    for name, (least, most) in within.items():
+        if not least <= config.data[name] <= most:
+            raise UserError(f'data.{name} is {config.data[name]}; it must be in [{least}, {most}].')
     if config.seed < 0:
         raise UserError(f'seed is {config.seed}; it must not be negative.')
 

@@ -133,6 +133,7 @@ def test_weights_of_the_package_have_names(tmp_path, monkeypatch):
     assert checkpoint.find_weights('other').name == 'other'
     assert checkpoint.find_weights('runs/default').parts == ('runs', 'default')
     monkeypatch.chdir(tmp_path)
+    (tmp_path / 'light').mkdir()
     (tmp_path / 'default').touch()
     assert checkpoint.find_weights('default') == pathlib.Path('default')
     with pytest.raises(UserError, match='name of those in the package: .*default'):

@@ -184,6 +184,14 @@ def test_layers_without_a_folder_of_their_own_name(tmp_path, data):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(UserError, match='0 layers in'):
         open_source('layers/A+empty', data)
+    with pytest.raises(UserError, match='0 backgrounds in'):  # those must lie in clean/: nothing is guessed
+        open_source('layers/streaks+streaks', data)
+    data.hold_out = 1
+    with pytest.raises(UserError, match=r'0 layers in .*data\.hold_out'):
+        open_source('layers/A+streaks', data, 'train')
+    (tmp_path / 'streaks/4.png').write_bytes(b'broken')
+    with pytest.raises(UserError, match=r'1 problem .*4\.png'):
+        open_source('layers/A+streaks', data)
 
 
 def test_layers_that_fit_are_scored_first_and_small_ones_continued(tmp_path, data):

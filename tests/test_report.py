@@ -128,16 +128,21 @@ def test_released_weights_stand_in_the_report_with_their_curve(found):
         row = make_row('paper', 0, size='release-cpu', overrides={'data': {'train': f'pairs:{number}'}})
         row['variant'] = variant
         row['provenance']['config']['data']['train'] = f'pairs:{number}'
-        row['provenance']['training']['training_data'] = {'pairs': {'sha256': str(number) * 64}}
+        own = {'pairs': {'sha256': 'a' * 64}, **({'drawn_light': {'sha256': 'b' * 64}} if number else {})}
+        row['provenance']['training']['training_data'] = own
         row['sets']['pairs']['interval'] = {'y': {'psnr': [31.5, 32.25]}}
         row['curve'] = [{**line, 'seconds': 2.0 * line['step'], 'validation_psnr/pairs': 31.0} for line in row['curve']]
         provenance.write_json(found / 'rows' / f'release-cpu-{variant}-0.json', row)
     report.report(found)
     text = (found / 'README.md').read_text()
-    assert text.index('## The weights that come with the package') < text.index('## Pictures')
+    assert text.index('## Released weights') < text.index('## Pictures')
     assert '| default | pairs (6) | 32.50 / 0.900 |' in text and '31.50 .. 32.25 |' in text
-    assert '| light | width 24, 4 units | 400 | 4 x 64² | 1 | cpu x 4 |' in text
+    assert '| light | no | width 24, 4 units | 400 | 4 x 64² | 1 | cpu x 4 |' in text
     assert (found / 'figures/release.png').exists()
+    row['provenance']['training']['training_data']['pairs']['sha256'] = 'c' * 64
+    provenance.write_json(found / 'rows/release-cpu-light-0.json', row)
+    with pytest.raises(UserError, match='differ in training images of pairs'):
+        evidence.load(found)
 
 
 def test_runs_that_differ_in_more_than_their_variants_are_refused(tmp_path):

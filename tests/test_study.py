@@ -84,24 +84,40 @@ def test_unknown_selections_are_refused(selection):
         losses.get_config(selection)
 
 
-def test_the_released_mixtures_keep_training_and_evaluation_apart(data_root):
-    """In each of them: no file is both trained on and scored, and no variant changes more than its sources."""
+def test_released_mixtures_differ_in_their_sources_alone():
+    """At both sizes, and each can be chosen by itself."""
     for size, width in (('', 132), ('cpu', 48)):
         config = release.get_config(size)
         assert list(config.study.variants) == list(release.VARIANTS) == ['default', 'light', 'heavy']
-        for variant in config.study.variants:
+        first = train.flat(study.variant(config, 'default', 0).to_dict())
+        for variant in release.VARIANTS:
             chosen = study.variant(config, variant, 0)
-            alone = release.get_config('-'.join(part for part in (size, variant) if part))
-            assert chosen.to_json() == alone.to_json() and chosen.model.channels == width
+            fields = train.flat(chosen.to_dict())
+            assert {name for name in fields if fields[name] != first[name]} <= {'data.train'}
+            assert datasets.parse_names(chosen.data.train) == list(release.VARIANTS[variant].items())
+            assert chosen.to_json() == release.get_config(f'{size}-{variant}' if size else variant).to_json()
+            assert chosen.model.channels == width and chosen.data.exclude == chosen.data.eval
+
+
+def test_released_mixtures_are_not_scored_on_what_they_are_trained_on(data_root):
+    """No file and no background of any source of any mixture is in the sets that they are scored on."""
+
+    def parts(opened):
+        return {part for source in opened.values() for i in range(len(source.names)) for part in source.contents(i)}
+
+    config = release.get_config('cpu-default')
     config.data.root = str(data_root)
-    scored = {part for source in datasets.open_evaluation(config.data, config.data.eval, sources.Cache(0)).values()
-              if isinstance(source, (sources.Layers, sources.AnyLayer))
-              for index in range(len(source.names)) for part in source.contents(index)}  # fmt: skip
-    config.data.exclude, config.data.train = None, ','.join((release.LIGHT, release.HEAVY, release.GARG06))
-    trained = {part for source in datasets.open_training(config.data, sources.Cache(0)).values()
-               for index in range(len(source.names)) for part in source.contents(index)}  # fmt: skip
-    assert len(scored) == 2 * 35 + 6 and len(trained) == 2 * 155 + 12 + 110
+    own = [name for name in config.data.eval.split(',') if name.startswith('layers')]
+    scored = parts(datasets.open_evaluation(config.data, own, sources.Cache(0)))
+    assert len(scored) == 35 + 35 + 6  # backgrounds, light layers, layers held out of RainTrainH
+    names = {name for mixture in release.VARIANTS.values() for name in mixture}
+    layered = [name for name in names if name.startswith('layers')]
+    config.data.exclude, config.data.train = None, ','.join(layered)
+    trained = parts(datasets.open_training(config.data, sources.Cache(0)))
+    assert len(trained) == 155 + 155 + 12 + 110
     assert not {content for _, content in scored} & {content for _, content in trained}
+    drawn = [name.partition('/')[2] for name in names if name.startswith('drawn')]
+    assert set(drawn) == {'RainTrainL/train/clean'}
 
 
 @pytest.mark.parametrize('name', ['losses', 'sharing', 'atrous_rates', 'loss_weights', 'scales'])

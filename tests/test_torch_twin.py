@@ -13,7 +13,7 @@ torch = pytest.importorskip('torch')
 torch.set_num_threads(1)  # the networks are small, and waiting threads would take the cores from JAX's
 
 from configs import default, quickstart  # noqa: E402
-from qsnet_jax import UserError, checkpoint, datasets, derain, model, sources, torch_twin, train  # noqa: E402
+from qsnet_jax import UserError, checkpoint, datasets, derain, model, sources, study, torch_twin, train  # noqa: E402
 
 FULL = default.get_config().model.to_dict()
 QUICK = quickstart.get_config().model.to_dict()
@@ -296,6 +296,23 @@ def test_both_restore_with_the_weights_of_the_package_alike():
     difference = np.abs(theirs.astype(int) - ours)
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
     assert np.abs(ours[0].astype(int) - image).mean() > 5  # and rain is what they removed
+
+
+def test_scores_of_the_twin_are_those_of_the_network(tiny_config, tmp_path):
+    """eval with either framework: the same tables to a thousandth of a decibel, of the result and of every scale."""
+    variables, settings = checkpoint.load_weights('default')
+    results = [
+        study.score(tiny_config, tmp_path / name, derainer, {'commit': 'abc'}, {'framework': name})['pairs']
+        for name, derainer in (
+            ('jax', derain.Derainer(variables, settings)),
+            ('torch', torch_twin.Derainer(torch_twin.build(variables, settings))),
+        )
+    ]
+    assert [each['provenance']['framework'] for each in results] == ['jax', 'torch']
+    for protocol in ('rgb', 'y'):
+        for ours, theirs in zip(*([each, *each['scales'].values()] for each in results), strict=True):
+            assert ours[protocol]['psnr'] == pytest.approx(theirs[protocol]['psnr'], abs=1e-3)
+            assert ours[protocol]['ssim'] == pytest.approx(theirs[protocol]['ssim'], abs=1e-5)
 
 
 def test_foreign_files_are_refused_with_what_is_wrong(tmp_path):
