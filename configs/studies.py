@@ -35,18 +35,23 @@ def arrange(config, size, variants, name='', seeds=SEEDS):
     config.study.variants = default.config_dict.ConfigDict(
         {variant: _nested(overrides) for variant, overrides in variants.items()}, sort_keys=False
     )
-    return select(config, name) if name else config
+    return _choose(config, name) if name else config
 
 
 def select(config, name):
     """The config of one variant of a study's config, to which fields may have been overridden."""
+    return _choose(config.copy_and_resolve_references(), name)
+
+
+def _choose(config, name):
+    """Turns a study's config into that of one variant; fields without a value can still be overridden."""
     if name not in config.study.variants:
         raise ValueError(f'There is no variant {name!r}; there are {", ".join(config.study.variants)}.')
-    chosen = config.copy_and_resolve_references()
-    with chosen.unlocked():
-        del chosen.study
-    chosen.update(config.study.variants[name].to_dict())
-    return chosen
+    overrides = config.study.variants[name].to_dict()
+    with config.unlocked():
+        del config.study
+    config.update(overrides)
+    return config
 
 
 def small():

@@ -3,11 +3,13 @@
 import importlib
 import json
 import pathlib
+import sys
 
 import jax
 import numpy as np
 import pytest
-from ml_collections import config_dict
+from absl import flags
+from ml_collections import config_dict, config_flags
 from tensorboardX.proto import event_pb2
 
 from configs import release, studies
@@ -82,6 +84,22 @@ def test_unknown_selections_are_refused(selection):
         from configs import losses
 
         losses.get_config(selection)
+
+
+@pytest.mark.parametrize('config', ['losses.py:small-V1', 'losses.py:V1', 'release.py:cpu-default', 'scales.py:small'])
+def test_fields_of_a_chosen_variant_can_be_given(config, monkeypatch):
+    """Those without a value too, as on the command line; a variant still takes its own."""
+    name, _, selection = config.partition('.py:')
+    module = importlib.import_module(f'configs.{name}')
+    values = flags.FlagValues()
+    given = ['--config.data.root=here', '--config.data.tfds_dir=there', '--config.data.eval=drawn_light']
+    monkeypatch.setattr(sys, 'argv', ['test', *given])  # where ml_collections looks for the fields to define
+    config_flags.DEFINE_config_dict('config', module.get_config(selection), flag_values=values)
+    values(sys.argv)
+    given = values.config
+    assert given.data.root == 'here' and given.data.eval == 'drawn_light'
+    assert given.data.exclude == ('drawn_light' if name == 'release' else None)
+    assert given.loss.auxiliary == (0 if selection.endswith('V1') else 0.01)
 
 
 def test_released_mixtures_differ_in_their_sources_alone():
