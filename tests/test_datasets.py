@@ -195,18 +195,19 @@ def test_layers_without_a_folder_of_their_own_name(tmp_path, data):
 
 
 def test_layers_that_fit_are_scored_first_and_small_ones_continued(tmp_path, data):
-    """A background gets a layer of its size where there is one; else a layer is continued by reflection."""
-    plain(tmp_path, 'A/clean', (1,), (20, 30, 3), 1)
-    plain(tmp_path, 'A/clean', (2,), (30, 20, 3), 1)
+    """A background gets a layer at least of its size where there is one; else a layer is continued by reflection."""
+    for number, size in enumerate(((20, 30, 3), (30, 20, 3), (33, 24, 3)), start=1):
+        plain(tmp_path, 'A/clean', (number,), size, 1)
     ramp = np.tile(np.arange(20, dtype=np.uint8), (30, 1))
-    for number, layer in enumerate((ramp, np.full((30, 20), 100, np.uint8)), start=1):
+    for number, layer in enumerate((ramp, np.full((20, 30), 100, np.uint8)), start=1):
         write(tmp_path, f'B/layer/{number}.png', layer)
     data.hold_out = 0
-    source = open_source('layers/A+B', data)
-    wide, tall = (source.load(index) for index in range(2))
-    np.testing.assert_array_equal(wide[0][:, :20, 0], ramp[:20] + 1)
-    np.testing.assert_array_equal(wide[0][:, 20:, 0], ramp[:20, 18:8:-1] + 1)
-    np.testing.assert_array_equal(tall[0], tall[1] + 100)
+    wide, tall, larger = (open_source('layers/A+B', data).load(index) for index in range(3))
+    np.testing.assert_array_equal(wide[0], wide[1] + 100)
+    np.testing.assert_array_equal(tall[0][..., 0], ramp + 2)
+    np.testing.assert_array_equal(larger[0][:30, :20, 0], ramp + 3)
+    np.testing.assert_array_equal(larger[0][:30, 20:, 0], ramp[:, 18:14:-1] + 3)
+    np.testing.assert_array_equal(larger[0][30:], larger[0][28:25:-1])
 
 
 def test_varied_layers_are_enlarged_and_brightened_within_bounds(tmp_path, data):
