@@ -70,6 +70,7 @@ def get_config():
     config.train = config_dict.ConfigDict()
     config.train.steps = 100_000  # not in the paper
     config.train.learning_rate = 1e-3
+    config.train.start_from = config_dict.placeholder(str)  # weights (a file, or default) to go on from: fine-tuning
     config.train.rain_gain = 1.0  # factor on the initial kernels of the six rain layers; small: starts at no rain
     config.train.schedule = 'plateau'  # 'plateau' as in the paper, 'cosine' (to zero at the last step) or 'constant'
     config.train.plateau_factor = 0.1  # the paper's; applied "when the loss stops improving"

@@ -42,7 +42,7 @@ def compare(config: Any, workdir: pathlib.Path, results: pathlib.Path) -> dict[s
     cache = sources.Cache(config.data.cache_gib * 2**30)
     (set_name, validation_set), *_ = datasets.open_evaluation(config.data, config.data.eval, cache).items()
     batches, fingerprints = pipeline.open_batches(config.data, config.seed, cache)
-    state = train.init_state(config)
+    state = train.start_state(config)
     twin = _Twin(config, train.export(state))
     state = parallel.replicate(state, mesh)
     step_fn = train.compile_step(config, state, parallel.shard(batches[0], mesh))

@@ -1,6 +1,7 @@
 """Training: optimiser, state, step, and the loop that survives being killed."""
 
 import contextlib
+import dataclasses
 import fcntl
 import itertools
 import json
@@ -101,6 +102,31 @@ def init_state(config: Any) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, variables['batch_stats'], opt_state)
 
 
+def start_state(config: Any) -> TrainState:
+    """State before the first step: the initial one, with the variables of `config.train.start_from` where it is given.
+
+    Raises UserError for weights of another network.
+    """
+    state, name = init_state(config), config.train.start_from
+    if not name:
+        return state
+    variables, settings = checkpoint.load_weights(name)
+    given = {**config.model.to_dict(), 'dtype': settings['dtype']}  # of the computation alone
+    different = [
+        f'{field} is {settings[field]} there and {value} here'
+        for field, value in given.items()
+        if settings[field] != value
+    ]
+    if different:
+        raise UserError(
+            f'train.start_from={name} holds weights of another network: {"; ".join(different)}. Give its settings, as '
+            'in --config.model.channels=48.'
+        )
+    like = {'params': state.params, 'batch_stats': state.batch_stats}
+    variables = jax.tree.map(lambda value, other: jnp.asarray(value, other.dtype), variables, like)
+    return dataclasses.replace(state, **variables)
+
+
 def train_step(
     state: TrainState, batch: dict[str, jax.Array], *, config: Any
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -145,14 +171,17 @@ def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple
         batches, fingerprints = pipeline.open_batches(
             config.data, config.seed, cache, jax.process_index(), jax.process_count()
         )
-        state = parallel.replicate(init_state(config), mesh)
         manager = checkpoint.open_manager(workdir / 'checkpoints', config.train.keep)
         stack.callback(manager.close)
-        _claim_config(config, workdir, is_begun=manager.latest_step() is not None)
-        if manager.latest_step() is not None:
+        is_begun = manager.latest_step() is not None
+        _claim_config(config, workdir, is_begun)
+        state = parallel.replicate(init_state(config) if is_begun else start_state(config), mesh)
+        if is_begun:
             state = checkpoint.restore(manager, manager.latest_step(), state)
         start = int(state.step)
         record = {**provenance.collect(config.to_dict(), config.seed), 'training_data': fingerprints}
+        if config.train.start_from:
+            record['start_from'] = _origin(config.train.start_from, workdir if is_begun else None)
         starts = _append_start(workdir / 'run.json', {'step': start, **record})
         log = stack.enter_context(contextlib.closing(_Log(workdir, start)))
         state = _loop(config, state, mesh, batches, sets, manager, log)
@@ -161,6 +190,13 @@ def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple
         if jax.process_index() == 0:
             checkpoint.save_weights(workdir / 'weights.safetensors', export(state), settings, record)
     return state, record
+
+
+def _origin(name: str, begun: pathlib.Path | None) -> dict[str, Any]:
+    """What the weights that a run started from say of themselves; of a run that was begun, what it noted then."""
+    if begun:
+        return json.loads((begun / 'run.json').read_text())['starts'][0]['start_from']
+    return {'sha256': sources.file_hash(checkpoint.find_weights(name)), 'record': checkpoint.load_record(name)}
 
 
 def export(state: TrainState) -> dict[str, Any]:

@@ -120,6 +120,31 @@ def test_numbers_that_no_run_can_use_are_refused(tiny_config, section, field, va
         train.check_fields(tiny_config)
 
 
+def test_training_goes_on_from_weights(tiny_config, tmp_path, mesh):
+    """Exactly from these, under a new optimiser; whose they are stays in the record, also after the file is gone."""
+    tiny_config.train.steps = 2
+    state, first = train.train(tiny_config, tmp_path / 'first', mesh)
+    tiny_config.train.start_from = str(tmp_path / 'first/weights.safetensors')
+    start = train.start_state(tiny_config)
+    assert int(start.step) == 0 and not np.any(start.opt_state[0][0].mu['main']['rain']['kernel'])
+    jax.tree.map(np.testing.assert_array_equal, train.export(start), train.export(state))
+    tuned, record = train.train(tiny_config, tmp_path / 'second', mesh)
+    assert not np.array_equal(tuned.params['main']['rain']['kernel'], state.params['main']['rain']['kernel'])
+    assert record['start_from']['record']['date'] == first['date'] and len(record['start_from']['sha256']) == 64
+    (tmp_path / 'first/weights.safetensors').unlink()
+    _, again = train.train(tiny_config, tmp_path / 'second', mesh)
+    assert again['start_from'] == record['start_from'] and len(again['starts']) == 2
+    _, restored = train.restore_variables(tiny_config, tmp_path / 'second', 'latest')
+    assert restored['start_from'] == record['start_from']
+
+
+def test_weights_of_another_network_are_no_start(tiny_config):
+    """Every field that differs is named, but for the precision of the computation."""
+    tiny_config.train.start_from = 'default'
+    with pytest.raises(UserError, match=r'channels is 48 there and 12 here; .*rates is \(1, 2, 4, 6\) there'):
+        train.start_state(tiny_config)
+
+
 def test_an_undisturbed_run_writes_what_it_promises(tiny_config, tmp_path, mesh):
     """Config, run record, every loss term per line, checkpoints, TensorBoard events and weights."""
     state, _ = train.train(tiny_config, tmp_path, mesh)
