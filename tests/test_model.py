@@ -264,6 +264,7 @@ def test_rates_set_the_number_of_scales():
     assert len(run({**TINY, 'rates': (3,)}, random_images(8, 8)).aux_rain) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('lenient_promotion')
 def test_double_precision_is_double_throughout():
     """With float64 parameters, statistics and outputs are float64, and equal float32 to its rounding."""

@@ -145,9 +145,14 @@ def test_half_precision_is_close(is_training):
 
 
 @pytest.mark.parametrize(
-    'size', [pytest.param(FULL, id='full', marks=pytest.mark.slow), pytest.param(SMALL, id='small')]
+    ('variant', 'size'),
+    [
+        pytest.param(variant, size, id=f'{variant}-{name}', marks=() if is_fast else pytest.mark.slow)
+        for name, size in (('full', FULL), ('small', SMALL))
+        for variant in VARIANTS
+        for is_fast in [(variant, name) == ('V4', 'small')]
+    ],
 )
-@pytest.mark.parametrize('variant', VARIANTS)
 def test_gradient_parity(variant, size, double):
     """Gradients of the total loss of each variant agree to 1e-9 for every parameter; so do the terms."""
     from qsnet_jax import losses
