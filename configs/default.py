@@ -52,12 +52,8 @@ def get_config():
     config.data.clean = config_dict.placeholder(str)  # pattern of the clean files; what * stands for pairs them
     config.data.layer = config_dict.placeholder(str)  # pattern of the rain layers
     config.data.any_layer = False  # layers: put any layer on any background in training, not only its own
-    config.data.vary_layers = (
-        1.0  # layers/A+B: in training resized and brightened at random by factors in 1 / this to this
-    )
-    config.data.hold_out = (
-        3  # layers/A+B: one layer in so many is for evaluation alone if B has no val or test; 0: none
-    )
+    config.data.vary_layers = 1.0  # layers/A+B: random factors of size and brightness in training, 1 / this to this
+    config.data.hold_out = 3  # layers/A+B: one in so many is for evaluation alone if B has no val or test; 0: none
     config.data.crop = 256  # pixels; training patches are crop x crop, small images are padded by reflection
     config.data.batch = 8  # global, over all devices and processes; not in the paper (sibling code: 1)
     config.data.flip = False  # random horizontal flips

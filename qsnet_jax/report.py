@@ -206,8 +206,7 @@ def _studies(found: dict[str, evidence.Rows], size: str, paper: dict[str, Any], 
     ):
         items.append(against_paper_settings(found, names, heading))
     path = results / 'figures' / f'curves-{size}.png'
-    with provenance.replacing(path) as temporary:
-        draw_curves(found).savefig(temporary, format='png', dpi=110)
+    _save(draw_curves(found), path)
     items.append(page.Figure(path, f'Validation while training, {size} size: the mean over seeds, and each seed'))
     return items
 
@@ -244,8 +243,7 @@ def _released(rows: evidence.Rows, results: pathlib.Path) -> list[Any]:
         place = 'yes' if is_included else 'no'
         trainings.append([row['variant'], place, network, str(config['train']['steps']), size, minutes, device])
     path = results / 'figures' / 'release.png'
-    with provenance.replacing(path) as temporary:
-        draw_validations(found).savefig(temporary, format='png', dpi=110)
+    _save(draw_validations(found), path)
     columns = ['weights', 'set (images)', 'input, rgb', 'ours, rgb', 'input, y', 'ours, y', '95 % of PSNR y']
     return [
         page.Heading('Released weights'),
@@ -261,7 +259,7 @@ def draw_validations(rows: evidence.Rows) -> matplotlib.figure.Figure:
     """One panel per training: PSNR of the validation images over the steps, by set, with minutes above."""
     figure = matplotlib.figure.Figure(figsize=(7 * len(rows), 4.5), layout='constrained')
     for axis, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
-        lines = [line for line in row['curve'] if 'validation_psnr' in line]
+        lines = _validations(row)
         steps = [line['step'] for line in lines]
         watched = [key for key in lines[0] if key.startswith('validation_psnr/')] or ['validation_psnr']
         for key in watched:
@@ -414,5 +412,15 @@ def draw_curves(found: dict[str, evidence.Rows]) -> matplotlib.figure.Figure:
 
 
 def _validation(row: dict[str, Any]) -> tuple[list[int], list[float]]:
-    lines = [line for line in row['curve'] if 'validation_psnr' in line]
+    lines = _validations(row)
     return [line['step'] for line in lines], [line['validation_psnr'] for line in lines]
+
+
+def _validations(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The validations among the lines of a row's curve."""
+    return [line for line in row['curve'] if 'validation_psnr' in line]
+
+
+def _save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
+    with provenance.replacing(path) as temporary:
+        figure.savefig(temporary, format='png', dpi=110)
