@@ -1,6 +1,6 @@
 """The weights that come with the package: trained on every kind of streak that there is, for photos of any origin.
 
-Run:      python -m qsnet_jax.main --mode=study --config=configs/release.py --config.data.root=FOLDER --only=default
+Run:      python -m qsnet_jax.main --mode=study --config=configs/release.py --config.data.root=FOLDER --only=default,further
 On CPUs:  --config=configs/release.py:cpu, a network of 48 channels and 6 units
 Expect:   :cpu, 94 minutes on two cores; PSNR y 32.5 dB on RainTrainL/val (rainy 27.0), 24.8 on the heavy hold-out
           (15.2), 21.7 on Rain800/val (22.5; three in four are darkened as a whole). Full size is not trained yet.
@@ -15,6 +15,7 @@ DRAWN_LIGHT, DRAWN_HEAVY, DRAWN_WIDE = (f'drawn_{style}/RainTrainL/train/clean' 
 RAIN800 = 'rain800/train'
 VARIANTS = {  # weights of the sources in each mixture; none sees a background or a layer of the validation sets
     'default': {LIGHT: 4, HEAVY: 3, GARG06: 1, RAIN800: 2, DRAWN_LIGHT: 0.5, DRAWN_HEAVY: 0.5, DRAWN_WIDE: 0.5},
+    'further': {LIGHT: 5, HEAVY: 1.5, GARG06: 0.5, RAIN800: 2.5, DRAWN_LIGHT: 0.5, DRAWN_HEAVY: 0.25, DRAWN_WIDE: 0.25},
     'light': {LIGHT: 4, GARG06: 1, DRAWN_LIGHT: 0.5, DRAWN_WIDE: 0.5},
     'heavy': {HEAVY: 4, RAIN800: 1, DRAWN_HEAVY: 1},
 }
@@ -53,8 +54,14 @@ def get_config(selection=''):
         config.train.steps = 10_000
         config.train.learning_rate = 3e-3
         config.train.eval_every = config.train.checkpoint_every = 1000
+    study = 'release-cpu' if size else 'release'
     variants = {variant: {'data.train': _mixture(variant)} for variant in VARIANTS}
-    return studies.arrange(config, 'release-cpu' if size else 'release', variants, name, seeds=(0,))
+    variants['further'] |= {
+        'train.start_from': f'runs/{study}/default-0/weights.safetensors',
+        'train.learning_rate': config.train.learning_rate / 2,
+        'train.steps': config.train.steps * 6 // 5,
+    }
+    return studies.arrange(config, study, variants, name, seeds=(0,))
 
 
 def _mixture(variant):

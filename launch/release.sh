@@ -16,11 +16,11 @@ else
   export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}" # or a resumed run would differ in its last digits
 fi
 failed=0
-python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$root" --only=default "$@" ||
+python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$root" --only=default,further "$@" ||
   { failed=$?; [ "$failed" = 1 ]; } # 1: a run failed, and left a row
-for name in default light heavy; do
+for name in default further light heavy; do
   weights="runs/$size/$name-0/weights.safetensors"
-  if [ -f "$weights" ]; then cp -v "$weights" qsnet_jax/weights/$name.safetensors; fi
+  if [ -f "$weights" ]; then cp -v "$weights" "qsnet_jax/weights/${name/further/default}.safetensors"; fi
 done
 python -m qsnet_jax.main --mode=report
 exit $failed

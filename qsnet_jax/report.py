@@ -227,11 +227,12 @@ def _released(rows: evidence.Rows, results: pathlib.Path) -> list[Any]:
     found = [row for row in rows if row['kind'] == 'study' and row['size'].startswith('release') and row['sets']]
     if not found:
         return []
+    paths = sorted(checkpoint.INCLUDED.glob('*.safetensors'))
+    included = {path.stem: checkpoint.load_record(path).get('scores', {}) for path in paths}
     cells, trainings = [], []
     for row in found:
-        path = checkpoint.INCLUDED / f'{row["variant"]}.safetensors'
-        stored = checkpoint.load_record(path).get('scores', {}) if path.exists() else {}
-        is_included = all(stored.get(name, {}).get('y') == each['y'] for name, each in row['sets'].items())
+        own = {name: each['y'] for name, each in row['sets'].items()}
+        names = [name for name, scores in included.items() if {key: scores[key]['y'] for key in scores} == own]
         for name, each in row['sets'].items():
             ends = [f'{end:.2f}' for end in each['interval']['y']['psnr'] or ()]
             cells.append([row['variant'], evidence.label(name, row), *_in_out(each), ' .. '.join(ends) or '-'])
@@ -240,8 +241,9 @@ def _released(rows: evidence.Rows, results: pathlib.Path) -> list[Any]:
         size = f'{config["data"]["batch"]} x {config["data"]["crop"]}²'
         minutes = f'{record["training"]["training_seconds"] / 60:.0f}'
         device = f'{record["device"]["kind"]} x {record["device"]["count"]}'
-        place = 'yes' if is_included else 'no'
-        trainings.append([row['variant'], place, network, str(config['train']['steps']), size, minutes, device])
+        trainings.append(
+            [row['variant'], ', '.join(names) or '-', network, str(config['train']['steps']), size, minutes, device]
+        )
     path = results / 'figures' / 'release.png'
     _save(draw_validations(found), path)
     columns = ['weights', 'set (images)', 'input, rgb', 'ours, rgb', 'input, y', 'ours, y', '95 % of PSNR y']
@@ -249,7 +251,7 @@ def _released(rows: evidence.Rows, results: pathlib.Path) -> list[Any]:
         page.Heading('Released weights'),
         page.Table('Scores', columns, cells),
         page.Table(
-            'Training', ['weights', 'in the package', 'network', 'steps', 'patches', 'minutes', 'device'], trainings
+            'Training', ['weights', 'in the package as', 'network', 'steps', 'patches', 'minutes', 'device'], trainings
         ),
         page.Figure(path, 'PSNR of the first validation images while training, against steps and minutes'),
     ]

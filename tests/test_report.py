@@ -137,7 +137,7 @@ def test_released_weights_stand_in_the_report_with_their_curve(found):
     text = (found / 'README.md').read_text()
     assert text.index('## Released weights') < text.index('## Pictures')
     assert '| default | pairs (6) | 32.50 / 0.900 |' in text and '31.50 .. 32.25 |' in text
-    assert '| light | no | width 24, 4 units | 400 | 4 x 64² | 1 | cpu x 4 |' in text
+    assert '| light | - | width 24, 4 units | 400 | 4 x 64² | 1 | cpu x 4 |' in text
     assert (found / 'figures/release.png').exists()
     row['provenance']['training']['training_data']['pairs']['sha256'] = 'c' * 64
     provenance.write_json(found / 'rows/release-cpu-light-0.json', row)
