@@ -1,7 +1,7 @@
 """The weights that come with the package: trained on every kind of streak that there is, for photos of any origin.
 
-Run:      python -m qsnet_jax.main --mode=study --config=configs/release.py --config.data.root=FOLDER --only=default,further
-On CPUs:  --config=configs/release.py:cpu, a network of 48 channels and 6 units
+Run:      launch/release.sh FOLDER, which trains `default` and goes on with `further`
+On CPUs:  launch/release.sh FOLDER cpu, a network of 48 channels and 6 units
 Expect:   :cpu, 94 minutes on two cores; PSNR y 32.5 dB on RainTrainL/val (rainy 27.0), 24.8 on the heavy hold-out
           (15.2), 21.7 on Rain800/val (22.5; three in four are darkened as a whole). Full size is not trained yet.
 Where FOLDER holds RainTrainL/{train,val}/{clean,layer}, RainTrainH/train/layer, Streaks_Garg06/*.png (measured layers)

@@ -258,7 +258,11 @@ def _open_any_layer(name: str, data: Any, role: str, cache: sources.Cache) -> so
         numbered = enumerate(layers.items())
         layers = dict(item for i, item in numbered if (i % data.hold_out == 0) == (role == 'eval'))
     clean = _side(clean_root, data.clean or layouts.LAYERS['clean'])
-    return _any_layer(clean_root, clean, layer_root, layers, data.vary_layers, cache)
+    source = _any_layer(clean_root, clean, layer_root, layers, data.vary_layers, cache)
+    if role == 'eval':  # the layer of each is fixed; all that share one form a group, for every background comes once
+        source.groups = [source.layer_of(index).stem for index in range(len(source.names))]
+        source.names = [f'{name}+{layer}' for name, layer in zip(source.names, source.groups, strict=True)]
+    return source
 
 
 def _side(root: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:

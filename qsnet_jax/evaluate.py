@@ -2,7 +2,7 @@
 
 Beside each mean stands its 95 % bootstrap interval: as many images as the set has are drawn from it, with repetition,
 10,000 times, and the middle 95 % of the means kept. Images of one scene (the 14 rainy versions of a photo in Rain1400)
-are drawn together. It says how far the mean depends on the choice of scenes.
+or of one rain layer (`layers/A+B`) are drawn together. It says how far the mean depends on the choice of these.
 """
 
 import collections

@@ -27,7 +27,7 @@ class Source(Protocol):
     """Items to train on or to score."""
 
     names: list[str]
-    groups: list[str]  # of each item the scene that it shows; items of one scene are no independent evidence
+    groups: list[str]  # of each item what it shares with others, its scene or rain: these are no independent evidence
     notes: dict[str, Any]  # what a result on them must say besides their fingerprint
 
     def load(self, index: int) -> Pair:
@@ -140,12 +140,16 @@ class AnyLayer(_Files):
 
     def load(self, index: int) -> Pair:
         clean = self.cache.read(self.items[index].files['clean'])
-        height, width = clean.shape[:2]
-        fitting = [i for i, (rows, columns) in enumerate(self._sizes) if rows >= height and columns >= width]
-        chosen = fitting or list(range(len(self.layers)))
-        layer = self.cache.read_layer(self.layers[chosen[index % len(chosen)]])[:height, :width]
+        layer = self.cache.read_layer(self.layer_of(index))[: clean.shape[0], : clean.shape[1]]
         missing = [(0, extent - there) for extent, there in zip(clean.shape[:2], layer.shape, strict=True)]
         return rain.add_rain(clean, np.pad(layer, missing, mode='reflect')), clean
+
+    def layer_of(self, index: int) -> pathlib.Path:
+        """The layer that item `index` is scored with."""
+        height, width = images.size(self.items[index].files['clean'])
+        fitting = [i for i, (rows, columns) in enumerate(self._sizes) if rows >= height and columns >= width]
+        chosen = fitting or list(range(len(self.layers)))
+        return self.layers[chosen[index % len(chosen)]]
 
     def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
         clean = self.cache.read(self.items[index].files['clean'])

@@ -168,6 +168,7 @@ def test_layers_of_one_folder_on_backgrounds_of_another(tmp_path, data):
     assert drawn_pairs(train) == {(clean, layer) for clean in (1, 2) for layer in (20, 30, 50, 60)}
     scored = [held_out.load(index) for index in range(3)]
     assert [(int(c[0, 0, 0]), int(r[0, 0, 0]) - int(c[0, 0, 0])) for r, c in scored] == [(3, 10), (4, 40), (5, 70)]
+    assert train.names == ['1', '2'] and held_out.names == ['3+1', '4+4', '5+7']
     data.hold_out = 0
     assert {layer for _, layer in drawn_pairs(open_source('layers/A+B', data, 'train'))} == set(range(10, 80, 10))
     plain(tmp_path, 'B/val/layer', (9,), (25, 40), 10)
@@ -202,7 +203,9 @@ def test_layers_that_fit_are_scored_first_and_small_ones_continued(tmp_path, dat
     for number, layer in enumerate((ramp, np.full((20, 30), 100, np.uint8)), start=1):
         write(tmp_path, f'B/layer/{number}.png', layer)
     data.hold_out = 0
-    wide, tall, larger = (open_source('layers/A+B', data).load(index) for index in range(3))
+    source = open_source('layers/A+B', data)
+    wide, tall, larger = (source.load(index) for index in range(3))
+    assert source.groups == ['2', '1', '1']  # of one layer: no independent evidence
     np.testing.assert_array_equal(wide[0], wide[1] + 100)
     np.testing.assert_array_equal(tall[0][..., 0], ramp + 2)
     np.testing.assert_array_equal(larger[0][:30, :20, 0], ramp + 3)
