@@ -180,9 +180,7 @@ def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple
             state = checkpoint.restore(manager, manager.latest_step(), state)
         start = int(state.step)
         record = {**provenance.collect(config.to_dict(), config.seed), 'training_data': fingerprints}
-        if config.train.start_from:
-            record['start_from'] = _origin(config.train.start_from, workdir if is_begun else None)
-        starts = _append_start(workdir / 'run.json', {'step': start, **record})
+        record, starts = _claim_start(config, workdir, start, record)
         log = stack.enter_context(contextlib.closing(_Log(workdir, start)))
         state = _loop(config, state, mesh, batches, sets, manager, log)
         settings = config.model.to_dict()
@@ -190,13 +188,6 @@ def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple
         if jax.process_index() == 0:
             checkpoint.save_weights(workdir / 'weights.safetensors', export(state), settings, record)
     return state, record
-
-
-def _origin(name: str, begun: pathlib.Path | None) -> dict[str, Any]:
-    """What the weights that a run started from say of themselves; of a run that was begun, what it noted then."""
-    if begun:
-        return json.loads((begun / 'run.json').read_text())['starts'][0]['start_from']
-    return {'sha256': sources.file_hash(checkpoint.find_weights(name)), 'record': checkpoint.load_record(name)}
 
 
 def export(state: TrainState) -> dict[str, Any]:
@@ -361,7 +352,7 @@ def check_fields(config: Any) -> None:
     positive = {
         'train': (
             *('steps', 'log_every', 'eval_every', 'eval_sets', 'eval_images', 'checkpoint_every', 'keep'),
-            'plateau_window',
+            *('plateau_window', 'plateau_patience'),
         ),
         'data': ('crop', 'batch', 'threads', 'prefetch'),
     }
@@ -373,6 +364,8 @@ def check_fields(config: Any) -> None:
     for name, (least, most) in within.items():
         if not least <= config.data[name] <= most:
             raise UserError(f'data.{name} is {config.data[name]}; it must be in [{least}, {most}].')
+    if not 0 < config.train.plateau_factor < 1:
+        raise UserError(f'train.plateau_factor is {config.train.plateau_factor}; it must be between 0 and 1.')
     if config.seed < 0:
         raise UserError(f'seed is {config.seed}; it must not be negative.')
 
@@ -412,12 +405,47 @@ def flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     return fields
 
 
-def _append_start(path: pathlib.Path, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Adds one start of the run, with its step and provenance, to run.json; returns step, commit and date of all."""
-    starts = [*(json.loads(path.read_text())['starts'] if path.exists() else []), record]
+def _claim_start(
+    config: Any, workdir: pathlib.Path, step: int, record: dict[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Adds a start of the run to run.json; refuses other training images than those of the starts before it.
+
+    A start without a checkpoint after it left nothing behind and is forgotten; one at the last step adds nothing.
+    Returns the provenance of the last steps, and step, commit and date of all starts.
+    """
+    path = workdir / 'run.json'
+    starts = json.loads(path.read_text())['starts'] if step and path.exists() else []
+    starts = [start for start in starts if start['step'] < step]
+    if starts:
+        _refuse_other_images(starts[-1]['training_data'], record['training_data'], workdir)
+    if not starts or step < config.train.steps:
+        origin = starts[0].get('start_from') if starts else _origin(config.train.start_from)
+        starts.append({'step': step, **record, **({'start_from': origin} if origin else {})})
     if jax.process_index() == 0:
         provenance.write_json(path, {'starts': starts})
-    return [{name: start[name] for name in ('step', 'commit', 'date')} for start in starts]
+    last = {key: value for key, value in starts[-1].items() if key != 'step'}
+    return last, [{key: start[key] for key in ('step', 'commit', 'date')} for start in starts]
+
+
+def _origin(name: str | None) -> dict[str, Any] | None:
+    """What the weights that a run starts from say of themselves."""
+    if not name:
+        return None
+    return {'sha256': sources.file_hash(checkpoint.find_weights(name)), 'record': checkpoint.load_record(name)}
+
+
+def _refuse_other_images(stored: dict[str, Any], given: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Raises UserError that names the sources whose files have changed since the run's last steps."""
+    changed = [
+        f'{name} ({stored[name]["count"]} images then, {given[name]["count"]} now)'
+        for name in sorted(stored.keys() & given.keys())
+        if stored[name]['sha256'] != given[name]['sha256']
+    ]
+    if changed:
+        raise UserError(
+            f'{workdir} holds a run on other training images of {", ".join(changed)}. Name another --workdir, or give '
+            'it the files that it was begun with.'
+        )
 
 
 @contextlib.contextmanager

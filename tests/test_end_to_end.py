@@ -93,7 +93,7 @@ def test_killed_at_any_moment_ends_with_the_same_parameters(tiny, tmp_path):
     status, _, errors = run(*flags, f'--workdir={workdir}')
     assert status == 0, errors
     starts = checkpoint.load_record(workdir / 'weights.safetensors')['starts']
-    assert len(starts) == 3 and starts[0]['step'] == 0 < starts[2]['step']
+    assert starts[0]['step'] == 0 < starts[-1]['step']
     expected, found = (load_file(path / 'weights.safetensors') for path in (whole, workdir))
     assert expected.keys() == found.keys()
     for name, value in expected.items():

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 
 import flax
@@ -111,7 +112,10 @@ def test_validation_on_several_sets_is_their_mean(tiny_config, tmp_path, mesh, m
 
 @pytest.mark.parametrize(
     ('section', 'field', 'value'),
-    [('data', 'vary_layers', 0.5), ('data', 'brightness', 1.0), ('data', 'hold_out', -1), ('train', 'eval_sets', 0)],
+    [
+        *(('data', 'vary_layers', 0.5), ('data', 'brightness', 1.0), ('data', 'hold_out', -1)),
+        *(('train', 'eval_sets', 0), ('train', 'plateau_patience', 0), ('train', 'plateau_factor', 1.0)),
+    ],
 )
 def test_numbers_that_no_run_can_use_are_refused(tiny_config, section, field, value):
     """By name, before anything is read."""
@@ -133,9 +137,40 @@ def test_training_goes_on_from_weights(tiny_config, tmp_path, mesh):
     assert record['start_from']['record']['date'] == first['date'] and len(record['start_from']['sha256']) == 64
     (tmp_path / 'first/weights.safetensors').unlink()
     _, again = train.train(tiny_config, tmp_path / 'second', mesh)
-    assert again['start_from'] == record['start_from'] and len(again['starts']) == 2
+    assert again == json.loads(json.dumps(record))  # this start made no step: the weights are still those of the first
     _, restored = train.restore_variables(tiny_config, tmp_path / 'second', 'latest')
     assert restored['start_from'] == record['start_from']
+
+
+def test_a_start_that_left_no_checkpoint_is_forgotten(tiny_config, tmp_path, mesh, monkeypatch):
+    """A run begun anew with other weights to start from, and resumed, tells of these alone."""
+    tiny_config.train.steps = 6
+    train.train(tiny_config, tmp_path / 'first', mesh)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2, crash)
+        with pytest.raises(RuntimeError, match='crash'):
+            train.train(tiny_config, tmp_path / 'second', mesh)
+    tiny_config.train.start_from = str(tmp_path / 'first/weights.safetensors')
+    with monkeypatch.context() as patch:
+        interrupt(patch, 6, crash)
+        with pytest.raises(RuntimeError, match='crash'):
+            train.train(tiny_config, tmp_path / 'second', mesh)
+    _, record = train.train(tiny_config, tmp_path / 'second', mesh)
+    assert [start['step'] for start in record['starts']] == [0, 5]
+    assert record['start_from']['record']['step'] == 6
+
+
+def test_a_run_does_not_go_on_with_other_images(tiny_config, pairs_root, tmp_path, mesh):
+    """The folder is the same, its files are not; a finished run keeps its fingerprints too."""
+    root = tmp_path / 'root'
+    shutil.copytree(pairs_root, root)
+    tiny_config.data.root = str(root)
+    tiny_config.train.steps = 2
+    train.train(tiny_config, tmp_path / 'run', mesh)
+    for name in ('rain', 'norain'):
+        (root / f'train/{name}-0.png').unlink()
+    with pytest.raises(UserError, match=r'on other training images of pairs \(6 images then, 5 now\)'):
+        train.train(tiny_config, tmp_path / 'run', mesh)
 
 
 def test_weights_of_another_network_are_no_start(tiny_config):
