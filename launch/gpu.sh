@@ -10,7 +10,7 @@ export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}" # or a resume
 failed=0
 for name in losses sharing atrous_rates; do
   python -m qsnet_jax.main --mode=study --config="configs/$name.py" --config.data.root="$root" \
-    --compilation_cache=runs/cache "${@:2}" || { failed=$?; [ "$failed" = 1 ]; } # 1: a run failed, and left a row
+    --compilation_cache=runs/cache "${@:2}" || { failed=$?; [ "$failed" = 3 ]; } # 3: a run failed, and left a row
 done
 python -m qsnet_jax.main --mode=report
 exit $failed

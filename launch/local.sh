@@ -8,9 +8,9 @@ cd "$(dirname "$0")/.."
 root=$(realpath --relative-to=. "$root")
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 # large pages, where the system gives them on request
 failed=0
-study() { # status 1: some run failed and left a row that says so; the others go on
+study() { # status 3: some run failed and left a row that says so; the others go on
   python -m qsnet_jax.main --mode=study --config="configs/$1.py:small" --config.data.root="$root" \
-    --compilation_cache=runs/cache "${@:2}" || { failed=$?; [ "$failed" = 1 ]; }
+    --compilation_cache=runs/cache "${@:2}" || { failed=$?; [ "$failed" = 3 ]; }
 }
 for name in losses sharing scales; do study "$name" "${@:2}"; done
 for name in atrous_rates encoder_stride loss_weights; do study "$name" --config.study.seeds='(0,)' "${@:2}"; done

@@ -17,7 +17,7 @@ else
 fi
 failed=0
 python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$root" --only=default,further "$@" ||
-  { failed=$?; [ "$failed" = 1 ]; } # 1: a run failed, and left a row
+  { failed=$?; [ "$failed" = 3 ]; } # 3: a run failed, and left a row
 for name in default further light heavy; do
   weights="runs/$size/$name-0/weights.safetensors"
   if [ -f "$weights" ]; then cp -v "$weights" "qsnet_jax/weights/${name/further/default}.safetensors"; fi

@@ -80,7 +80,8 @@ def main(arguments: list[str]) -> int:
     forwarded = [each for each in sys.argv[1:] if each.lstrip('-').partition('=')[0] not in _OWN]
     processes = _NODES.value * max(_GPUS.value, 1)
     try:
-        if _CONFIG.value is None or len(arguments) > 1:
+        loose = [each for each in sys.argv[1:] if not each.startswith('-')]  # absl takes --gpus 4, jobs would get the 4
+        if _CONFIG.value is None or len(arguments) > 1 or loose:
             raise UserError('Give --config=configs/STUDY.py, and flags as --name=value.')
         tasks = commands(forwarded, is_distributed=processes > 1 and not _LOCAL.value)
     except UserError as error:

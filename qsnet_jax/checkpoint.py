@@ -97,7 +97,7 @@ def save_weights(
 
 def find_weights(name: str | os.PathLike) -> pathlib.Path:
     """The file itself or, for a name without folder and extension such as 'default', that of the package."""
-    path, included = pathlib.Path(name), INCLUDED / f'{name}.safetensors'
+    path, included = pathlib.Path(name).expanduser(), INCLUDED / f'{name}.safetensors'
     is_name = path == pathlib.Path(path.stem) and not path.is_file()
     return included if is_name and included.exists() else path
 

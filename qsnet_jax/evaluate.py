@@ -2,7 +2,8 @@
 
 Beside each mean stands its 95 % bootstrap interval: as many images as the set has are drawn from it, with repetition,
 10,000 times, and the middle 95 % of the means kept. Images of one scene (the 14 rainy versions of a photo in Rain1400)
-or of one rain layer (`layers/A+B`) are drawn together. It says how far the mean depends on the choice of these.
+or of one rain layer (`layers/A+B`) form a group and are drawn together. With fewer than ten groups that would be too
+narrow; Student's t over the groups takes its place. It says how far the mean depends on the choice of groups.
 """
 
 import collections
@@ -18,17 +19,18 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import scipy.special
 import tqdm
 
 from qsnet_jax import datasets, derain, images, metrics, provenance, sources
 
-PROTOCOLS = ('rgb', 'y')
+PROTOCOLS = metrics.PROTOCOLS
 MEASURES = ('psnr', 'ssim')
 PICTURES = 4  # before/after pictures written per data set
 RESAMPLES = 10_000
 Column: TypeAlias = tuple[np.ndarray, np.ndarray]  # scores, and of each the number of its group
 Scores: TypeAlias = dict[str, dict[tuple[str, str], Column]]  # label -> (protocol, measure) -> column
-_SMALLEST_FOR_SSIM = 11  # pixels, the size of its window
+FEW = 10  # groups; below, the bootstrap is too narrow
 
 
 class Derainer(Protocol):
@@ -77,7 +79,7 @@ def validate(derainer: Callable[[np.ndarray], np.ndarray], source: sources.Sourc
 
 def score(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
     """{'rgb_psnr', 'rgb_ssim', 'y_psnr', 'y_ssim'} of one uint8 (H, W, 3) image; SSIM is NaN below 11 pixels."""
-    has_ssim = min(clean.shape[:2]) >= _SMALLEST_FOR_SSIM
+    has_ssim = min(clean.shape[:2]) >= metrics.WINDOW
     return {
         f'{protocol}_{measure}': getattr(metrics, measure)(restored, clean, protocol)
         if measure == 'psnr' or has_ssim
@@ -242,13 +244,24 @@ def _mean(sets: list[Column]) -> float | None:
 
 
 def interval(sets: list[Column]) -> list[float] | None:
-    """Its 95 % bootstrap interval, always of the same draws; None where a set has fewer than two groups."""
-    means = np.zeros(RESAMPLES)
-    for number, (scores, groups) in enumerate(sets):
+    """Its 95 % interval, see above, always of the same draws; None where a set has fewer than two groups."""
+    grouped = []
+    for scores, groups in sets:
         _, members = np.unique(groups, return_inverse=True)
         if not scores.size or members.max() < 1:
             return None
-        sums, counts = np.bincount(members, scores), np.bincount(members)
+        grouped.append((np.bincount(members, scores), np.bincount(members)))
+    fewest = min(sums.size for sums, _ in grouped)
+    if fewest < FEW:
+        mean, variance = 0.0, 0.0
+        for sums, counts in grouped:
+            own, size = sums.sum() / counts.sum(), sums.size
+            spread = np.square(sums - own * counts).sum() * size / (size - 1) / counts.sum() ** 2
+            mean, variance = mean + own / len(sets), variance + spread / len(sets) ** 2
+        half = scipy.special.stdtrit(fewest - 1, 0.975) * math.sqrt(variance)
+        return [float(mean - half), float(mean + half)]
+    means = np.zeros(RESAMPLES)
+    for number, (sums, counts) in enumerate(grouped):
         generator = np.random.Generator(np.random.PCG64((number, sums.size)))
         for chunk in np.array_split(np.arange(RESAMPLES), 20):  # bounds the memory
             drawn = generator.integers(sums.size, size=(chunk.size, sums.size))

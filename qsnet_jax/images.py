@@ -31,6 +31,7 @@ from qsnet_jax import UserError
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 MAX_PIXELS = 200_000_000
+COLOURED = 24  # levels between channels; JPEG moves those of a grey picture by less
 JPEG_QUALITY = 95  # the highest that Pillow advises; above it files grow and little is gained
 
 # Pillow warns above its limit and raises above twice that. Its default lies below MAX_PIXELS, so its warning would
@@ -65,6 +66,20 @@ class Photo:
 def read(path) -> np.ndarray:
     """Decodes an image file for training or evaluation -> uint8 (H, W, 3) RGB, converted as the module says."""
     return _load(path).rgb
+
+
+def read_layer(path) -> np.ndarray:
+    """A rain layer, uint8 (H, W): the light that is added to all channels alike.
+
+    Raises ImageError where it is not grey on black: transparency and colours have no place in that sum.
+    """
+    photo = _load(path)
+    if photo.alpha is not None and photo.alpha.min() < 255:
+        raise ImageError(f'{path} has transparent parts; a rain layer is grey on black. Put it on black first.')
+    spread = int((photo.rgb.max(axis=2) - photo.rgb.min(axis=2)).max())
+    if spread > COLOURED:
+        raise ImageError(f'{path} has colours, channels up to {spread} levels apart; a rain layer is grey on black.')
+    return np.ascontiguousarray(photo.rgb[..., 1])
 
 
 def decode(content: bytes, name: str) -> np.ndarray:

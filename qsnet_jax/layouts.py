@@ -92,16 +92,24 @@ def below(folder: pathlib.Path, names: str) -> pathlib.Path | None:
     """The sub-folder of that name, or of those names one in another, in any case; the folder itself for ''."""
     found: pathlib.Path | None = folder
     for name in names.split('/') if names else ():
-        children = sorted(found.iterdir()) if found and found.is_dir() else []
-        alike = [path for path in children if path.name.lower() == name.lower() and path.is_dir()]
+        alike = [path for path in _children(found) if path.name.lower() == name.lower() and path.is_dir()]
         found = next((path for path in alike if path.name == name), alike[0]) if alike else None
     return found
 
 
 def image_files(folder: pathlib.Path | None) -> list[pathlib.Path]:
     """The folder's image files, sorted; hidden ones are not."""
-    paths = sorted(folder.iterdir()) if folder and folder.is_dir() else []
-    return [path for path in paths if path.suffix.lower() in images.EXTENSIONS and not path.name.startswith('.')]
+    return [
+        path for path in _children(folder) if path.suffix.lower() in images.EXTENSIONS and not path.name.startswith('.')
+    ]
+
+
+def _children(folder: pathlib.Path | None) -> list[pathlib.Path]:
+    """What lies in a folder, sorted; nothing where it is none. Raises UserError where it may not be read."""
+    try:
+        return sorted(folder.iterdir()) if folder and folder.is_dir() else []
+    except OSError as error:
+        raise UserError(f'The folder of images {folder} cannot be read: {error.strerror}.') from error
 
 
 def unreadable(items: Iterable[Item]) -> list[str]:

@@ -81,7 +81,7 @@ def _study() -> int:
     from qsnet_jax import study
 
     config, workdir = _run()
-    return int(study.study(config, workdir, pathlib.Path(_RESULTS.value), _ONLY.value) > 0)
+    return 3 if study.study(config, workdir, _results(), _ONLY.value) else 0  # 3: runs failed, and left rows
 
 
 def _eval() -> int:
@@ -91,6 +91,7 @@ def _eval() -> int:
     if _WEIGHTS.value:
         variables, settings = checkpoint.load_weights(_WEIGHTS.value)
         record = checkpoint.load_record(_WEIGHTS.value)
+        config.model.update(settings)  # what is scored and recorded
     else:
         variables, record = train.restore_variables(config, workdir, _CHECKPOINT.value)
         settings = config.model.to_dict()
@@ -128,14 +129,14 @@ def _sparsity() -> int:
     from qsnet_jax import sparsity
 
     config = None if _INPUT.value and _CONFIG.value is None else _run()[0]
-    sparsity.run(config, _INPUT.value, _WEIGHTS.value, pathlib.Path(_RESULTS.value))
+    sparsity.run(config, _INPUT.value, _WEIGHTS.value, _results())
     return 0
 
 
 def _report() -> int:
     from qsnet_jax import report
 
-    report.report(pathlib.Path(_RESULTS.value))
+    report.report(_results())
     return 0
 
 
@@ -144,7 +145,7 @@ def _compare() -> int:
     from qsnet_jax import compare
 
     config, workdir = _run()
-    compare.compare(config, workdir, pathlib.Path(_RESULTS.value))
+    compare.compare(config, workdir, _results())
     return 0
 
 
@@ -153,8 +154,13 @@ def _bench() -> int:
     from qsnet_jax import bench
 
     config, _ = _run()
-    bench.bench(config, pathlib.Path(_RESULTS.value) / 'bench')
+    bench.bench(config, _results() / 'bench')
     return 0
+
+
+def _results() -> pathlib.Path:
+    """Folder of rows, figures and the report."""
+    return pathlib.Path(_RESULTS.value).expanduser()
 
 
 def _tile() -> int:
@@ -174,10 +180,17 @@ def _run():
     except OSError as error:  # ml_collections says at the first use of a config that it could not be loaded
         raise UserError(str(error)) from error
     if _MODE.value == 'study' and 'study' in config:  # studies share the runs of the method itself
-        return config, pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / config.study.size)
+        return config, _workdir(config.study.size)
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).name
     default = name.replace('.py:', '-').removesuffix('.py').replace(':', '-')
-    return config, pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / default)
+    if _MODE.value == 'eval' and _WEIGHTS.value:  # of these weights, not of the run of that config
+        default += f'-{pathlib.Path(_WEIGHTS.value).stem}'
+    return config, _workdir(default)
+
+
+def _workdir(default: str) -> pathlib.Path:
+    """Folder of the run."""
+    return pathlib.Path(_WORKDIR.value).expanduser() if _WORKDIR.value else pathlib.Path('runs') / default
 
 
 def _parse(arguments: list[str]) -> list[str]:

@@ -18,7 +18,7 @@ PROTOCOLS = ('rgb', 'y')
 PEAK = 255.0
 
 # SSIM as in Wang et al. 2004: 11x11 Gaussian window, K1 = .01, K2 = .03.
-_WINDOW = 11
+WINDOW = 11
 _SIGMA = 1.5
 _C1 = (0.01 * PEAK) ** 2
 _C2 = (0.03 * PEAK) ** 2
@@ -45,9 +45,9 @@ def ssim(restored: np.ndarray, clean: np.ndarray, protocol: str) -> float:
     """
     restored, clean = _planes(restored, clean, protocol)
     height, width = clean.shape[:2]
-    if min(height, width) < _WINDOW:
+    if min(height, width) < WINDOW:
         raise ValueError(
-            f'SSIM needs at least {_WINDOW}x{_WINDOW} pixels, its window; found {height}x{width} (height x width). '
+            f'SSIM needs at least {WINDOW}x{WINDOW} pixels, its window; found {height}x{width} (height x width). '
             'Score this pair with psnr only, or leave it out.'
         )
     mean_x, mean_y = _window_mean(restored), _window_mean(clean)
@@ -99,7 +99,7 @@ def _checked(image, name):
 
 def _gaussian():
     """The separable half of the window, float64 (11,), summing to one."""
-    offsets = np.arange(_WINDOW) - _WINDOW // 2
+    offsets = np.arange(WINDOW) - WINDOW // 2
     weights = np.exp(-(offsets**2) / (2.0 * _SIGMA**2))
     return weights / weights.sum()
 
@@ -108,5 +108,5 @@ def _window_mean(plane):
     """Gaussian-weighted mean in every window inside the image; (H, W[, 3]) -> (H - 10, W - 10[, 3])."""
     weights = _gaussian()
     blurred = cv2.sepFilter2D(plane, cv2.CV_64F, weights, weights)
-    margin = _WINDOW // 2  # where OpenCV invents pixels beyond the border
+    margin = WINDOW // 2  # where OpenCV invents pixels beyond the border
     return blurred[margin:-margin, margin:-margin]

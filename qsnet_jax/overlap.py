@@ -16,6 +16,7 @@ from qsnet_jax import UserError, sources
 
 SIZE = 32  # pixels, both sides, of the small pictures
 SHADING = 4.0  # sigma in these pixels; what is coarser is removed, or two photos with a bright sky would look alike
+BLOCK = 1024  # signatures compared at once: bounds the memory
 THRESHOLD = 0.7  # of the correlation: strangers in BSDS reach .5, brightened, halved and recompressed copies fall to .9
 
 
@@ -38,15 +39,17 @@ def signatures(name: str, source: sources.Source) -> np.ndarray:
 
 def shared(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int, float]]:
     """(index in first, index in second, correlation) of each signature of `first` that has its like in `second`."""
-    flat = second.reshape(len(second), -1)
-    mirrored = (first, first[:, ::-1], first[:, :, ::-1], first[:, ::-1, ::-1])
-    best = np.max([picture.reshape(len(first), -1) @ flat.T for picture in mirrored], axis=0)
-    partner = best.argmax(axis=1)
-    return [
-        (index, int(partner[index]), float(best[index, partner[index]]))
-        for index in range(len(first))
-        if best[index, partner[index]] >= THRESHOLD
-    ]
+    flat, found = second.reshape(len(second), -1), []
+    for begin in range(0, len(first), BLOCK):
+        block = first[begin : begin + BLOCK]
+        best = np.full((len(block), len(second)), -1.0, np.float32)
+        for picture in (block, block[:, ::-1], block[:, :, ::-1], block[:, ::-1, ::-1]):
+            np.maximum(best, picture.reshape(len(block), -1) @ flat.T, out=best)
+        partner = best.argmax(axis=1)
+        correlation = best[np.arange(len(block)), partner]
+        alike = np.flatnonzero(correlation >= THRESHOLD).tolist()
+        found += [(begin + i, int(partner[i]), float(correlation[i])) for i in alike]
+    return found
 
 
 def without_shared(name: str, source: sources.Source, held_out: dict[str, np.ndarray]) -> sources.Source:

@@ -82,7 +82,7 @@ def ladder(
         return None
     rows, first = [], found[order[0]][0]
     for name in first['sets']:
-        test, is_same = evidence.test_of(name)
+        test, is_same = evidence.test_of(name, first)
         shown = evidence.label(name, first)
         rows += [
             [shown, f'ours, {protocol}', *(scores(found[each], name, protocol) for each in order)]
@@ -161,11 +161,11 @@ def _table_1(rows: evidence.Rows, paper: dict[str, Any]) -> page.Table:
     cells = [[f'{name} (paper)', *(f'{each[test][0]:.2f} / {each[test][1]:.3f}' for test in evidence.TESTS)]
              for name, each in paper['table_1'].items()]  # fmt: skip
     for size in ('full', 'small'):
-        found = evidence.by_variant(rows, size).get(studies.PAPER)
+        found = evidence.by_variant(rows, size).get(studies.PAPER, [])
         ours = {test: '-' for test in evidence.TESTS}
         for name in found[0]['sets'] if found else ():
-            test, is_same = evidence.test_of(name)
-            if is_same and found:
+            test, is_same = evidence.test_of(name, found[0])
+            if is_same:
                 ours[test] = scores(found, name, 'rgb')
         cells.append([f'ours, {size} (rgb)', *ours.values()])
     return page.Table("The paper's tests", ['method', *evidence.TESTS], cells)
@@ -215,7 +215,7 @@ def _table_3(rows: evidence.Rows, variant: str, paper: dict[str, Any]) -> page.T
     cells = []
     heads = [*rows[0]['sets'][next(iter(rows[0]['sets']))]['scales'], 'all']
     for name in rows[0]['sets']:
-        test, shown = evidence.test_of(name)[0], evidence.label(name, rows[0])
+        test, shown = evidence.test_of(name, rows[0])[0], evidence.label(name, rows[0])
         cells += [[shown, f'ours, {p}', *(scores(rows, name, p, head) for head in heads)] for p in evaluate.PROTOCOLS]
         cells.append([shown, f'paper, {test}', *(f'{paper[h][test][0]:.2f} / {paper[h][test][1]:.3f}' for h in heads)])
     suffix = '' if variant == studies.PAPER else f', with {variant}'
@@ -240,7 +240,8 @@ def _released(rows: evidence.Rows, results: pathlib.Path) -> list[Any]:
         network = f'width {config["model"]["channels"]}, {config["model"]["units"]} units'
         size = f'{config["data"]["batch"]} x {config["data"]["crop"]}²'
         minutes = f'{record["training"]["training_seconds"] / 60:.0f}'
-        device = f'{record["device"]["kind"]} x {record["device"]["count"]}'
+        device = record['training'].get('device', record['device'])  # where it was not the one that scored
+        device = f'{device["kind"]} x {device["count"]}'
         trainings.append(
             [row['variant'], ', '.join(names) or '-', network, str(config['train']['steps']), size, minutes, device]
         )

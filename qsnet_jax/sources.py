@@ -80,8 +80,8 @@ class Cache:
         return self.get(path, functools.partial(images.read, path))
 
     def read_layer(self, path: pathlib.Path) -> np.ndarray:
-        """A rain layer, uint8 (H, W): one grey layer is added to all channels; reading makes it three equal ones."""
-        return self.get(('layer', path), lambda: np.ascontiguousarray(images.read(path)[..., 1]))
+        """A rain layer, uint8 (H, W)."""
+        return self.get(('layer', path), functools.partial(images.read_layer, path))
 
 
 class _Files:

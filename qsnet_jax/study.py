@@ -6,15 +6,17 @@ three of one.
 """
 
 import csv
+import functools
 import json
 import pathlib
 from typing import Any
 
 import jax
+import ml_collections
 from jax.experimental import multihost_utils
 
 from configs import studies
-from qsnet_jax import UserError, checkpoint, derain, evaluate, provenance, train
+from qsnet_jax import UserError, checkpoint, datasets, derain, evaluate, provenance, sources, train
 
 CURVE = ('step', 'seconds', 'total', 'psnr')  # what a row keeps of metrics.jsonl, besides validations
 
@@ -102,15 +104,32 @@ def row_path(config: Any, name: str, seed: int, results: pathlib.Path) -> pathli
 
 
 def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
-    """Whether a run has its row. Raises UserError where that row is of another config."""
+    """Whether a run has its row. Raises UserError where that row is of another config or other images."""
     path = row_path(config, name, seed, results)
     if not path.exists():
         return False
     stored = json.loads(path.read_text())
-    given, found = json.loads(variant(config, name, seed).to_json()), stored['provenance']['config']
-    found['data']['root'] = given['data']['root']  # other machines keep the same data elsewhere; the row has its hash
+    chosen = variant(config, name, seed)
+    given, found = json.loads(chosen.to_json()), stored['provenance']['config']
+    found['data']['root'] = given['data']['root']  # other machines keep the same data elsewhere
     train.refuse_differences(found, given, path)
+    prints = {key: each['fingerprint'] for key, each in stored['sets'].items()}
+    now = _fingerprints(chosen.data.to_json())
+    other = [key for key in prints.keys() & now if prints[key]['sha256'] != now[key]]
+    if other:
+        raise UserError(
+            f'{path} is of other images of {", ".join(sorted(other))} than {given["data"]["root"]} holds. Name another '
+            '--results, or the folder that it was made with.'
+        )
     return 'failed' not in stored
+
+
+@functools.cache
+def _fingerprints(data: str) -> dict[str, str]:
+    """Of the sets that a `config.data`, as JSON, is scored on; most runs of a study share them."""
+    settings = ml_collections.ConfigDict(json.loads(data))
+    sets = datasets.open_evaluation(settings, settings.eval, sources.Cache(0))
+    return {name: sources.fingerprint(source)['sha256'] for name, source in sets.items()}
 
 
 def run_variant(config: Any, name: str, seed: int, workdir: pathlib.Path, results: pathlib.Path) -> dict[str, Any]:

@@ -383,7 +383,7 @@ def _claim_config(config: Any, workdir: pathlib.Path, is_begun: bool) -> None:
 def refuse_differences(stored: dict[str, Any], given: dict[str, Any], place: pathlib.Path) -> None:
     """Raises UserError that names the fields in which two configs differ, but for those that change no result."""
     stored, given = flat(stored), flat(given)
-    defaults = flat(json.loads(default.get_config().to_json()))
+    defaults = default_fields()
     stored = {name: stored.get(name, defaults.get(name)) for name in stored.keys() | given.keys()}  # fields added since
     different = [
         f'{name} is {stored.get(name)!r} there and {given.get(name)!r} here'
@@ -395,6 +395,11 @@ def refuse_differences(stored: dict[str, Any], given: dict[str, Any], place: pat
             f'{place} holds a run with another config: {"; ".join(different)}. Name another --workdir (and '
             '--results, for rows), or give the config that it was made with.'
         )
+
+
+def default_fields() -> dict[str, Any]:
+    """What configs that were stored before a field existed are to be read as."""
+    return flat(json.loads(default.get_config().to_json()))
 
 
 def flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:

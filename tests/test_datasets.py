@@ -1,8 +1,11 @@
 """Sources of images: pairing by name, clear refusals, the additive rain model, drawn sets."""
 
+import pathlib
+
 import numpy as np
 import pytest
 from conftest import draw_pair
+from PIL import Image
 
 from configs import default
 from qsnet_jax import UserError, datasets, images, rain, sources
@@ -249,6 +252,30 @@ def test_layer_of_another_size_is_refused(tmp_path, data):
     write(tmp_path, 'clean/a.png', np.zeros((8, 8, 3), np.uint8))
     write(tmp_path, 'layer/a.png', np.zeros((8, 9), np.uint8))
     with pytest.raises(UserError, match='8x8 and .*8x9'):
+        open_source('layers', data)
+
+
+@pytest.mark.parametrize('kind', ['transparent', 'coloured'])
+def test_layers_that_are_no_grey_light_are_refused(tmp_path, data, kind):
+    """White streaks with transparency, as editors save them, would make everything white."""
+    layer = np.full((8, 9, 4), 255, np.uint8)
+    layer[:4, :, 3 if kind == 'transparent' else 0] = 0
+    write(tmp_path, 'clean/a.png', np.zeros((8, 9, 3), np.uint8))
+    (tmp_path / 'layer').mkdir()
+    Image.fromarray(layer).save(tmp_path / 'layer/a.png')
+    with pytest.raises(UserError, match=f'a.png has {"transparent" if kind == "transparent" else "colours"}.*grey on'):
+        open_source('layers', data).load(0)
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, data, monkeypatch):
+    """Not as a trouble with the folder of the run."""
+
+    def refuse(path):
+        raise PermissionError(13, 'Permission denied')
+
+    (tmp_path / 'clean').mkdir()
+    monkeypatch.setattr(pathlib.Path, 'iterdir', refuse)
+    with pytest.raises(UserError, match=f'{tmp_path}.* cannot be read: Permission denied'):
         open_source('layers', data)
 
 

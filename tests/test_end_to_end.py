@@ -108,13 +108,14 @@ def test_evaluation_of_checkpoint_and_weights_agree_to_the_last_digit(tiny, tmp_
     assert status == 0, errors
     restored = json.loads((workdir / 'eval/pairs/results.json').read_text())
     weights = f'--weights={workdir / "weights.safetensors"}'
-    status, _, errors = run(*flags, '--mode=eval', weights, f'--workdir={tmp_path}')
+    status, _, errors = run(*flags, '--config.model.units=3', '--mode=eval', weights, f'--workdir={tmp_path}')
     assert status == 0, errors
     exported = json.loads((tmp_path / 'eval/pairs/results.json').read_text())
     for part in ('count', 'rgb', 'y', 'input', 'scales'):
         assert stored[part] == restored[part] == exported[part]
     assert restored['provenance']['training']['step'] == 60
     assert exported['provenance']['training']['step'] == 60
+    assert exported['provenance']['config']['model']['units'] == 1  # of the network that was scored
 
 
 def test_photos_come_out_derained(tiny, pairs_root, tmp_path):

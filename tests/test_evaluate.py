@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from test_derain import make
 
 from qsnet_jax import datasets, evaluate, images, metrics, sources
@@ -152,7 +153,18 @@ def test_mean_of_sets_counts_each_set_once():
     """Two sets of different size weigh the same, in the mean and in the interval."""
     few, many = alone([20.0, 22.0]), alone(np.full(100, 30.0))
     assert evaluate._mean([few, many]) == pytest.approx(25.5)
-    assert evaluate.interval([few, many]) == [25.0, 26.0]
+    half = 12.7062 / 2  # Student's t of one degree of freedom, and half the standard error of 21 +- 1
+    assert evaluate.interval([few, many]) == pytest.approx([25.5 - half, 25.5 + half])
+
+
+def test_few_groups_get_students_interval():
+    """Six groups of five equal scores: as of six numbers; the bootstrap takes over without a jump."""
+    scores = np.random.default_rng(0).normal(30.0, 3.0, 6)
+    grouped = np.repeat(scores, 5), np.repeat(np.arange(6), 5)
+    expected = scipy.stats.t.interval(0.95, 5, scores.mean(), scores.std(ddof=1) / np.sqrt(6))
+    assert evaluate.interval([grouped]) == pytest.approx(expected)
+    low, high = (np.diff(evaluate.interval([alone(np.arange(float(count)) % 2)])) * np.sqrt(count) for count in (8, 10))
+    assert 1 < low / high < 1.5
 
 
 def test_table_says_of_how_many(evaluated):

@@ -104,6 +104,10 @@ def test_a_dry_run_prints_what_would_be_submitted(slurm, tmp_path):
         assert expected in lines[head]
     assert len(lines[head + 1 :]) == 12
     assert '--only=V1' in lines[head + 2] and '--distributed=auto' in lines[head + 2]
+    status = subprocess.run(
+        [sys.executable, *slurm, '--dry_run', '--gpus', '4'], cwd=ROOT, capture_output=True, text=True
+    )
+    assert status.returncode == 1 and 'flags as --name=value' in status.stderr  # the jobs would get a loose 4
     assert '--partition' not in lines[head + 2] and "'--config.study.seeds=(0,)'" in lines[head + 2]
 
 

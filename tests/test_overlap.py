@@ -61,6 +61,15 @@ def test_copies_are_found_and_strangers_are_not(change):
     assert 0.7 < found[0][2] < 1.0001
 
 
+def test_blocks_change_nothing(monkeypatch):
+    """The comparison of many signatures is cut into blocks; each finds its partner, under the same numbers."""
+    known = np.stack([overlap.signature(scene(seed)) for seed in range(7)])
+    monkeypatch.setattr(overlap, 'BLOCK', 3)
+    assert [(index, partner) for index, partner, _ in overlap.shared(known[::-1], known)] == [
+        (index, 6 - index) for index in range(7)
+    ]
+
+
 def test_plain_images_match_nothing():
     """A picture of one colour has no content to compare."""
     plain = overlap.signature(np.full((50, 50, 3), 90, np.uint8))[None]

@@ -3,6 +3,7 @@
 import importlib
 import json
 import pathlib
+import shutil
 import sys
 
 import jax
@@ -13,7 +14,7 @@ from ml_collections import config_dict, config_flags
 from tensorboardX.proto import event_pb2
 
 from configs import release, studies
-from qsnet_jax import UserError, checkpoint, datasets, evaluate, model, sources, study, train
+from qsnet_jax import UserError, checkpoint, datasets, evaluate, images, model, sources, study, train
 
 pytestmark = pytest.mark.usefixtures('lenient_promotion')
 
@@ -204,6 +205,17 @@ def test_a_row_of_another_config_is_refused(tiny_study, done):
     """A finished row is not taken for that of other settings."""
     tiny_study.train.learning_rate = 1e-4
     with pytest.raises(UserError, match=r'tiny-paper-0.json holds a run with another config: train.learning_rate'):
+        study.study(tiny_study, done / 'runs', done)
+
+
+def test_a_row_of_other_images_is_refused(tiny_study, done, pairs_root, tmp_path):
+    """Rows that lie there already are not shown to someone whose folder holds other pairs."""
+    shutil.copytree(pairs_root, tmp_path / 'own')
+    tiny_study.data.root = str(tmp_path / 'own')
+    assert study.is_done(tiny_study, 'paper', 0, done)  # the same files elsewhere
+    images.save(tmp_path / 'own/val/rain-6.png', images.read(tmp_path / 'own/val/norain-6.png'))
+    tiny_study.data.root = str((tmp_path / 'own').rename(tmp_path / 'changed'))
+    with pytest.raises(UserError, match='is of other images of pairs than'):
         study.study(tiny_study, done / 'runs', done)
 
 
