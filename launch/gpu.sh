@@ -7,10 +7,12 @@ root=$(realpath "${1:?the folder of the pairs is missing; see the head of this f
 cd "$(dirname "$0")/.."
 root=$(realpath --relative-to=. "$root")
 export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}" # or a resumed run would differ in its last digits
+results=results # or --results=FOLDER: rows of one's own, where those that lie there are of other images
+for flag in "$@"; do case $flag in --results=*) results=${flag#*=} ;; esac; done
 failed=0
 for name in losses sharing atrous_rates; do
   python -m qsnet_jax.main --mode=study --config="configs/$name.py" --config.data.root="$root" \
     --compilation_cache=runs/cache "${@:2}" || { failed=$?; [ "$failed" = 3 ]; } # 3: a run failed, and left a row
 done
-python -m qsnet_jax.main --mode=report
+python -m qsnet_jax.main --mode=report --results="$results"
 exit $failed

@@ -7,6 +7,8 @@ root=$(realpath "${1:?the folder of the pairs is missing; see the head of this f
 cd "$(dirname "$0")/.."
 root=$(realpath --relative-to=. "$root")
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 # large pages, where the system gives them on request
+results=results # or --results=FOLDER: rows of one's own, where those that lie there are of other images
+for flag in "$@"; do case $flag in --results=*) results=${flag#*=} ;; esac; done
 failed=0
 study() { # status 3: some run failed and left a row that says so; the others go on
   python -m qsnet_jax.main --mode=study --config="configs/$1.py:small" --config.data.root="$root" \
@@ -14,5 +16,5 @@ study() { # status 3: some run failed and left a row that says so; the others go
 }
 for name in losses sharing scales; do study "$name" "${@:2}"; done
 for name in atrous_rates encoder_stride loss_weights; do study "$name" --config.study.seeds='(0,)' "${@:2}"; done
-python -m qsnet_jax.main --mode=report
+python -m qsnet_jax.main --mode=report --results="$results"
 exit $failed

@@ -15,12 +15,15 @@ if [ "${1:-}" = cpu ]; then
 else
   export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}" # or a resumed run would differ in its last digits
 fi
+results=runs/$size # or --results=FOLDER: results/ holds rows of the published trainings, which would count as done
+for flag in "$@"; do case $flag in --results=*) results=${flag#*=} ;; esac; done
 failed=0
-python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$root" --only=default,further "$@" ||
+python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$root" \
+  --results="$results" --only=default,further "$@" ||
   { failed=$?; [ "$failed" = 3 ]; } # 3: a run failed, and left a row
 for name in default further light heavy; do
   weights="runs/$size/$name-0/weights.safetensors"
   if [ -f "$weights" ]; then cp -v "$weights" "qsnet_jax/weights/${name/further/default}.safetensors"; fi
 done
-python -m qsnet_jax.main --mode=report
+python -m qsnet_jax.main --mode=report --results="$results"
 exit $failed

@@ -17,7 +17,10 @@ import tqdm
 from qsnet_jax import UserError, checkpoint, images, model
 
 BUCKET = 32  # canvases are multiples of this, so that a folder of mixed sizes compiles few shapes
-REFUSED = ('.gif', '.heic', '.heif', '.avif')  # photos too, but of kinds that are not read: reported, not passed over
+# Photos too, but of kinds that are not read: reported, not passed over. Raw ones hold a small preview that Pillow would
+# take for the photo.
+RAW = ('.dng', '.nef', '.cr2', '.cr3', '.arw', '.raf', '.rw2', '.orf', '.pef')
+REFUSED = ('.gif', '.heic', '.heif', '.avif', '.jxl', *RAW)
 TILE = 512  # pixels; scores are made with this, or they would depend on the machine in their last digits
 LARGEST_TILE = 1024  # of those that memory decides on: larger ones save less than a tenth of the margins' work
 # Memory that inference needs for each pixel of a tile, in units of one activation of the encoder's width. Measured on
@@ -228,6 +231,10 @@ def removed(rainy: np.ndarray, restored: np.ndarray) -> np.ndarray:
 
 def _derain_file(derainer: Derainer, source: pathlib.Path, target: pathlib.Path, layers: bool) -> images.Photo:
     """One photo in, one photo out, with its format, alpha, profile and EXIF data; returns what was read."""
+    if source.suffix.lower() in RAW:
+        raise images.ImageError(
+            f'{source}: raw data of a camera; expected a developed photo; export it as TIFF or JPEG'
+        )
     photo = images.open_photo(source)
     restored = derainer(photo.rgb)
     target.parent.mkdir(parents=True, exist_ok=True)

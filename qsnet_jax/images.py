@@ -75,10 +75,10 @@ def read_layer(path) -> np.ndarray:
     """
     photo = _load(path)
     if photo.alpha is not None and photo.alpha.min() < 255:
-        raise ImageError(f'{path} has transparent parts; a rain layer is grey on black. Put it on black first.')
+        raise _error(path, 'has transparent parts', 'a rain layer, grey on black', 'put it on black')
     spread = int((photo.rgb.max(axis=2) - photo.rgb.min(axis=2)).max())
     if spread > COLOURED:
-        raise ImageError(f'{path} has colours, channels up to {spread} levels apart; a rain layer is grey on black.')
+        raise _error(path, f'channels {spread} levels apart', 'a rain layer, grey on black', 'take out its colours')
     return np.ascontiguousarray(photo.rgb[..., 1])
 
 

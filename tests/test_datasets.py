@@ -263,7 +263,8 @@ def test_layers_that_are_no_grey_light_are_refused(tmp_path, data, kind):
     write(tmp_path, 'clean/a.png', np.zeros((8, 9, 3), np.uint8))
     (tmp_path / 'layer').mkdir()
     Image.fromarray(layer).save(tmp_path / 'layer/a.png')
-    with pytest.raises(UserError, match=f'a.png has {"transparent" if kind == "transparent" else "colours"}.*grey on'):
+    found = 'has transparent parts' if kind == 'transparent' else 'channels 255 levels apart'
+    with pytest.raises(UserError, match=f'a.png: {found}; expected a rain layer, grey on black'):
         open_source('layers', data).load(0)
 
 

@@ -122,6 +122,9 @@ def folder(tmp_path):
     (root / 'truncated.jpg').write_bytes(content[: len(content) // 2])
     (root / 'text.png').write_text('no image')
     (root / 'phone.heic').write_bytes(b'\0\0\0\x18ftypheic')
+    Image.new('RGB', (16, 12)).save(
+        root / 'camera.NEF', 'TIFF'
+    )  # a raw file's preview can be read; it is not the photo
     (root / 'notes.txt').write_text('left alone')
     return root
 
@@ -129,7 +132,7 @@ def folder(tmp_path):
 def test_a_folder_with_bad_files_loses_nothing(folder, tmp_path, capsys):
     """Readable photos come out under their names; the unreadable ones are reported and counted."""
     out = tmp_path / 'out'
-    assert derain.derain_files(make(), str(folder), str(out), layers=True) == 3
+    assert derain.derain_files(make(), str(folder), str(out), layers=True) == 4
     names = {str(path.relative_to(out)) for path in out.rglob('*') if path.is_file()}
     expected = {
         'plain.jpg',
@@ -149,8 +152,9 @@ def test_a_folder_with_bad_files_loses_nothing(folder, tmp_path, capsys):
         assert turned.size == (20, 30) and turned.getexif().get(0x0112, 1) == 1
     printed = capsys.readouterr().out
     assert 'note: cmyk.jpg: ' in printed and 'note: deep16.png: ' in printed
-    assert '8 of 11 photos' in printed
-    assert all(f'failed: {folder / name}' in printed for name in ('truncated.jpg', 'text.png', 'phone.heic'))
+    assert '8 of 12 photos' in printed
+    failed = ('truncated.jpg', 'text.png', 'phone.heic', 'camera.NEF')
+    assert all(f'failed: {folder / name}' in printed for name in failed)
 
 
 def test_layer_and_result_add_up(folder, tmp_path):
