@@ -18,8 +18,8 @@ def get_config():
     config.model.units = 12  # ShuffleNet units in the encoder
     config.model.scale_channels = 66  # width of each scale, a multiple of 2 x groups
     config.model.rates = (1, 2, 4, 6)  # of the atrous convolutions C_2, C_3, ...; C_1 is pointwise
-    config.model.encoder_stride = 1  # 1 as printed; 2 or 4: everything after the first convolution at 1/2 or 1/4
-    config.model.norm = 'batch'  # outside the units: 'batch', 'instance' or 'none'
+    config.model.encoder_stride = 1  # 1 as printed; 2 or 4 (sibling code): after the first convolution at 1/2 or 1/4
+    config.model.norm = 'batch'  # outside the units: 'batch', 'instance' (sibling code; tiles then differ) or 'none'
     config.model.share_groups = True  # shuffles inside the decoders; Table 5
     config.model.share_scales = True  # exchange between scales before the main decoder; Table 5
     config.model.dtype = 'float32'  # of the computation: 'float32', 'bfloat16' or 'float64' (needs JAX_ENABLE_X64)

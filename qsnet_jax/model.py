@@ -1,8 +1,8 @@
 """QSNet as the paper draws it (Sec. 4.1, Figs. 3 and 4): encoder, five scales, five auxiliary decoders, main decoder.
 
-The paper leaves widths, kernel sizes and the stem open; the defaults are those of the first author's sibling code where
-it has them and our reading elsewhere, and every one of them is a field. Full size: 0.53 M parameters, 137 GMAC at
-512x512.
+The paper leaves widths, kernel sizes and stem open. Stem, units and decoders are those of the first author's sibling
+code where it has them and our reading elsewhere; widths, rates, stride, norm and sharing are fields. Full size: 0.53 M
+parameters, 137 GMAC at 512x512.
 """
 
 import math
