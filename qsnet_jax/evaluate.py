@@ -251,15 +251,8 @@ def interval(sets: list[Column]) -> list[float] | None:
         if not scores.size or members.max() < 1:
             return None
         grouped.append((np.bincount(members, scores), np.bincount(members)))
-    fewest = min(sums.size for sums, _ in grouped)
-    if fewest < FEW:
-        mean, variance = 0.0, 0.0
-        for sums, counts in grouped:
-            own, size = sums.sum() / counts.sum(), sums.size
-            spread = np.square(sums - own * counts).sum() * size / (size - 1) / counts.sum() ** 2
-            mean, variance = mean + own / len(sets), variance + spread / len(sets) ** 2
-        half = scipy.special.stdtrit(fewest - 1, 0.975) * math.sqrt(variance)
-        return [float(mean - half), float(mean + half)]
+    if min(sums.size for sums, _ in grouped) < FEW:
+        return _student(grouped)
     means = np.zeros(RESAMPLES)
     for number, (sums, counts) in enumerate(grouped):
         generator = np.random.Generator(np.random.PCG64((number, sums.size)))
@@ -267,6 +260,18 @@ def interval(sets: list[Column]) -> list[float] | None:
             drawn = generator.integers(sums.size, size=(chunk.size, sums.size))
             means[chunk] += sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1) / len(sets)
     return [float(end) for end in np.percentile(means, (2.5, 97.5))]
+
+
+def _student(grouped: list[Column]) -> list[float]:
+    """The 95 % interval of the mean of means, of sums and counts per group; degrees of freedom of the smallest set."""
+    means = [sums.sum() / counts.sum() for sums, counts in grouped]
+    variances = [
+        np.square(sums - mean * counts).sum() * sums.size / (sums.size - 1) / counts.sum() ** 2
+        for mean, (sums, counts) in zip(means, grouped, strict=True)
+    ]
+    freedom = min(sums.size for sums, _ in grouped) - 1
+    half = scipy.special.stdtrit(freedom, 0.975) * math.sqrt(sum(variances)) / len(grouped)
+    return [float(np.mean(means) - half), float(np.mean(means) + half)]
 
 
 def write_csv(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
