@@ -57,7 +57,7 @@ def get_config(selection=''):
     study = 'release-cpu' if size else 'release'
     variants = {variant: {'data.train': _mixture(variant)} for variant in VARIANTS}
     variants['further'] |= {
-        'train.start_from': f'runs/{study}/default-0/weights.safetensors',
+        'train.start_from': f'runs/{study}/default-0/weights.safetensors',  # so not under another --workdir
         'train.learning_rate': config.train.learning_rate / 2,
         'train.steps': config.train.steps * 6 // 5,
     }

@@ -237,8 +237,7 @@ def _twin(config: Any, variables: Any, channels_last: bool) -> tuple[Any, Any, A
     from qsnet_jax import torch_twin
 
     device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
-    is_exact = jax.config.values['jax_default_matmul_precision'] == 'float32'
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not is_exact
+    torch_twin.take_precision_of_jax()
     torch.backends.cudnn.benchmark = True
     layout = torch.channels_last if channels_last else torch.contiguous_format
     torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -105,9 +105,7 @@ class _Twin:
                 f'JAX computes on {platform} and this PyTorch cannot. Install one that can, or hide the device.'
             )
         self.device = torch.device('cpu' if platform == 'cpu' else 'cuda')
-        # Both use TF32 or neither: XLA's default is TF32 where the card has it.
-        is_exact = jax.config.values['jax_default_matmul_precision'] in ('float32', 'highest')
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not is_exact
+        torch_twin.take_precision_of_jax()
         self._settings, self._loss = config.model.to_dict(), config.loss
         self.network = torch_twin.QSNet(self._settings)
         self.network.load_state_dict(torch_twin.to_torch(variables))

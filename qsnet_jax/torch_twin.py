@@ -22,11 +22,12 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import flax
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from qsnet_jax import UserError, checkpoint, images, model, priors, provenance
+from qsnet_jax import UserError, checkpoint, derain, images, model, priors, provenance
 
 try:
     import safetensors.torch
@@ -404,6 +405,12 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(f'{path} is not a readable state_dict: {reason}') from error
 
 
+def take_precision_of_jax() -> None:
+    """Both use TF32 or neither: XLA's default is TF32 where the card has it."""
+    is_exact = jax.config.values['jax_default_matmul_precision'] in ('float32', 'highest')
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not is_exact
+
+
 class Derainer:
     """Removes rain as `derain.Derainer` does, with a network of this module and every image in one piece."""
 
@@ -417,7 +424,8 @@ class Derainer:
         """uint8 (1, H, W, 3), the restored image; with `scales` followed by those that C_1, C_2, ... alone decode."""
         self.network.eval()
         height, width = image.shape[:2]
-        canvas = images.to_float(np.pad(image, ((0, -height % 32), (0, -width % 32), (0, 0)), mode='reflect'))
+        bottom, right = -height % derain.BUCKET, -width % derain.BUCKET
+        canvas = images.to_float(np.pad(image, ((0, bottom), (0, right), (0, 0)), mode='reflect'))
         parameter = next(self.network.parameters())
         rainy = torch.as_tensor(canvas.transpose(2, 0, 1)[None].copy()).to(parameter)
         with torch.no_grad():
