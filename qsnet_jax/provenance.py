@@ -24,12 +24,12 @@ _PACKAGES = (
 
 
 def collect(config: dict[str, Any], seed: int | None) -> dict[str, Any]:
-    """A JSON-ready record of how a number came about; `config` is stored whole."""
+    """A record of how a number came about, equal to itself read back from JSON; `config` is stored whole."""
     device = jax.devices()[0]
     return {
         'seed': seed,
         'commit': _commit(),
-        'config': config,
+        'config': json.loads(json.dumps(config)),
         'command': shlex.join(['python', *_module_arguments()]),
         'versions': {'python': platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         'device': {'platform': device.platform, 'kind': device.device_kind, 'count': jax.device_count()},

@@ -11,9 +11,9 @@ from qsnet_jax import UserError, provenance
 
 def test_record_has_what_a_row_needs():
     """Commit, command, versions, device, precision, seed and date, ready for JSON."""
-    record = provenance.collect({'a': 1}, seed=3)
+    record = provenance.collect({'rates': (1, 2)}, seed=3)
     assert json.loads(json.dumps(record)) == record
-    assert record['seed'] == 3 and record['config'] == {'a': 1} and record['commit']
+    assert record['seed'] == 3 and record['config'] == {'rates': [1, 2]} and record['commit']
     assert record['versions']['jax'] == jax.__version__
     assert record['device']['platform'] == 'cpu'
     assert record['precision']['matmul'] == 'default'
