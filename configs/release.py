@@ -1,6 +1,6 @@
 """The weights that come with the package: trained on every kind of streak that there is, for photos of any origin.
 
-Run:      launch/release.sh FOLDER, which trains `default` and goes on with `further`
+Run:      launch/release.sh FOLDER, which trains `default`, goes on with `further` and from there with two specialists
 On CPUs:  launch/release.sh FOLDER cpu, a network of 48 channels and 6 units
 Expect:   cpu, 94 and 112 minutes on two cores; y 33.5 dB on RainTrainL/val (rainy 27.0), 24.5 on the heavy hold-out
           (15.2), 21.8 on Rain800/val (22.5; three in four are darkened as a whole). Full size is not trained yet.
@@ -19,6 +19,7 @@ VARIANTS = {  # weights of the sources in each mixture; none sees a background o
     'light': {LIGHT: 4, GARG06: 1, DRAWN_LIGHT: 0.5, DRAWN_WIDE: 0.5},
     'heavy': {HEAVY: 4, RAIN800: 1, DRAWN_HEAVY: 1},
 }
+STRETCHES = {'further': ('default', 1.2), 'light': ('further', 0.5), 'heavy': ('further', 0.5)}  # from, share of steps
 NOTE = (
     'Weights: Apache-2.0. They were trained on images that may be used for research only or whose licence is unstated '
     '(RainTrainL, RainTrainH and their BSDS500 backgrounds, Rain800, streaks of Garg and Nayar 2006); none is included.'
@@ -56,11 +57,12 @@ def get_config(selection=''):
         config.train.eval_every = config.train.checkpoint_every = 1000
     study = 'release-cpu' if size else 'release'
     variants = {variant: {'data.train': _mixture(variant)} for variant in VARIANTS}
-    variants['further'] |= {
-        'train.start_from': f'runs/{study}/default-0/weights.safetensors',  # so not under another --workdir
-        'train.learning_rate': config.train.learning_rate / 2,
-        'train.steps': config.train.steps * 6 // 5,
-    }
+    for variant, (start, steps) in STRETCHES.items():
+        variants[variant] |= {
+            'train.start_from': f'runs/{study}/{start}-0/weights.safetensors',  # so not under another --workdir
+            'train.learning_rate': config.train.learning_rate / 2,
+            'train.steps': int(config.train.steps * steps),
+        }
     return studies.arrange(config, study, variants, name, seeds=(0,))
 
 
