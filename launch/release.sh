@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains the weights that come with the package and puts them in their place: launch/release.sh FOLDER [cpu] [flags]
 # FOLDER holds the sets that configs/release.py names; `cpu` trains the reduced network, hours on two cores. Started
-# again, it goes on where it was. --only=light,heavy for the specialists; commit between, or they carry "+changes".
+# again, it goes on where it was. --only=default,further leaves out the two specialists.
 set -euo pipefail
 root=$(realpath "${1:?the folder of the sets is missing; see the head of this file}")
 cd "$(dirname "$0")/.."
@@ -19,7 +19,7 @@ results=runs/$size # or --results=FOLDER: results/ holds rows of the published t
 for flag in "$@"; do case $flag in --results=*) results=${flag#*=} ;; esac; done
 failed=0
 python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$root" \
-  --results="$results" --only=default,further "$@" ||
+  --results="$results" "$@" ||
   { failed=$?; [ "$failed" = 3 ]; } # 3: a run failed, and left a row
 for name in default further light heavy; do
   weights="runs/$size/$name-0/weights.safetensors"
