@@ -2,8 +2,9 @@
 
 Run:      launch/release.sh FOLDER, which trains `default`, goes on with `further` and from there with two specialists
 On CPUs:  launch/release.sh FOLDER cpu, a network of 48 channels and 6 units
-Expect:   cpu, 94 and 112 minutes on two cores; y 33.5 dB on RainTrainL/val (rainy 27.0), 24.5 on the heavy hold-out
-          (15.2), 21.8 on Rain800/val (22.5; three in four are darkened as a whole). Full size is not trained yet.
+Expect:   cpu, 94, 112, 41 and 44 minutes on two cores; the general weights y 33.5 dB on RainTrainL/val (rainy 27.0),
+          24.5 on the heavy hold-out (15.2), 21.8 on Rain800/val (22.5; three in four are darkened as a whole), `light`
+          34.3 on the first, `heavy` 25.5 on the second. Full size is not trained yet.
 Where FOLDER holds RainTrainL/{train,val}/{clean,layer}, RainTrainH/train/layer, Streaks_Garg06/*.png (measured layers)
 and Rain800/{train,val}/*.jpg. Every third layer of RainTrainH and of Streaks_Garg06 is left out of training.
 """
