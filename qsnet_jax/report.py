@@ -260,8 +260,10 @@ def _released(rows: evidence.Rows, results: pathlib.Path) -> list[Any]:
 
 def draw_validations(rows: evidence.Rows) -> matplotlib.figure.Figure:
     """One panel per training: PSNR of the validation images over the steps, by set, with minutes above."""
-    figure = matplotlib.figure.Figure(figsize=(7 * len(rows), 4.5), layout='constrained')
-    for axis, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
+    width, height = min(len(rows), 2), -(-len(rows) // 2)
+    figure = matplotlib.figure.Figure(figsize=(7 * width, 4.5 * height), layout='constrained')
+    for number, row in enumerate(rows, start=1):
+        axis = figure.add_subplot(height, width, number)
         lines = _validations(row)
         steps = [line['step'] for line in lines]
         watched = [key for key in lines[0] if key.startswith('validation_psnr/')] or ['validation_psnr']
@@ -271,7 +273,7 @@ def draw_validations(rows: evidence.Rows) -> matplotlib.figure.Figure:
         rate = lines[-1]['seconds'] / 60 / steps[-1]
         above = axis.secondary_xaxis('top', functions=(lambda x, r=rate: x * r, lambda x, r=rate: x / r))
         above.set_xlabel('minutes')
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc='center right')
         axis.grid(alpha=0.3)
     return figure
 
