@@ -273,7 +273,7 @@ def draw_validations(rows: evidence.Rows) -> matplotlib.figure.Figure:
         rate = lines[-1]['seconds'] / 60 / steps[-1]
         above = axis.secondary_xaxis('top', functions=(lambda x, r=rate: x * r, lambda x, r=rate: x / r))
         above.set_xlabel('minutes')
-        axis.legend(fontsize=8, loc='center right')
+        axis.legend(fontsize=8, ncols=3, loc='upper center', bbox_to_anchor=(0.5, -0.12))
         axis.grid(alpha=0.3)
     return figure
 
