@@ -4,6 +4,7 @@ Numbers come from rows alone. Everything is one list of headings, tables and fig
 """
 
 import collections
+import functools
 import json
 import pathlib
 import re
@@ -271,7 +272,8 @@ def draw_validations(rows: evidence.Rows) -> matplotlib.figure.Figure:
             axis.plot(steps, [line[key] for line in lines], 'o-', markersize=3, label=key.partition('/')[2] or key)
         axis.set(xlabel='step', ylabel='validation PSNR rgb, dB', title=row['variant'])
         rate = lines[-1]['seconds'] / 60 / steps[-1]
-        above = axis.secondary_xaxis('top', functions=(lambda x, r=rate: x * r, lambda x, r=rate: x / r))
+        scale, back = functools.partial(np.multiply, rate), functools.partial(np.multiply, 1 / rate)
+        above = axis.secondary_xaxis('top', functions=(scale, back))
         above.set_xlabel('minutes')
         axis.legend(fontsize=8, ncols=3, loc='upper center', bbox_to_anchor=(0.5, -0.12))
         axis.grid(alpha=0.3)
