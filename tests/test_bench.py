@@ -48,6 +48,7 @@ def test_report_holds_every_case_and_adds_up(tmp_path):
 @pytest.mark.slow
 def test_peers_run_or_are_named(tmp_path):
     """Every peer has either a time or a reason; the twin, which the tests install, has times."""
+    pytest.importorskip('torch')
     path = bench.bench(tiny(peers=True, sizes=(16,), rounds=1), tmp_path)
     inference, training = json.loads(path.read_text())['cases']
     names = {'JAX', 'JAX plain', 'PyTorch NCHW', 'PyTorch NHWC', 'torch.compile', 'ONNX Runtime', 'OpenVINO'}
