@@ -99,7 +99,7 @@ FORM_CASES = [
 @pytest.mark.parametrize(
     ('settings', 'train'),
     [
-        pytest.param(settings, train, marks=() if train and number in (0, 3) else pytest.mark.slow)
+        pytest.param(settings, train, marks=() if train and number == 0 else pytest.mark.slow)
         for number, settings in enumerate(FORM_CASES)
         for train in (False, True)
     ],

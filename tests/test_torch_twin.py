@@ -184,6 +184,7 @@ def test_gradient_parity(variant, size, double):
         assert relative(value.numpy(), found[name].numpy(), floor) < 1e-9, name
 
 
+@pytest.mark.slow
 def test_fifty_adam_steps_agree(double):
     """From the same start on the same batches: parameters and running statistics within 1e-7."""
     config = default.get_config()

@@ -142,6 +142,7 @@ def test_training_goes_on_from_weights(tiny_config, tmp_path, mesh):
     assert restored['start_from'] == record['start_from']
 
 
+@pytest.mark.slow
 def test_a_start_that_left_no_checkpoint_is_forgotten(tiny_config, tmp_path, mesh, monkeypatch):
     """A run begun anew with other weights to start from, and resumed, tells of these alone."""
     tiny_config.train.steps = 6
