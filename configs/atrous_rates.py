@@ -6,7 +6,7 @@ Cost:     7 runs a seed beside `paper`, 15 min at reduced size on two CPU cores;
 One:      --config=configs/atrous_rates.py:rates_1_1_1_1 or :small-rates_1_1_1_1, with any --mode
 """
 
-from configs import studies
+from qsnet_jax.configs import studies
 
 RATES = (
     *((1, 2, 3, 4), (1, 3, 6, 9), (2, 4, 8, 12)),

@@ -1,6 +1,6 @@
 """What --mode=bench times: configs/bench.py for CPUs, :gpu for a card, :small for a first try (a minute)."""
 
-from configs import default
+from qsnet_jax.configs import default
 
 MODELS = {
     'full size': {},

@@ -7,7 +7,7 @@ Cost:     4 runs a seed beside `paper`, 10 min at reduced size on two CPU cores;
 One:      --config=configs/encoder_stride.py:stride_4 or :small-stride_4, with any --mode
 """
 
-from configs import studies
+from qsnet_jax.configs import studies
 
 VARIANTS = {
     'stride_2': {'model.encoder_stride': 2},

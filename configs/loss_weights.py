@@ -7,7 +7,7 @@ Cost:     10 runs a seed beside `paper`, 22 min at reduced size on two CPU cores
 One:      --config=configs/loss_weights.py:detail_x100 or :small-detail_x100, with any --mode
 """
 
-from configs import studies
+from qsnet_jax.configs import studies
 
 LAMBDAS = {'quasi_sparsity': 1e-3, 'detail': 1e-4, 'auxiliary': 1e-2}
 VARIANTS = {

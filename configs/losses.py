@@ -7,7 +7,7 @@ Cost:     12 runs, half an hour at reduced size on two CPU cores; 1.7e17 operati
 One:      --config=configs/losses.py:V1 or :small-V1, with any --mode
 """
 
-from configs import studies
+from qsnet_jax.configs import studies
 
 VARIANTS = {
     'V1': {'loss.quasi_sparsity': 0.0, 'loss.detail': 0.0, 'loss.auxiliary': 0.0},

@@ -6,7 +6,7 @@ Where FOLDER holds train/ and test/ (or val/) with rainy and clean files. The pa
 its author's page only; any set of pairs serves. One GPU.
 """
 
-from configs import default
+from qsnet_jax.configs import default
 
 
 def get_config():

@@ -4,7 +4,7 @@ Run:      python -m qsnet_jax.main --config=configs/quickstart.py
 Own data: add --config.data.root=FOLDER --config.data.train=pairs --config.data.eval=pairs --workdir=runs/mine
 """
 
-from configs import default
+from qsnet_jax.configs import default
 
 
 def get_config():

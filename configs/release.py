@@ -9,7 +9,7 @@ Where FOLDER holds RainTrainL/{train,val}/{clean,layer}, RainTrainH/train/layer,
 and Rain800/{train,val}/*.jpg. Every third layer of RainTrainH and of Streaks_Garg06 is left out of training.
 """
 
-from configs import default, studies
+from qsnet_jax.configs import default, studies
 
 LIGHT, HEAVY, GARG06 = (f'layers/RainTrainL+{name}' for name in ('RainTrainL', 'RainTrainH', 'Streaks_Garg06'))
 DRAWN_LIGHT, DRAWN_HEAVY, DRAWN_WIDE = (f'drawn_{style}/RainTrainL/train/clean' for style in ('light', 'heavy', 'wide'))

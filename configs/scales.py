@@ -8,7 +8,7 @@ Two readings: the auxiliary loss as printed, whose weight of 0.01 leaves the dec
 a hundred times that.
 """
 
-from configs import studies
+from qsnet_jax.configs import studies
 
 VARIANTS = {'auxiliary_x100': {'loss.auxiliary': 1.0}}
 

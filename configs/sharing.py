@@ -7,7 +7,7 @@ Cost:     9 runs beside those of losses.py, 20 min at reduced size on two CPU co
 One:      --config=configs/sharing.py:not_shared or :small-not_shared, with any --mode
 """
 
-from configs import studies
+from qsnet_jax.configs import studies
 
 VARIANTS = {
     'not_shared': {'model.share_groups': False, 'model.share_scales': False},

@@ -1,6 +1,6 @@
 """What all studies share: two sizes, seeds, and how a variant is made of a few overrides. Not a config itself."""
 
-from configs import default, qsnet, quickstart
+from qsnet_jax.configs import default, qsnet, quickstart
 
 SEEDS = (0, 1, 2)
 PAPER = 'paper'  # the variant without overrides, the same in every study and trained once for all of them

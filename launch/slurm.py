@@ -19,7 +19,8 @@ import submitit
 from absl import app, flags
 from ml_collections import config_flags
 
-from qsnet_jax import UserError, study
+from qsnet_jax import UserError
+from qsnet_jax.training import study
 
 GRACE = 300  # seconds that a job has to save itself
 TRIES = 1000  # times that a job may run out of time and be queued again

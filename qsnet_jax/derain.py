@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from qsnet_jax import UserError, checkpoint, images, model
+from qsnet_jax import UserError, model
+from qsnet_jax.data import images
+from qsnet_jax.weights import files
 
 BUCKET = 32  # canvases are multiples of this, so that a folder of mixed sizes compiles few shapes
 # Photos too, but of kinds that are not read: reported, not passed over. Raw ones hold a small preview that Pillow would
@@ -168,7 +170,7 @@ def load(weights: str | None = None, tile: int | None = TILE, dtype: str | None 
 
     tile: None lets the free memory decide, see `choose_tile`. dtype: computes in 'bfloat16', say, not as in training.
     """
-    variables, settings = checkpoint.load_weights(weights or checkpoint.INCLUDED / 'default.safetensors')
+    variables, settings = files.load_weights(weights or files.INCLUDED / 'default.safetensors')
     settings = {**settings, 'dtype': dtype or settings['dtype']}
     return Derainer(variables, settings, choose_tile(settings) if tile is None else tile)
 

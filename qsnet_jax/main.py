@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
     try:
         if _DISTRIBUTED.value:
-            from qsnet_jax import parallel
+            from qsnet_jax.training import parallel
 
             parallel.start(_DISTRIBUTED.value)
         return _VERBS[_MODE.value]()
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _train() -> int:
-    from qsnet_jax import study
+    from qsnet_jax.training import study
 
     config, workdir = _run()
     if 'study' in config:
@@ -78,25 +78,27 @@ def _train() -> int:
 
 
 def _study() -> int:
-    from qsnet_jax import study
+    from qsnet_jax.training import study
 
     config, workdir = _run()
     return 3 if study.study(config, workdir, _results(), _ONLY.value) else 0  # 3: runs failed, and left rows
 
 
 def _eval() -> int:
-    from qsnet_jax import checkpoint, derain, study, train
+    from qsnet_jax import derain
+    from qsnet_jax.training import study, train
+    from qsnet_jax.weights import files
 
     config, workdir = _run()
     if _WEIGHTS.value:
-        variables, settings = checkpoint.load_weights(_WEIGHTS.value)
-        record = checkpoint.load_record(_WEIGHTS.value)
+        variables, settings = files.load_weights(_WEIGHTS.value)
+        record = files.load_record(_WEIGHTS.value)
         config.model.update(settings)  # what is scored and recorded
     else:
         variables, record = train.restore_variables(config, workdir, _CHECKPOINT.value)
         settings = config.model.to_dict()
     if _FRAMEWORK.value == 'torch':
-        from qsnet_jax import torch_twin
+        from qsnet_jax.peers import torch_twin
 
         if _TILE.value:
             raise UserError('--tile is not for --framework=torch, which restores every image in one piece.')
@@ -118,7 +120,7 @@ def _derain() -> int:
 
 
 def _prepare() -> int:
-    from qsnet_jax import prepare
+    from qsnet_jax.data import prepare
 
     config, _ = _run()
     prepare.prepare(config, _OVERLAP.value)
@@ -126,7 +128,7 @@ def _prepare() -> int:
 
 
 def _sparsity() -> int:
-    from qsnet_jax import sparsity
+    from qsnet_jax.evidence import sparsity
 
     config = None if _INPUT.value and _CONFIG.value is None else _run()[0]
     sparsity.run(config, _INPUT.value, _WEIGHTS.value, _results())
@@ -134,7 +136,7 @@ def _sparsity() -> int:
 
 
 def _report() -> int:
-    from qsnet_jax import report
+    from qsnet_jax.evidence import report
 
     report.report(_results())
     return 0
@@ -142,7 +144,7 @@ def _report() -> int:
 
 def _compare() -> int:
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # two frameworks share a GPU
-    from qsnet_jax import compare
+    from qsnet_jax.peers import compare
 
     config, workdir = _run()
     compare.compare(config, workdir, _results())
@@ -151,7 +153,7 @@ def _compare() -> int:
 
 def _bench() -> int:
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # two frameworks share a GPU
-    from qsnet_jax import bench
+    from qsnet_jax.peers import bench
 
     config, _ = _run()
     bench.bench(config, _results() / 'bench')

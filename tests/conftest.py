@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from qsnet_jax import images, rain
+from qsnet_jax.data import images, rain
 
 jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -52,7 +52,7 @@ def pairs_root(tmp_path_factory):
 @pytest.fixture
 def tiny_config(pairs_root):
     """A run of ten short steps on the generated pairs."""
-    from configs import default
+    from qsnet_jax.configs import default
 
     config = default.get_config()
     config.model.update({'channels': 12, 'units': 1, 'scale_channels': 6, 'rates': (1, 2)})

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qsnet_jax import UserError, checkpoint, derain, images, model
+from qsnet_jax import UserError, derain, model
+from qsnet_jax.data import images
+from qsnet_jax.weights import files
 
 SETTINGS = {
     'channels': 12, 'groups': 3, 'units': 1, 'scale_channels': 6, 'rates': (1, 2), 'encoder_stride': 1,
@@ -189,7 +191,7 @@ def test_results_below_the_input_are_not_derained_again(folder, tmp_path):
 def test_load_reads_a_weights_file(tmp_path):
     """The Python interface: load(path)(image)."""
     derainer = make()
-    checkpoint.save_weights(tmp_path / 'w.safetensors', derainer.variables, SETTINGS)
+    files.save_weights(tmp_path / 'w.safetensors', derainer.variables, SETTINGS)
     image = picture(30, 40)
     np.testing.assert_array_equal(derain.load(tmp_path / 'w.safetensors')(image), derainer(image))
 
@@ -197,7 +199,7 @@ def test_load_reads_a_weights_file(tmp_path):
 def test_half_precision_on_request(tmp_path):
     """The same weights computed in bfloat16 come within a few levels."""
     derainer = make()
-    checkpoint.save_weights(tmp_path / 'w.safetensors', derainer.variables, SETTINGS)
+    files.save_weights(tmp_path / 'w.safetensors', derainer.variables, SETTINGS)
     half = derain.load(tmp_path / 'w.safetensors', dtype='bfloat16')
     assert half.network.dtype == 'bfloat16'
     image = picture(30, 40)
@@ -230,9 +232,11 @@ def test_chosen_tile_is_never_too_small(monkeypatch, stride, free):
 
 def test_the_weights_that_come_with_the_package_remove_rain():
     """load() needs no file and brings drawn rain on a photo it has not seen closer to the clean photo."""
-    from configs import default
-    from qsnet_jax import datasets, metrics, sources
+    from qsnet_jax.configs import default
 
-    source = datasets.open_source('drawn_light', default.get_config().data, 'eval', sources.Cache(1e9))
+    from qsnet_jax import metrics
+    from qsnet_jax.data import sets, sources
+
+    source = sets.open_source('drawn_light', default.get_config().data, 'eval', sources.Cache(1e9))
     rainy, clean = (image[:160, :160] for image in source.load(0))
     assert metrics.psnr(derain.load()(rainy), clean, 'rgb') > metrics.psnr(rainy, clean, 'rgb') + 1

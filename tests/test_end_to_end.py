@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from qsnet_jax import checkpoint
+from qsnet_jax.weights import files
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = [
@@ -73,7 +73,7 @@ def test_training_ends_with_weights_scores_and_pictures(tiny):
     assert results['count'] == 3
     assert results['provenance']['training']['training_data']['pairs']['count'] == 6
     assert f'{results["rgb"]["psnr"]:.2f}' in output
-    scores = checkpoint.load_record(workdir / 'weights.safetensors')['scores']['pairs']
+    scores = files.load_record(workdir / 'weights.safetensors')['scores']['pairs']
     assert scores == {name: results[name] for name in ('count', 'rgb', 'y', 'input')}
     assert (workdir / 'eval/pairs/6.png').exists()
 
@@ -92,7 +92,7 @@ def test_killed_at_any_moment_ends_with_the_same_parameters(tiny, tmp_path):
         assert process.returncode == -signal.SIGKILL, 'the run ended before it was killed'
     status, _, errors = run(*flags, f'--workdir={workdir}')
     assert status == 0, errors
-    starts = checkpoint.load_record(workdir / 'weights.safetensors')['starts']
+    starts = files.load_record(workdir / 'weights.safetensors')['starts']
     assert starts[0]['step'] == 0 < starts[-1]['step']
     expected, found = (load_file(path / 'weights.safetensors') for path in (whole, workdir))
     assert expected.keys() == found.keys()
@@ -167,8 +167,9 @@ def test_the_full_size_network_trains_and_restores(tmp_path):
     """configs/qsnet.py: initialised, one step at 2 x 96 x 96, and a 512x512 image restored."""
     code = """
 import numpy as np
-from configs import qsnet
-from qsnet_jax import derain, parallel, train
+from qsnet_jax.configs import qsnet
+from qsnet_jax import derain
+from qsnet_jax.training import parallel, train
 
 config = qsnet.get_config()
 state = train.init_state(config)

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from qsnet_jax import UserError, parallel
+from qsnet_jax import UserError
+from qsnet_jax.training import parallel
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = (

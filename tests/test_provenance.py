@@ -6,7 +6,7 @@ import pathlib
 import jax
 import pytest
 
-from qsnet_jax import UserError, provenance
+from qsnet_jax import UserError, provenance, storage
 
 
 def test_record_has_what_a_row_needs():
@@ -22,36 +22,36 @@ def test_record_has_what_a_row_needs():
 def test_json_is_whole_or_absent(tmp_path):
     """A value that cannot be written leaves the old file and no other."""
     path = tmp_path / 'deep/x.json'
-    provenance.write_json(path, {'a': 1})
+    storage.write_json(path, {'a': 1})
     with pytest.raises(TypeError):
-        provenance.write_json(path, {'a': object()})
+        storage.write_json(path, {'a': object()})
     assert json.loads(path.read_text()) == {'a': 1}
     with pytest.raises(ValueError, match='JSON'):
-        provenance.write_json(path, {'a': float('nan')})
+        storage.write_json(path, {'a': float('nan')})
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_write_that_fails_leaves_no_trace(tmp_path, monkeypatch):
     """The old content stays and the temporary file goes."""
     path = tmp_path / 'x.txt'
-    provenance.write_bytes(path, b'old')
+    storage.write_bytes(path, b'old')
 
     def fail(*_):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(pathlib.Path, 'replace', fail)
     with pytest.raises(OSError, match='No space'):
-        provenance.write_bytes(path, b'new')
+        storage.write_bytes(path, b'new')
     assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
 
 
 def test_only_errors_of_files_become_messages(tmp_path):
     """An unwritable folder and a full disk are the user's; other errors are passed on."""
     (tmp_path / 'file').write_text('')
-    with pytest.raises(UserError, match='cannot be written'), provenance.writable(tmp_path / 'file'):
+    with pytest.raises(UserError, match='cannot be written'), storage.writable(tmp_path / 'file'):
         pass
-    with pytest.raises(UserError, match='No space left'), provenance.writable(tmp_path):
+    with pytest.raises(UserError, match='No space left'), storage.writable(tmp_path):
         raise ValueError('RESOURCE_EXHAUSTED: No space left on device')
-    with pytest.raises(ValueError, match='another') as error, provenance.writable(tmp_path):
+    with pytest.raises(ValueError, match='another') as error, storage.writable(tmp_path):
         raise ValueError('another')
     assert not isinstance(error.value, UserError)

@@ -1,0 +1,336 @@
+"""Image files in and out, uint8 and float: the only place that does either.
+
+Files come from strangers. The format is taken from the content, never from the name; whatever cannot be read in full
+ends in an `ImageError`, and whatever has to change on the way to uint8 (H, W, 3) RGB is one of these conversions:
+
+  grey, 1-bit         three equal channels
+  palette             its colours
+  16-bit grey         round(value / 257), so 65535 becomes 255; 12-bit TIFF likewise from 4095
+  16-bit colour       the high byte of each sample (Pillow does this while decoding; at most 1 of 255 below rounding)
+  alpha               dropped by `read`, kept by `open_photo`; colours are not blended with any background
+  CMYK                RGB by Pillow's formula, without colour management
+  EXIF orientation    applied
+  MPO                 the first picture (many phones write their JPEGs this way)
+
+A photo is written in the format it was read from. EXIF (camera, date, author, place), resolution and colour profile
+stay; XMP, comments and the thumbnail, which would show the old picture, do not. What else is lost is in `Photo.notes`.
+"""
+
+import contextlib
+import dataclasses
+import io
+import os
+import pathlib
+import secrets
+import struct
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from qsnet_jax import UserError
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+MAX_PIXELS = 200_000_000
+COLOURED = 24  # levels between channels; JPEG moves those of a grey picture by less
+JPEG_QUALITY = 95  # the highest that Pillow advises; above it files grow and little is gained
+
+# Pillow warns above its limit and raises above twice that. Its default lies below MAX_PIXELS, so its warning would
+# come for photos taken here; this module checks the size before decoding.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+_FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP')  # never all of Pillow's: some of them run other programs
+_GREY_MODES = ('1', 'L', 'LA', 'La', 'I', 'I;16', 'I;16B', 'I;16L')
+_TURN_NAMES = 'FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90'.split()
+_TURNS = {orientation: Image.Transpose[name] for orientation, name in enumerate(_TURN_NAMES, 2)}  # EXIF: 2 to 8
+_KEPT_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # description, make, model, software, date, author, copyright
+
+
+class ImageError(UserError):
+    """An image file cannot be read or written; says which, what was found, what was expected and what to do."""
+
+
+@dataclasses.dataclass
+class Photo:
+    """One decoded file, and what `save_photo` needs to write its like."""
+
+    rgb: np.ndarray  # uint8 (H, W, 3), upright
+    alpha: np.ndarray | None  # uint8 (H, W)
+    is_grey: bool
+    format: str  # Pillow's name of what the content is, one of JPEG, PNG, BMP, TIFF, WEBP
+    icc_profile: bytes | None
+    exif: bytes | None  # orientation 1, no thumbnail
+    dpi: tuple[float, float] | None
+    notes: tuple[str, ...]  # one short sentence for each thing the file loses
+
+
+def read(path) -> np.ndarray:
+    """Decodes an image file for training or evaluation -> uint8 (H, W, 3) RGB, converted as the module says."""
+    return _load(path).rgb
+
+
+def read_layer(path) -> np.ndarray:
+    """A rain layer, uint8 (H, W): the light that is added to all channels alike.
+
+    Raises ImageError where it is not grey on black: transparency and colours have no place in that sum.
+    """
+    photo = _load(path)
+    if photo.alpha is not None and photo.alpha.min() < 255:
+        raise _error(path, 'has transparent parts', 'a rain layer, grey on black', 'put it on black')
+    spread = int((photo.rgb.max(axis=2) - photo.rgb.min(axis=2)).max())
+    if spread > COLOURED:
+        raise _error(path, f'channels {spread} levels apart', 'a rain layer, grey on black', 'take out its colours')
+    return np.ascontiguousarray(photo.rgb[..., 1])
+
+
+def decode(content: bytes, name: str) -> np.ndarray:
+    """Decodes the bytes of an image file, as `read`; errors call it `name`."""
+    return _load(name, content).rgb
+
+
+def size(path) -> tuple[int, int]:
+    """(height, width) of what `read` would return, from the header alone."""
+    with _opened(path) as image:
+        width, height = image.size
+        if image.format == 'PNG' and not {'exif', 'Raw profile type exif'} & image.info.keys():
+            image.info['exif'] = _late_png_exif(image.fp)  # or Pillow would decode the whole file to look for it
+        orientation, _ = _exif(image)
+        return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def open_photo(path) -> Photo:
+    """Decodes a photo with everything needed to write it back, and makes sure that it can be written back."""
+    photo = _load(path)
+    try:
+        _encode(io.BytesIO(), np.zeros((1, 1, 3), np.uint8), dataclasses.replace(photo, alpha=None))
+    except Exception:  # metadata from strangers; Pillow's encoders raise whatever they trip over
+        note = 'EXIF, resolution and colour profile cannot be written again and are dropped'
+        photo = dataclasses.replace(photo, exif=None, dpi=None, icc_profile=None, notes=photo.notes + (note,))
+    return photo
+
+
+def save_photo(path, rgb: np.ndarray, photo: Photo) -> None:
+    """Writes `rgb`, uint8 (H, W, 3), to exactly `path` as `photo` was: format, grey, alpha, profile, EXIF, resolution.
+
+    Grey is the BT.601 luma, round(0.299 R + 0.587 G + 0.114 B), which returns v for R = G = B = v. JPEG is written
+    with quality 95 and no chroma subsampling; PNG, BMP, TIFF and WebP without loss, WebP and TIFF even where the
+    source was lossy: such a file grows, but nothing is lost twice.
+    """
+    _check_uint8(rgb)
+    if rgb.shape != photo.rgb.shape:
+        raise ValueError(f'{path}: got an image of shape {rgb.shape} for a photo of shape {photo.rgb.shape}')
+    _write(path, lambda file: _encode(file, rgb, photo))
+
+
+def save(path, rgb: np.ndarray) -> None:
+    """Writes uint8 (H, W, 3) RGB or (H, W) grey to `path`, as PNG or JPEG by its extension."""
+    _check_uint8(rgb)
+    formats = {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG'}
+    extension = pathlib.Path(path).suffix.lower()
+    if extension not in formats:
+        raise _error(path, f'has the extension {extension!r}', 'one of ' + ', '.join(formats), 'rename the output')
+    photo = Photo(rgb, None, rgb.ndim == 2, formats[extension], None, None, None, ())
+    _write(path, lambda file: _encode(file, rgb, photo))
+
+
+def to_float(image: np.ndarray) -> np.ndarray:
+    """uint8 0..255 -> float32 0..1, any shape."""
+    image = np.asarray(image)
+    if image.dtype != np.uint8:
+        raise ValueError(f'to_float takes uint8, got {image.dtype}; other types do not say what white is')
+    return image.astype(np.float32) / np.float32(255)
+
+
+def to_uint8(array: np.ndarray) -> np.ndarray:
+    """Float 0..1 -> uint8 0..255 of any shape; clips, then rounds to the nearest. NaN is an error."""
+    array = np.asarray(array)
+    if array.dtype.kind in 'biucSUO':
+        raise ValueError(f'to_uint8 takes floats in 0..1, got {array.dtype}')
+    array = array.astype(np.float32)
+    if np.isnan(array).any():
+        raise ValueError(f'to_uint8 got {np.isnan(array).sum()} NaN of {array.size} values; look for their cause')
+    return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
+
+
+def _error(path, found: str, expected: str, remedy: str) -> ImageError:
+    """The one wording of every refusal."""
+    return ImageError(f'{path}: {found}; expected {expected}; {remedy}')
+
+
+def _check_uint8(rgb: np.ndarray) -> None:
+    """Refuses arrays that are no picture; floats must pass through `to_uint8` first."""
+    is_picture = rgb.ndim == 2 or (rgb.ndim == 3 and rgb.shape[-1] == 3)
+    if rgb.dtype != np.uint8 or not is_picture or 0 in rgb.shape:
+        raise ValueError(f'expected uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}; convert floats with to_uint8')
+
+
+@contextlib.contextmanager
+def _opened(path, content: bytes | None = None):
+    """The header of a file, or of its bytes, as a Pillow image; whatever goes wrong, also later, is an ImageError."""
+    expected = 'one whole JPEG, PNG, BMP, TIFF or WebP picture'
+    try:
+        if content is None and not os.path.isfile(path):  # os.path: pipes and devices would block when opened
+            found = 'is not a regular file' if os.path.exists(path) else 'does not exist'
+            raise _error(path, found, expected, 'check the path')
+        with open(path, 'rb') if content is None else io.BytesIO(content) as file:
+            with Image.open(file, formats=_FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError(f'{image.width} x {image.height}')
+                num_frames = getattr(image, 'n_frames', 1)
+                if num_frames != 1 and image.format != 'MPO':
+                    raise _error(path, f'holds {num_frames} frames or pages', expected, 'split it into single pictures')
+                yield image
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _error(path, f'is too large ({error})', f'at most {MAX_PIXELS} pixels', 'cut or shrink it') from error
+    except Image.UnidentifiedImageError as error:
+        raise _error(path, _describe(path, content), expected, 'convert or replace it') from error
+    except PermissionError as error:
+        raise _error(path, 'may not be read', 'permission to read it', 'change its permissions') from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ... on damaged files
+        found = f'is truncated or damaged ({type(error).__name__}: {error})'
+        raise _error(path, found, expected, 'fetch or export it again') from error
+
+
+def _describe(path, content: bytes | None) -> str:
+    """What a file seems to be that is none of the formats read."""
+    with open(path, 'rb') if content is None else io.BytesIO(content) as file:
+        head = file.read(12)
+    if not head:
+        return 'is empty'
+    if head[4:8] == b'ftyp':
+        return 'is an HEIC, AVIF or video file, which is not supported'
+    return (
+        'is a GIF, which is not supported'
+        if head[:4] == b'GIF8'
+        else f'is damaged or of another kind, starts with {head!r}'
+    )
+
+
+def _late_png_exif(file) -> bytes:
+    """A PNG's eXIf chunk, which may lie behind the pixels; empty where there is none."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack('>I4s', head)
+        if kind == b'eXIf':
+            return b'Exif\0\0' + file.read(length)
+        file.seek(length + 4, os.SEEK_CUR)
+    return b''
+
+
+def _exif(image) -> tuple[int, bytes | None]:
+    """The orientation still to be applied, and the EXIF to keep: None if there is none, b'' if it is damaged.
+
+    Pillow applies a TIFF's orientation itself, to the size when opening and to the pixels when decoding. Kept is what
+    describes the photo; tags that describe how the old file's bytes lay would be wrong in the new one.
+    """
+    orientation, kept = 1, Image.Exif()
+    try:
+        exif = image.getexif()
+        if image.format != 'TIFF':
+            orientation = exif.get(ExifTags.Base.Orientation, 1)
+        for tag in _KEPT_TAGS:
+            if tag in exif:
+                kept[tag] = exif[tag]
+        for folder in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+            if folder in exif:
+                kept[folder] = dict(exif.get_ifd(folder))
+                kept[folder].pop(ExifTags.IFD.Interop, None)  # an offset in the old file
+        if not len(kept):  # Pillow leaves EXIF empty that it cannot parse
+            return orientation, b'' if image.info.get('exif') and not len(exif) else None
+        kept[ExifTags.Base.Orientation] = 1
+        return orientation, kept.tobytes()
+    except Exception:  # no reason to refuse the pixels
+        return orientation, b''
+
+
+def _load(path, content: bytes | None = None) -> Photo:
+    """Decodes, turns upright, converts."""
+    with _opened(path, content) as image:
+        args = image.tile[0][3] if image.tile else ''
+        rawmode = args if isinstance(args, str) else str(args[0])  # how samples lie in the file, as 'RGB;16B'
+        image.load()
+        is_16_bit = image.mode.startswith('I') or (image.format in ('PNG', 'TIFF') and '16' in rawmode)
+        lost_colour = image.info.pop('transparency', None) if is_16_bit else None  # Pillow would compare it as 8-bit
+        orientation, exif = _exif(image)
+        notes = {
+            f'only the first of {getattr(image, "n_frames", 1)} pictures kept': image.format == 'MPO',
+            '16-bit samples reduced to 8 bits': is_16_bit,
+            'transparent colour of a 16-bit file dropped': lost_colour is not None,
+            '1-bit pixels become 8-bit grey': image.mode == '1',
+            'palette expanded to RGB': image.mode in ('P', 'PA'),
+            'CMYK converted to RGB, its colour profile dropped': image.mode == 'CMYK',
+            'alpha of a BMP dropped': image.format == 'BMP' and image.has_transparency_data,
+            'damaged EXIF dropped': exif == b'',
+        }
+        turn = _TURNS.get(orientation)
+        rgb, alpha = _pixels(path, image if turn is None else image.transpose(turn))
+        return Photo(
+            rgb=rgb,
+            alpha=None if image.format == 'BMP' else alpha,
+            is_grey=image.mode in _GREY_MODES or rawmode == 'LA;16B',
+            format='JPEG' if image.format == 'MPO' else image.format,
+            icc_profile=None if image.mode == 'CMYK' else image.info.get('icc_profile') or None,
+            exif=exif or None,
+            dpi=image.info.get('dpi'),
+            notes=tuple(note for note, applies in notes.items() if applies),
+        )
+
+
+def _pixels(path, image) -> tuple[np.ndarray, np.ndarray | None]:
+    """uint8 (H, W, 3) and the alpha channel, if any, of a decoded image."""
+    if image.mode in ('F', 'LAB'):  # floating point, CIE Lab
+        raise _error(path, f'holds {image.mode} samples', '8 or 16-bit grey, RGB or CMYK', 'export it as 8-bit RGB')
+    if image.mode.startswith('I'):
+        grey = _grey_to_8_bit(path, np.asarray(image), getattr(image, 'tag_v2', {}))
+        return np.stack([grey] * 3, axis=-1), None
+    if not image.has_transparency_data:
+        return np.array(image.convert('RGB')), None
+    rgba = np.array((image.convert('LA') if image.mode == 'La' else image).convert('RGBA'))
+    return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
+
+
+def _grey_to_8_bit(path, values: np.ndarray, tags) -> np.ndarray:
+    """Integer samples (H, W) -> uint8, rounded; `tags` are a TIFF's, for Pillow hands 16-bit TIFFs over as they lie."""
+    peak = 4095 if tags.get(258) == (12,) else 65535  # BitsPerSample
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > peak:
+        raise _error(path, f'holds integers from {low} to {high}', f'0 to {peak}', 'export it as 8 or 16-bit grey')
+    if tags.get(262) == 0:  # PhotometricInterpretation: white is zero
+        values = peak - values
+    return ((values.astype(np.uint32) * 255 + peak // 2) // peak).astype(np.uint8)
+
+
+def _encode(file, rgb: np.ndarray, photo: Photo) -> None:
+    """Writes one picture to an open file in the format, and with the alpha and metadata, of `photo`."""
+    image = Image.fromarray(rgb)
+    if photo.is_grey:
+        image = image.convert('L')
+    if photo.alpha is not None:
+        image.putalpha(Image.fromarray(photo.alpha))
+    options: dict = {'icc_profile': photo.icc_profile, 'exif': photo.exif, 'dpi': photo.dpi}
+    options = {key: value for key, value in options.items() if value}
+    if photo.format == 'JPEG':
+        options |= {'quality': JPEG_QUALITY, 'subsampling': 0}
+    if photo.format == 'TIFF':  # Pillow cannot compress a TIFF that has EXIF
+        options |= {'compression': 'raw' if photo.exif else 'tiff_deflate'}
+    if photo.format == 'WEBP':  # exact: keep colours where alpha is 0
+        options |= {'lossless': True, 'exact': True}
+    image.save(file, photo.format, **options)
+
+
+def _write(path, encode) -> None:
+    """Calls `encode(file)` on a temporary file beside `path` and renames it; never leaves half a file."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f'.{secrets.token_hex(8)}.tmp')
+    try:
+        with open(temporary, 'xb') as file:
+            encode(file)
+        os.replace(temporary, path)
+    except Exception as error:
+        reason = getattr(error, 'strerror', None) or f'{type(error).__name__}: {error}'
+        remedy = 'check that the folder exists, its permissions and the disk'
+        raise _error(path, f'cannot be written ({reason})', 'a writable folder with free space', remedy) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

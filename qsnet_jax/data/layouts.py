@@ -1,0 +1,162 @@
+"""How the images of a set lie in folders: patterns that pair files by key, and the checks before they are used."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+from qsnet_jax import UserError
+from qsnet_jax.data import images
+
+# Pattern of the files of each side: 'rainy', 'clean', 'layer', or 'image' for files that hold rainy and clean side by
+# side. What * stands for is the key that pairs them; where several rainy images share one clean image, + stands for the
+# number that tells them apart.
+Layout: TypeAlias = Mapping[str, str]
+
+PAIRS = (
+    {'rainy': 'rain-*', 'clean': 'norain-*'},
+    {'rainy': 'rainy/rain-*', 'clean': 'norain-*'},
+    {'rainy': 'input/*', 'clean': 'target/*'},
+    {'rainy': 'rainy/*', 'clean': 'clean/*'},
+    {'rainy': 'rain/*', 'clean': 'norain/*'},
+    {'rainy': 'input/*', 'clean': 'gt/*'},
+)
+LAYERS = {'clean': 'clean/*', 'layer': 'layer/*'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One rainy image: its name in the set, the key of its clean image, and its files by side."""
+
+    name: str
+    pair_id: str
+    files: dict[str, pathlib.Path]
+
+
+@dataclasses.dataclass
+class Found:
+    """Items of a folder, the layout they were found by, and what is wrong with them."""
+
+    layout: Layout
+    items: list[Item]
+    problems: list[str]
+
+
+def describe(layout: Layout) -> str:
+    """'rain-* with norain-*'."""
+    return ' with '.join(layout.values()) + (' (both halves in one file)' if 'image' in layout else '')
+
+
+def find(root: pathlib.Path, layouts: Iterable[Layout]) -> Found:
+    """Files under root, paired by the layout that pairs most of them; those without a partner become problems.
+
+    Raises UserError with the number of files found for each layout tried where none has files on all sides.
+    """
+    tried, found = [], []
+    for layout in layouts:
+        problems: list[str] = []
+        sides = {side: match(root, pattern, problems) for side, pattern in layout.items()}
+        if all(sides.values()):
+            found.append(_pair(layout, sides, problems))
+        tried.append(f'{describe(layout)} ({" and ".join(str(len(files)) for files in sides.values())} files)')
+    if found:
+        return max(found, key=lambda candidate: (len(candidate.items), -len(candidate.problems)))
+    raise UserError(
+        f'No images to pair under {root}. Tried {"; ".join(tried)}; files are '
+        f'{", ".join(sorted(images.EXTENSIONS))}. * stands for the key that pairs them.'
+    )
+
+
+def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[str, str], pathlib.Path]:
+    """Image files under root that match a pattern, by (key, number), sorted as people count.
+
+    Adds second files of one key to the problems. Raises UserError for a pattern without exactly one * in its last part.
+    """
+    folder, _, name = pattern.rpartition('/')
+    if name.count('*') != 1 or '*' in folder:
+        raise UserError(f'The pattern {pattern!r} must hold exactly one *, in its last part; it stands for the name.')
+    expression = re.compile(re.escape(name).replace(r'\*', '(?P<key>.+)').replace(r'\+', r'(?P<number>\d+)'))
+    with_extension = '.' in name.partition('*')[2]
+    found: dict[tuple[str, str], pathlib.Path] = {}
+    for path in image_files(below(root, folder)):
+        matched = expression.fullmatch(path.name if with_extension else path.stem)
+        if matched:
+            key = matched['key'], matched.groupdict().get('number', '')
+            if key in found:
+                problems.append(f'{found[key]} and {path} are both called {key[0]!r}')
+            found[key] = path
+    return {key: found[key] for key in sorted(found, key=lambda pair: (natural(pair[0]), natural(pair[1])))}
+
+
+def below(folder: pathlib.Path, names: str) -> pathlib.Path | None:
+    """The sub-folder of that name, or of those names one in another, in any case; the folder itself for ''."""
+    found: pathlib.Path | None = folder
+    for name in names.split('/') if names else ():
+        alike = [path for path in _children(found) if path.name.lower() == name.lower() and path.is_dir()]
+        found = next((path for path in alike if path.name == name), alike[0]) if alike else None
+    return found
+
+
+def image_files(folder: pathlib.Path | None) -> list[pathlib.Path]:
+    """The folder's image files, sorted; hidden ones are not."""
+    return [
+        path for path in _children(folder) if path.suffix.lower() in images.EXTENSIONS and not path.name.startswith('.')
+    ]
+
+
+def _children(folder: pathlib.Path | None) -> list[pathlib.Path]:
+    """What lies in a folder, sorted; nothing where it is none. Raises UserError where it may not be read."""
+    try:
+        return sorted(folder.iterdir()) if folder and folder.is_dir() else []
+    except OSError as error:
+        raise UserError(f'The folder of images {folder} cannot be read: {error.strerror}.') from error
+
+
+def unreadable(items: Iterable[Item]) -> list[str]:
+    """Problems that the headers of the files show: unreadable ones, and items whose files differ in size."""
+    problems = []
+    for item in items:
+        try:
+            sizes = {path: images.size(path) for path in item.files.values()}
+        except images.ImageError as error:
+            problems.append(str(error))
+            continue
+        if len(set(sizes.values())) > 1:
+            problems.append(' and '.join(f'{path} is {height}x{width}' for path, (height, width) in sizes.items()))
+    return problems
+
+
+def refuse(problems: list[str], what: str, layout: Layout, remedy: str) -> None:
+    """Raises one UserError for all problems, if there are any: the first ten and their number."""
+    if problems:
+        rest = f'; and {len(problems) - 10} more' if len(problems) > 10 else ''
+        raise UserError(
+            f'{len(problems)} {"problems" if len(problems) > 1 else "problem"} with {what}, recognised as '
+            f'{describe(layout)}: {"; ".join(problems[:10])}{rest}. {remedy}'
+        )
+
+
+def natural(text: str) -> tuple:
+    """Sorts '2' before '10'."""
+    return tuple((0, int(part), '') if part.isdecimal() else (1, 0, part) for part in re.split(r'(\d+)', text) if part)
+
+
+def _pair(layout: Layout, sides: dict[str, dict[tuple[str, str], pathlib.Path]], problems: list[str]) -> Found:
+    """Items of the keys that all sides have; the files of others are problems."""
+    keys = {side: {key for key, _ in files} for side, files in sides.items()}
+    problems = problems + [
+        f'{path.name} has no {layout[other]}'
+        for side, files in sides.items()
+        for (key, _), path in files.items()
+        for other in sides
+        if key not in keys[other]
+    ]
+    first, *others = sides
+    by_key = {side: {key: path for (key, _), path in sides[side].items()} for side in others}
+    items = [
+        Item(f'{key}_{number}' if number else key, key, {first: path} | {side: by_key[side][key] for side in others})
+        for (key, number), path in sides[first].items()
+        if all(key in keys[side] for side in others)
+    ]
+    return Found(layout, items, problems)

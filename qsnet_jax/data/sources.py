@@ -1,0 +1,285 @@
+"""What training draws crops from and evaluation scores: pairs, clean + layer files, photos with drawn rain.
+
+A source knows its items by name, gives each whole as uint8 (H, W, 3) pair, and random crops of them. Crops and drawn
+rain are functions of the random generator that is passed in and of nothing else.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+import threading
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from qsnet_jax import UserError
+from qsnet_jax.data import images, layouts, rain
+
+Pair = tuple[np.ndarray, np.ndarray]  # rainy, clean: uint8 (H, W, 3)
+Contents = list[tuple[str, str]]  # names of files or images and the sha256 of their contents
+
+DRAWN_SEED = 1911_10810  # of the drawn evaluation sets, the same for everyone; training draws follow config.seed
+
+
+class Source(Protocol):
+    """Items to train on or to score."""
+
+    names: list[str]
+    groups: list[str]  # of each item what it shares with others, its scene or rain: these are no independent evidence
+    notes: dict[str, Any]  # what a result on them must say besides their fingerprint
+
+    def load(self, index: int) -> Pair:
+        """The whole pair `index`."""
+
+    def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
+        """A random (crop, crop, 3) patch of item `index`."""
+
+    def contents(self, index: int) -> Contents:
+        """What item `index` is made from."""
+
+
+def fingerprint(source: Source) -> dict[str, Any]:
+    """{'count', 'sha256', notes}: one hash over the sorted (name, content hash) lines of all that the items hold."""
+    parts = {part for index in range(len(source.names)) for part in source.contents(index)}
+    return {'count': len(source.names), 'sha256': digest(parts), **source.notes}
+
+
+def digest(parts: Iterable[tuple[str, str]]) -> str:
+    """One hash over names and the hashes of their contents, whatever their order."""
+    return sha256('\n'.join(sorted(f'{name} {content}' for name, content in parts)).encode())
+
+
+def sha256(content: bytes) -> str:
+    """Hexadecimal digest."""
+    return hashlib.sha256(content).hexdigest()
+
+
+class Cache:
+    """Decoded images by key, kept in memory up to a budget in bytes; beyond it each use decodes again."""
+
+    def __init__(self, budget: float):
+        self._budget = budget
+        self._images: dict[Hashable, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, decode: Callable[[], np.ndarray]) -> np.ndarray:
+        """What `decode` returns. Not to be written to."""
+        image = self._images.get(key)
+        if image is None:
+            image = decode()
+            with self._lock:
+                if key not in self._images and image.nbytes <= self._budget:
+                    self._budget -= image.nbytes
+                    self._images[key] = image
+        return image
+
+    def read(self, path: pathlib.Path) -> np.ndarray:
+        """An image file, uint8 (H, W, 3)."""
+        return self.get(path, functools.partial(images.read, path))
+
+    def read_layer(self, path: pathlib.Path) -> np.ndarray:
+        """A rain layer, uint8 (H, W)."""
+        return self.get(('layer', path), functools.partial(images.read_layer, path))
+
+
+class _Files:
+    """What the sources of image files have in common."""
+
+    def __init__(self, items: list[layouts.Item], cache: Cache):
+        self.items, self.cache = items, cache
+        self.names = [item.name for item in items]
+        self.groups = [item.pair_id for item in items]
+        self.notes: dict[str, Any] = {}
+
+
+class Pairs(_Files):
+    """Rainy and clean files of equal size."""
+
+    def load(self, index: int) -> Pair:
+        files = self.items[index].files
+        rainy, clean = self.cache.read(files['rainy']), self.cache.read(files['clean'])
+        check_equal(rainy.shape, clean.shape, f'{files["rainy"]} and its clean partner {files["clean"]}')
+        return rainy, clean
+
+    def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
+        return cut_both(self.load(index), crop, generator)
+
+    def contents(self, index: int) -> Contents:
+        return _file_contents(self.items[index].files)
+
+
+class Layers(_Files):
+    """Clean files and grey rain layers of the same names: rainy = min(255, clean + layer)."""
+
+    def load(self, index: int) -> Pair:
+        files = self.items[index].files
+        clean, layer = self.cache.read(files['clean']), self.cache.read_layer(files['layer'])
+        check_equal(clean.shape[:2], layer.shape, f'{files["clean"]} and its layer {files["layer"]}')
+        return rain.add_rain(clean, layer), clean
+
+    def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
+        return cut_both(self.load(index), crop, generator)
+
+    def contents(self, index: int) -> Contents:
+        return _file_contents(self.items[index].files)
+
+
+class AnyLayer(_Files):
+    """Clean files and grey rain layers of any size and number: rainy = min(255, clean + layer).
+
+    Training puts a random layer on each background, shifted, mirrored and, with `vary` > 1, enlarged and brightened by
+    random factors in [1 / vary, vary]. For scoring, item i gets number i modulo their count of the layers that are as
+    large as its background; where none is, of all, continued by reflection.
+    """
+
+    def __init__(self, items: list[layouts.Item], layers: list[pathlib.Path], vary: float, cache: Cache):
+        super().__init__(items, cache)
+        self.layers, self.vary = layers, vary
+
+    def load(self, index: int) -> Pair:
+        clean = self.cache.read(self.items[index].files['clean'])
+        layer = self.cache.read_layer(self.layer_of(index))[: clean.shape[0], : clean.shape[1]]
+        missing = [(0, extent - there) for extent, there in zip(clean.shape[:2], layer.shape, strict=True)]
+        return rain.add_rain(clean, np.pad(layer, missing, mode='reflect')), clean
+
+    def layer_of(self, index: int) -> pathlib.Path:
+        """The layer that item `index` is scored with."""
+        height, width = images.size(self.items[index].files['clean'])
+        fitting = [i for i, (rows, columns) in enumerate(self._sizes) if rows >= height and columns >= width]
+        chosen = fitting or list(range(len(self.layers)))
+        return self.layers[chosen[index % len(chosen)]]
+
+    def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
+        clean = self.cache.read(self.items[index].files['clean'])
+        clean = cut(clean, random_window(clean.shape, crop, generator), crop)
+        layer = self.cache.read_layer(self.layers[generator.integers(len(self.layers))])
+        enlarged, gain = self.vary ** generator.uniform(-1, 1, 2) if self.vary > 1 else (1.0, 1.0)
+        side = max(round(crop / enlarged), 1)
+        layer = cut(layer, random_window(layer.shape, side, generator), side)
+        if side != crop:
+            how = cv2.INTER_LINEAR if side < crop else cv2.INTER_AREA
+            layer = cv2.resize(layer, (crop, crop), interpolation=how)
+        layer = brightened(layer[:, :: generator.choice((-1, 1))], gain)
+        return rain.add_rain(clean, layer), clean
+
+    def contents(self, index: int) -> Contents:
+        return _file_contents(self.items[index].files) + self._layer_contents
+
+    @functools.cached_property
+    def _sizes(self) -> list[tuple[int, int]]:
+        return [images.size(path) for path in self.layers]
+
+    @functools.cached_property
+    def _layer_contents(self) -> Contents:
+        return [part for path in self.layers for part in _file_contents({'layer': path})]
+
+
+@dataclasses.dataclass
+class Drawn:
+    """Clean photos with rain drawn on them; item i is rain layer i on photo i modulo their number.
+
+    `count` items for scoring. In training the rain of every sample is drawn anew at the size of the patch; with
+    `vary_colours`, for the few and partly grey bundled photos, channels are permuted and scaled.
+    """
+
+    style: str
+    photos: list[pathlib.Path]
+    count: int
+    cache: Cache
+    vary_colours: bool
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        self.groups = [self.photos[i % len(self.photos)].stem for i in range(self.count)]
+        self.names = [f'{group}-{i // len(self.photos)}' for i, group in enumerate(self.groups)]
+
+    def load(self, index: int) -> Pair:
+        clean = self.cache.read(self.photos[index % len(self.photos)])
+        height, width = clean.shape[:2]
+        layer = rain.draw_layer(rain.STYLES[self.style], height, width, seed=DRAWN_SEED, index=index)
+        return rain.add_rain(clean, layer), clean
+
+    def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
+        photo = self.cache.read(self.photos[index % len(self.photos)])
+        clean = cut(photo, random_window(photo.shape, crop, generator), crop)
+        if self.vary_colours:
+            gains = generator.uniform(0.5, 1.1, 3).astype(np.float32)
+            clean = np.minimum(clean[..., generator.permutation(3)] * gains, 255.0).astype(np.uint8)
+        seed, number = (int(value) for value in generator.integers(2**31, size=2))
+        layer = rain.draw_layer(rain.STYLES[self.style], crop, crop, seed=seed, index=number)
+        return rain.add_rain(clean, layer), clean
+
+    def contents(self, index: int) -> Contents:
+        return [(self.names[index], sha256(b''.join(image.tobytes() for image in self.load(index))))]
+
+
+class Joined:
+    """Chosen items of one or several sources, in the order given: [(prefix of the names, source, indices), ...]."""
+
+    def __init__(self, parts: list[tuple[str, Source, list[int]]], notes: dict[str, Any]):
+        self.notes = notes
+        self._items = [(source, index) for _, source, indices in parts for index in indices]
+        self.names = [prefix + source.names[index] for prefix, source, indices in parts for index in indices]
+        self.groups = [prefix + source.groups[index] for prefix, source, indices in parts for index in indices]
+
+    def load(self, index: int) -> Pair:
+        source, own = self._items[index]
+        return source.load(own)
+
+    def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
+        source, own = self._items[index]
+        return source.sample(own, crop, generator)
+
+    def contents(self, index: int) -> Contents:
+        source, own = self._items[index]
+        return source.contents(own)
+
+
+def random_window(shape: tuple[int, ...], crop: int, generator: np.random.Generator) -> tuple[int, int]:
+    """Upper left corner of a uniformly drawn crop; 0 along an axis that is shorter than the crop."""
+    height, width = shape[:2]
+    return int(generator.integers(max(height - crop, 0) + 1)), int(generator.integers(max(width - crop, 0) + 1))
+
+
+def cut(image: np.ndarray, window: tuple[int, int], crop: int) -> np.ndarray:
+    """(crop, crop, ...) from `window` on, what is missing of it filled by reflection at the lower and right edge."""
+    top, left = window
+    patch = image[top : top + crop, left : left + crop]
+    missing = [(0, crop - extent) for extent in patch.shape[:2]] + [(0, 0)] * (patch.ndim - 2)
+    return np.pad(patch, missing, mode='reflect') if patch.shape[:2] != (crop, crop) else patch
+
+
+def cut_both(pair: Pair, crop: int, generator: np.random.Generator) -> Pair:
+    """The same random crop of both sides of a pair."""
+    window = random_window(pair[0].shape, crop, generator)
+    return cut(pair[0], window, crop), cut(pair[1], window, crop)
+
+
+def brightened(image: np.ndarray, gain: float) -> np.ndarray:
+    """A uint8 image times `gain`, rounded and cut off at 255."""
+    return np.minimum(np.rint(image * np.float32(gain)), 255.0).astype(np.uint8)
+
+
+def check_equal(first: tuple[int, ...], second: tuple[int, ...], what: str) -> None:
+    """Refuses two images of different size."""
+    if first != second:
+        raise UserError(f'{what} are {first[0]}x{first[1]} and {second[0]}x{second[1]}; they must have one size.')
+
+
+def file_hash(path: pathlib.Path) -> str:
+    """sha256 of a file, computed once as long as the file does not change."""
+    stat = path.stat()
+    return _file_hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.cache
+def _file_hash(path: pathlib.Path, size: int, changed: int) -> str:
+    return sha256(path.read_bytes())
+
+
+def _file_contents(files: dict[str, pathlib.Path]) -> Contents:
+    """(side/name, hash) of each file."""
+    return [(f'{side}/{path.name}', file_hash(path)) for side, path in files.items()]

@@ -1,0 +1,285 @@
+"""Scores of restored images, per image and per data set, under both protocols (see `metrics`).
+
+Beside each mean stands its 95 % bootstrap interval: as many images as the set has are drawn from it, with repetition,
+10,000 times, and the middle 95 % of the means kept. Images of one scene (the 14 rainy versions of a photo in Rain1400)
+or of one rain layer (`layers/A+B`) form a group and are drawn together. With fewer than ten groups that would be too
+narrow; Student's t over the groups takes its place. It says how far the mean depends on the choice of groups.
+"""
+
+import collections
+import concurrent.futures
+import csv
+import io
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import scipy.special
+import tqdm
+
+from qsnet_jax import derain, metrics, storage
+from qsnet_jax.data import images, sets, sources
+
+PROTOCOLS = metrics.PROTOCOLS
+MEASURES = ('psnr', 'ssim')
+PICTURES = 4  # before/after pictures written per data set
+RESAMPLES = 10_000
+Column: TypeAlias = tuple[np.ndarray, np.ndarray]  # scores, and of each the number of its group
+Scores: TypeAlias = dict[str, dict[tuple[str, str], Column]]  # label -> (protocol, measure) -> column
+FEW = 10  # groups; below, the bootstrap is too narrow
+
+
+class Derainer(Protocol):
+    """What restores: `derain.Derainer`, `torch_twin.Derainer`."""
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 3), the restored image."""
+
+    def restore(self, image: np.ndarray, scales: bool = False) -> np.ndarray:
+        """uint8 (1, H, W, 3), the restored image; with `scales` followed by those of C_1, C_2, ..."""
+
+
+def evaluate(
+    derainer: Derainer, config: Any, folder: pathlib.Path, record: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Scores every set of `config.data.eval`; writes FOLDER/<set>/{results.json, per_image.csv, *.png}.
+
+    Returns the contents of each results.json by name of the set. record: provenance of the weights and the run.
+    """
+    results, scores = {}, {}
+    with storage.writable(folder):
+        opened = sets.open_evaluation(config.data, config.data.eval, sources.Cache(0))  # every image is read once
+        for name, source in opened.items():
+            found = _evaluate_source(derainer, name, source, folder / name.replace('/', '-'), record)
+            results[name], scores[name] = found
+        repacked = [name for name in results if name.startswith('rain13k/')]
+        if len(repacked) > 1:  # those who use it average over its sets
+            name = f'mean of {len(repacked)} sets'
+            results[name] = _mean_of_sets(
+                name, [results[each] for each in repacked], [scores[each] for each in repacked]
+            )
+            storage.write_json(folder / 'rain13k' / 'results.json', results[name])
+    print(format_table(results))
+    return results
+
+
+def validate(derainer: Callable[[np.ndarray], np.ndarray], source: sources.Source, count: int) -> float:
+    """Mean PSNR, protocol rgb, of the first `count` images; what training watches."""
+    chosen = range(min(count, len(source.names)))
+    scores = []
+    for index in chosen:
+        rainy, clean = source.load(index)
+        scores.append(metrics.psnr(derainer(rainy), clean, 'rgb'))
+    return float(np.mean(scores))
+
+
+def score(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
+    """{'rgb_psnr', 'rgb_ssim', 'y_psnr', 'y_ssim'} of one uint8 (H, W, 3) image; SSIM is NaN below 11 pixels."""
+    has_ssim = min(clean.shape[:2]) >= metrics.WINDOW
+    return {
+        f'{protocol}_{measure}': getattr(metrics, measure)(restored, clean, protocol)
+        if measure == 'psnr' or has_ssim
+        else math.nan
+        for protocol in PROTOCOLS
+        for measure in MEASURES
+    }
+
+
+def format_table(results: dict[str, dict[str, Any]]) -> str:
+    """Input and output scores of all sets and the intervals of the latter, as lines of text."""
+    columns = [(protocol, measure) for protocol in PROTOCOLS for measure in MEASURES]
+    lines = [f'{"":24}{"images":>7}' + ''.join(f'{f"{measure} {protocol}":>20}' for protocol, measure in columns)]
+    for name, result in results.items():
+        means, intervals = [], []
+        for protocol, measure in columns:
+            digits = 2 if measure == 'psnr' else 3
+            means.append(' -> '.join(_text(tree[protocol][measure], digits) for tree in (result['input'], result)))
+            ends = result['interval'][protocol][measure]
+            intervals.append('-' if ends is None else f'{ends[0]:.{digits}f} .. {ends[1]:.{digits}f}')
+        lines.append(f'{name:22}{_count(result):>9}' + ''.join(f'{cell:>20}' for cell in means))
+        lines.append(f'{"  95 % interval":31}' + ''.join(f'{cell:>20}' for cell in intervals))
+    return '\n'.join(lines)
+
+
+def _count(result: dict[str, Any]) -> str:
+    """Number of images, and of how many where the set is not whole."""
+    whole = (result['provenance'].get('dataset') or {}).get('publisher_count')
+    return f'{result["count"]}/{whole}' if whole and whole != result['count'] else str(result['count'])
+
+
+def _text(value: float | None, digits: int) -> str:
+    """A score to print, '-' where there is none."""
+    return '-' if value is None else f'{value:.{digits}f}'
+
+
+def _evaluate_source(
+    derainer: Derainer, name: str, source: sources.Source, folder: pathlib.Path, record: dict[str, Any]
+) -> tuple[dict[str, Any], Scores]:
+    """Restores and scores every image of one set once; scoring runs beside the network."""
+    fingerprint = _compare(name, sources.fingerprint(source), folder, record)
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    pending: collections.deque = collections.deque()
+    rows: list[dict[str, Any]] = []
+    timed: set[tuple[int, ...]] = set()
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for index, image_name in enumerate(tqdm.tqdm(source.names, f'scoring {name}', unit='image')):
+            rainy, clean = source.load(index)
+            begun = time.perf_counter()
+            outputs = derainer.restore(rainy, scales=True)
+            canvas = tuple(-(-extent // derain.BUCKET) for extent in rainy.shape[:2])
+            elapsed = round(time.perf_counter() - begun, 4)
+            seconds = elapsed if canvas in timed else None  # the first of its size compiles
+            timed.add(canvas)
+            pending.append(pool.submit(_row, image_name, source.groups[index], seconds, rainy, clean, outputs))
+            if index < PICTURES:
+                panel = np.concatenate((rainy, outputs[0], clean), axis=1)
+                images.save(folder / f'{image_name}.png', panel)
+            while len(pending) > 2 * (os.cpu_count() or 1):  # bounds the images held in memory
+                rows.append(pending.popleft().result())
+        rows += [job.result() for job in pending]
+    write_csv(folder / 'per_image.csv', rows)
+    scores = _by_label(rows, source.groups, len(outputs) - 1)
+    results = {
+        'dataset': name,
+        'count': len(rows),
+        **_tree(scores, lambda values: _mean([values])),
+        'interval': _tree(scores, lambda values: interval([values])),
+        'provenance': {
+            **record,
+            'dataset': fingerprint,
+            'evaluation_seconds': round(time.perf_counter() - started, 2),
+        },
+    }
+    storage.write_json(folder / 'results.json', results)
+    return results, scores
+
+
+def _compare(name: str, fingerprint: dict[str, Any], folder: pathlib.Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Says where the files are not those of earlier results, or those of the training; returns what to record."""
+    earlier = folder / 'results.json'
+    if earlier.exists():
+        stored = json.loads(earlier.read_text())['provenance']['dataset']
+        if stored['sha256'] != fingerprint['sha256']:
+            print(
+                f'{name}: the earlier results in {folder} were of other files ({stored["count"]} images, '
+                f'{stored["sha256"][:12]}; now {fingerprint["count"]}, {fingerprint["sha256"][:12]}) and are replaced'
+            )
+    trained = (record.get('training') or {}).get('training_data', {})
+    seen = [other for other, print_ in trained.items() if print_['sha256'] == fingerprint['sha256']]
+    if seen:
+        print(f'{name}: the network was trained on these very images ({seen[0]})')
+        return {**fingerprint, 'seen_in_training': seen}
+    return fingerprint
+
+
+def _mean_of_sets(name: str, results: list[dict[str, Any]], scores: list[Scores]) -> dict[str, Any]:
+    """The mean of the means of several sets, each image resampled within its set."""
+    together: Any = {
+        label: {key: [each[label][key] for each in scores] for key in scores[0][label]} for label in scores[0]
+    }
+    prints = {result['dataset']: result['provenance']['dataset'] for result in results}
+    return {
+        'dataset': name,
+        'count': sum(result['count'] for result in results),
+        **_tree(together, _mean),
+        'interval': _tree(together, interval),
+        'provenance': {**results[0]['provenance'], 'dataset': prints},
+    }
+
+
+def _row(
+    name: str, scene: str, seconds: float | None, rainy: np.ndarray, clean: np.ndarray, outputs: np.ndarray
+) -> dict[str, Any]:
+    """All scores of one image: of the input, of the output, and of each scale alone."""
+    row: dict[str, Any] = {
+        'name': name,
+        'scene': scene,
+        'height': clean.shape[0],
+        'width': clean.shape[1],
+        'seconds': seconds,
+    }
+    candidates = {'input': rainy, 'output': outputs[0], **{f'C_{i}': x for i, x in enumerate(outputs[1:], start=1)}}
+    for label, image in candidates.items():
+        row |= {f'{label}_{measure}': value for measure, value in score(image, clean).items()}
+    return row
+
+
+def _by_label(rows: list[dict[str, Any]], groups: list[str], num_scales: int) -> Scores:
+    """The columns of the table by label and (protocol, measure): the finite scores, and the group of each.
+
+    Images that have no finite score (infinite PSNR of identical images, no SSIM below 11 pixels) are left out.
+    """
+    keys = [(protocol, measure) for protocol in PROTOCOLS for measure in MEASURES]
+    labels = ('output', 'input', *(f'C_{i}' for i in range(1, num_scales + 1)))
+    columns = {
+        label: {(p, m): np.array([row[f'{label}_{p}_{m}'] for row in rows]) for p, m in keys} for label in labels
+    }
+    with np.errstate(invalid='ignore'):
+        columns['gain'] = {key: columns['output'][key] - columns['input'][key] for key in keys}
+    numbers = np.unique(groups, return_inverse=True)[1]
+    return {
+        label: {key: (x[np.isfinite(x)], numbers[np.isfinite(x)]) for key, x in table.items()}
+        for label, table in columns.items()
+    }
+
+
+def _tree(scores: Any, summarize: Callable[[Any], Any]) -> dict[str, Any]:
+    """What `results.json` holds: `summarize` of each column by protocol and measure, of the output at the top."""
+    trees = {
+        label: {protocol: {m: summarize(columns[protocol, m]) for m in MEASURES} for protocol in PROTOCOLS}
+        for label, columns in scores.items()
+    }
+    scales = {label: tree for label, tree in trees.items() if label.startswith('C_')}
+    return {**trees['output'], 'input': trees['input'], 'gain': trees['gain'], 'scales': scales}
+
+
+def _mean(sets: list[Column]) -> float | None:
+    """Mean over sets of the means over images; None where a set has no score."""
+    return float(np.mean([scores.mean() for scores, _ in sets])) if all(scores.size for scores, _ in sets) else None
+
+
+def interval(sets: list[Column]) -> list[float] | None:
+    """Its 95 % interval, see above, always of the same draws; None where a set has fewer than two groups."""
+    grouped = []
+    for scores, groups in sets:
+        _, members = np.unique(groups, return_inverse=True)
+        if not scores.size or members.max() < 1:
+            return None
+        grouped.append((np.bincount(members, scores), np.bincount(members)))
+    if min(sums.size for sums, _ in grouped) < FEW:
+        return _student(grouped)
+    means = np.zeros(RESAMPLES)
+    for number, (sums, counts) in enumerate(grouped):
+        generator = np.random.Generator(np.random.PCG64((number, sums.size)))
+        for chunk in np.array_split(np.arange(RESAMPLES), 20):  # bounds the memory
+            drawn = generator.integers(sums.size, size=(chunk.size, sums.size))
+            means[chunk] += sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1) / len(sets)
+    return [float(end) for end in np.percentile(means, (2.5, 97.5))]
+
+
+def _student(grouped: list[Column]) -> list[float]:
+    """The 95 % interval of the mean of means, of sums and counts per group; degrees of freedom of the smallest set."""
+    means = [sums.sum() / counts.sum() for sums, counts in grouped]
+    variances = [
+        np.square(sums - mean * counts).sum() * sums.size / (sums.size - 1) / counts.sum() ** 2
+        for mean, (sums, counts) in zip(means, grouped, strict=True)
+    ]
+    freedom = min(sums.size for sums, _ in grouped) - 1
+    half = scipy.special.stdtrit(freedom, 0.975) * math.sqrt(sum(variances)) / len(grouped)
+    return [float(np.mean(means) - half), float(np.mean(means) + half)]
+
+
+def write_csv(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    """One line per row; the columns are those of any of them."""
+    text = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    storage.write_bytes(path, text.getvalue().encode())

@@ -1,0 +1,1 @@
+"""What needs another framework beside JAX: the PyTorch twin, comparison, timings."""

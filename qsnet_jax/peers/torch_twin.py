@@ -1,0 +1,436 @@
+"""QSNet in PyTorch, as its authors would have written it: the same settings, the same parameters, the same losses.
+
+Networks and losses are written anew, from the paper and the table of layers and not from the JAX code, so that
+agreement of the two means something. Images are (B, 3, H, W) here. Needs PyTorch, which nothing else here does.
+
+Where the frameworks differ by default, one choice holds on both sides:
+
+  running statistics   0.9 old + 0.1 new, of the biased variance (Flax's rule; PyTorch alone would use the unbiased one)
+  batch norm           epsilon 1e-5; instance norm the same, with scale and bias
+  Adam                 beta 0.9 and 0.999, epsilon 1e-8 outside the root (the default of both)
+  padding              explicit and symmetric: zeros, but reflection in the stem
+  precision            float32 as the frameworks compute it; on NVIDIA cards both may use TF32 (see compare)
+  sub-pixel layout     offset-major, (i * stride + j) * C + c, not nn.PixelShuffle's channel-major order
+"""
+
+import io
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from qsnet_jax import UserError, derain, model, priors, storage
+from qsnet_jax.data import images
+from qsnet_jax.weights import files
+
+try:
+    import safetensors.torch
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
+except ImportError as error:
+    raise UserError('The PyTorch twin needs PyTorch: pip install torch, 2.10 or newer (extra [torch]).') from error
+
+
+SAFE_PICKLES = (2, 10)  # from this version on no known file breaks out of `weights_only=True`
+MOMENTUM = 0.1  # running = 0.9 running + 0.1 batch
+
+
+class Output(NamedTuple):
+    """rain: (B, 3, H, W), the main decoder's; aux_rain: the same of each scale's own decoder."""
+
+    rain: Tensor
+    aux_rain: tuple[Tensor, ...]
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm whose running variance follows the biased variance of the batch."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, eps=1e-5, momentum=MOMENTUM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.running_mean is None or self.running_var is None:
+            return super().forward(x)
+        mean, variance = self.running_mean.clone(), self.running_var.clone()  # the backward pass keeps what it is given
+        y = functional.batch_norm(x, mean, variance, self.weight, self.bias, True, MOMENTUM, self.eps)
+        count = x.numel() // x.shape[1]
+        with torch.no_grad():  # PyTorch has added MOMENTUM * variance * count / (count - 1)
+            self.running_mean.copy_(mean)
+            kept = (1 - MOMENTUM) * self.running_var
+            self.running_var.copy_(kept + (variance - kept) * ((count - 1) / count))
+        return y
+
+
+class ConvNorm(nn.Module):
+    """Convolution and norm, then ReLU; without norm the convolution has a bias."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int = 3,
+        groups: int = 1,
+        rate: int = 1,
+        stride: int = 1,
+        norm: str = 'batch',
+        padding_mode: Literal['zeros', 'reflect'] = 'zeros',
+        is_rectified: bool = True,
+    ):
+        super().__init__()
+        self.conv = nn.Conv2d(
+            inputs,
+            outputs,
+            size,
+            stride=stride,
+            padding=rate * (size // 2),
+            dilation=rate,
+            groups=groups,
+            bias=norm == 'none',
+            padding_mode=padding_mode,
+        )
+        if norm == 'batch':
+            self.norm: nn.Module = BatchNorm(outputs)
+        elif norm == 'instance':
+            self.norm = nn.InstanceNorm2d(outputs, eps=1e-5, affine=True)
+        else:
+            self.norm = nn.Identity()
+        self.is_rectified = is_rectified
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        return functional.relu(y) if self.is_rectified else y
+
+
+class ShuffleUnit(nn.Module):
+    """ShuffleNet-v1 unit, (B, C, H, W) -> same."""
+
+    def __init__(self, channels: int, groups: int):
+        super().__init__()
+        width = channels // 4
+        self.groups = groups
+        self.reduce = ConvNorm(channels, width, size=1, groups=groups)
+        self.depthwise = ConvNorm(width, width, groups=width, is_rectified=False)
+        self.expand = ConvNorm(width, channels, size=1, groups=groups, is_rectified=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = channel_shuffle(self.reduce(x), self.groups)
+        return functional.relu(x + self.expand(self.depthwise(y)))
+
+
+class Decoder(nn.Module):
+    """Group convolutions with a shuffle after each, then the rain layer."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], groups: int, stride: int, norm: str, share: bool):
+        super().__init__()
+        self.groups, self.stride, self.share, self.depth = groups, stride, share, len(widths)
+        for number, (before, width) in enumerate(zip((inputs, *widths), widths, strict=False), start=1):
+            self.add_module(f'conv_{number}', ConvNorm(before, width, groups=groups, norm=norm))
+        self.rain = nn.Conv2d(widths[-1], 3 * stride**2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number in range(1, self.depth + 1):
+            x = self.get_submodule(f'conv_{number}')(x)
+            if self.share:
+                x = channel_shuffle(x, self.groups)
+        return depth_to_space(self.rain(x), self.stride)
+
+
+class QSNet(nn.Module):
+    """Predicts the rain in (B, 3, H, W) images in [0, 1], as Output. settings: the fields of `model.QSNet`.
+
+    Parameters start as PyTorch starts them; `load_state_dict(to_torch(variables))` gives them those of a linen network.
+    Raises UserError for settings that no network can be built of.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]):
+        super().__init__()
+        self.fields = fields = model.from_config(settings)
+        fields.check_settings()
+        groups, stride, norm = fields.groups, fields.encoder_stride, fields.norm
+        self.stride, self.share_scales, self.scales = stride, fields.share_scales, len(fields.rates) + 1
+        widths = (fields.channels // 4, fields.channels // 2, fields.channels)
+        strides = (1, min(stride, 2), stride // min(stride, 2))
+        for number, (before, width, size, step) in enumerate(
+            zip((3, *widths), widths, (9, 3, 3), strides, strict=False), start=1
+        ):
+            stem = ConvNorm(before, width, size=size, stride=step, norm=norm, padding_mode='reflect')
+            self.add_module(f'stem_{number}', stem)
+        for number in range(1, fields.units + 1):
+            self.add_module(f'unit_{number}', ShuffleUnit(fields.channels, groups))
+        width = fields.scale_channels
+        for number, rate in enumerate((0, *fields.rates), start=1):
+            size = 3 if rate else 1
+            scale = ConvNorm(fields.channels, width, size=size, groups=groups, rate=rate or 1, norm=norm)
+            self.add_module(f'C_{number}', scale)
+            decoder = Decoder(width, (width, width // 2), groups, stride, norm, fields.share_groups)
+            self.add_module(f'A_{number}', decoder)
+        merged = self.scales * (width + 3 * stride**2)
+        self.main = Decoder(merged, widths[::-1], groups, stride, norm, fields.share_groups)
+        if fields.dtype == 'float64':
+            self.double()
+
+    def forward(self, rainy: Tensor) -> Output:
+        self.fields.check_size(*rainy.shape[-2:])
+        if self.fields.dtype != 'bfloat16':
+            return self._forward(rainy)
+        with torch.autocast(rainy.device.type, torch.bfloat16):
+            return self._forward(rainy)
+
+    def _forward(self, rainy: Tensor) -> Output:
+        x = (rainy - 0.5) / 0.5
+        for name in (*(f'stem_{i}' for i in range(1, 4)), *(f'unit_{i}' for i in range(1, self.fields.units + 1))):
+            x = self.get_submodule(name)(x)
+        merged, aux_rain = [], []
+        for number in range(1, self.scales + 1):
+            features = self.get_submodule(f'C_{number}')(x)
+            rain = self.get_submodule(f'A_{number}')(features).to(rainy.dtype)
+            merged += [features, space_to_depth(rainy - rain, self.stride).to(features.dtype)]
+            aux_rain.append(rain)
+        x = torch.cat(merged, dim=1)
+        if self.share_scales:
+            x = channel_shuffle(x, self.scales)
+        return Output(self.main(x).to(rainy.dtype), tuple(aux_rain))
+
+
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """Interleaves `groups` equal blocks of channels; (B, C, H, W) -> same."""
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def space_to_depth(x: Tensor, stride: int) -> Tensor:
+    """(B, C, H, W) -> (B, stride^2 C, H / stride, W / stride); channel (i * stride + j) * C + c is offset (i, j)."""
+    if stride == 1:
+        return x
+    batch, channels, height, width = x.shape
+    x = x.reshape(batch, channels, height // stride, stride, width // stride, stride)
+    return x.permute(0, 3, 5, 1, 2, 4).reshape(batch, stride**2 * channels, height // stride, width // stride)
+
+
+def depth_to_space(x: Tensor, stride: int) -> Tensor:
+    """(B, stride^2 C, H, W) -> (B, C, H stride, W stride); undoes `space_to_depth`."""
+    if stride == 1:
+        return x
+    batch, depth, height, width = x.shape
+    x = x.reshape(batch, stride, stride, depth // stride**2, height, width)
+    return x.permute(0, 3, 4, 1, 5, 2).reshape(batch, depth // stride**2, height * stride, width * stride)
+
+
+def quasi_sparsity(rain: Tensor, rainy: Tensor, filters: str) -> Tensor:
+    """Sum over filters and both layers of absolute responses on valid positions, per element. Eqs. (8), (9)."""
+    loss = rain.new_zeros(())
+    for kernel in priors.FILTERS[filters]:
+        rows, columns = kernel.shape
+        weight = torch.as_tensor(kernel.copy(), dtype=rain.dtype, device=rain.device)
+        for layer in (rain, rainy - rain):
+            if layer.shape[2] >= rows and layer.shape[3] >= columns:
+                windows = layer.unfold(2, rows, 1).unfold(3, columns, 1)  # exact, where a convolution may be in TF32
+                loss = loss + (windows * weight).sum(dim=(-2, -1)).abs().sum()
+    return loss / rain.numel()
+
+
+def rain_map(rainy: Tensor, clean: Tensor, threshold: float) -> Tensor:
+    """1 where a channel is brighter by more than `threshold`, in whole levels of 1/255; (B, 1, H, W). Eq. (11)."""
+    level = math.floor(threshold * 255 + 1e-6)
+    return ((rainy - clean).amax(dim=1, keepdim=True) > (level + 0.5) / 255).to(rainy.dtype)
+
+
+def total_loss(output: Output, rainy: Tensor, clean: Tensor, settings: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of Eq. (13) and its terms; settings: the `loss` section of the configuration."""
+    rain, scale = output.rain, float(settings.pixel_range)
+    errors = torch.stack([rainy - layer - clean for layer in output.aux_rain])
+    outside = 1 - rain_map(rainy, clean, settings.detail_threshold)
+    terms = {
+        'content': scale * functional.l1_loss(rainy - rain, clean),
+        'quasi_sparsity': scale * quasi_sparsity(rain, rainy, settings.filters),
+        'detail': scale * (outside * rain).abs().mean(),
+        'auxiliary': scale**2 * errors.square().mean(),
+    }
+    loss = sum((settings[name] * term for name, term in terms.items() if settings[name]), rain.new_zeros(()))
+    return loss, {**terms, 'total': loss}
+
+
+# The one mapping between the frameworks: last parts of a path in a linen tree, and of a name in a state_dict.
+_NAMES = (
+    ('kernel', 'weight'),
+    ('norm/batch/scale', 'norm.weight'),
+    ('norm/batch/bias', 'norm.bias'),
+    ('norm/batch/mean', 'norm.running_mean'),
+    ('norm/batch/var', 'norm.running_var'),
+    ('norm/instance/scale', 'norm.weight'),
+    ('norm/instance/bias', 'norm.bias'),
+    ('norm/bias', 'conv.bias'),  # without norm
+    ('rain/bias', 'rain.bias'),
+)
+
+
+def _torch_name(path: str) -> str:
+    """'params/unit_1/reduce/conv/kernel' -> 'unit_1.reduce.conv.weight'."""
+    inside = path.partition('/')[2]
+    ours, theirs = next(names for names in _NAMES if inside.endswith(names[0]))
+    return inside.removesuffix(ours).replace('/', '.') + theirs
+
+
+def to_torch(variables: Mapping[str, Any]) -> dict[str, Tensor]:
+    """state_dict of `QSNet` from {'params', 'batch_stats'}; the tensors are copies."""
+    flat = flax.traverse_util.flatten_dict(dict(variables), sep='/')
+    state = {}
+    for path, value in flat.items():
+        array = np.asarray(value)
+        array = array.transpose(3, 2, 0, 1) if path.endswith('kernel') else array  # (k, k, in, out) -> (out, in, k, k)
+        name = _torch_name(path)
+        state[name] = torch.from_numpy(array.copy())
+        if name.endswith('running_mean'):  # PyTorch counts batches, and uses the count only without a momentum
+            state[name.removesuffix('running_mean') + 'num_batches_tracked'] = torch.zeros((), dtype=torch.int64)
+    return state
+
+
+def from_torch(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """{'params', 'batch_stats'} from a state_dict of `QSNet`.
+
+    Raises UserError that names missing, extra and wrongly shaped entries.
+    """
+    expected = files.expected_shapes(dict(settings))
+    paths = {_torch_name(path): path for path in expected}
+    found = {str(name): value for name, value in state.items() if not str(name).endswith('num_batches_tracked')}
+    shapes = {name: _torch_shape(path, expected[path]) for name, path in paths.items()}
+    problems = files.differences(shapes, {name: tuple(value.shape) for name, value in found.items()})
+    if problems:
+        raise UserError(f'The state_dict does not fit the network of {dict(settings)}: {"; ".join(problems)}.')
+    flat = {}
+    for name, path in paths.items():
+        dtype = torch.float64 if settings['dtype'] == 'float64' else torch.float32
+        array = found[name].detach().cpu().to_dense().to(dtype).numpy()
+        if not np.isfinite(array).all():
+            raise UserError(f'{name} of the state_dict holds values that are not finite.')
+        flat[path] = jnp.asarray(array.transpose(2, 3, 1, 0) if path.endswith('kernel') else array)
+    return flax.traverse_util.unflatten_dict(flat, sep='/')
+
+
+def _torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a linen variable's counterpart."""
+    return (shape[3], shape[2], shape[0], shape[1]) if path.endswith('kernel') else shape
+
+
+def save_weights(
+    path: str | os.PathLike, variables: Mapping[str, Any], settings: Mapping[str, Any], record: Any = None
+) -> None:
+    """Writes a state_dict with its settings, as safetensors or, by the extension .pth or .pt, as PyTorch's own format.
+
+    record: JSON-ready provenance, kept in the file.
+    """
+    path, state = pathlib.Path(path), to_torch(variables)
+    if path.suffix not in ('.safetensors', *files.TORCH_SUFFIXES):
+        raise UserError(f'{path} must end in .safetensors, .pth or .pt.')
+    metadata = {
+        'format': files.TORCH_MARK,
+        'settings': json.dumps(dict(settings)),
+        'record': json.dumps(record or {}),
+    }
+    if path.suffix == '.safetensors':
+        content = safetensors.torch.save({name: value.contiguous() for name, value in state.items()}, metadata=metadata)
+    else:
+        file = io.BytesIO()
+        torch.save({**metadata, 'state_dict': state}, file)
+        content = file.getvalue()
+    with storage.writable(path.parent):
+        storage.write_bytes(path, content)
+
+
+def load_weights(
+    path: str | os.PathLike, settings: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads (variables, settings) of the linen network from a file of `save_weights`, or from a bare state_dict.
+
+    settings: needed where the file does not hold them. Pickles are read with `weights_only=True` only.
+    Raises UserError that names missing, extra and wrongly shaped entries.
+    """
+    metadata, state = _read(pathlib.Path(path))
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f'{path} holds no state_dict, a table of tensors by name.')
+    settings = settings or metadata.get('settings')
+    if settings is None:
+        raise UserError(f'{path} holds no settings of its network; give them, or write it by torch_twin.save_weights.')
+    try:
+        return from_torch(state, settings), {**settings, 'rates': tuple(settings['rates'])}
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
+    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
+        raise UserError(f'{path} has settings of which no network can be built: {error!r}.') from error
+
+
+def load_record(path: str | os.PathLike) -> dict[str, Any]:
+    """The provenance stored in a file of `save_weights`."""
+    return _read(pathlib.Path(path))[0].get('record', {})
+
+
+def load(path: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> QSNet:
+    """The network with the weights of a file of either framework, ready for inference.
+
+    settings: of a bare state_dict, which does not say them.
+    """
+    return build(*(load_weights(path, settings) if settings else files.load_weights(path)))
+
+
+def build(variables: Mapping[str, Any], settings: Mapping[str, Any]) -> QSNet:
+    """The network with the variables of a linen one, ready for inference."""
+    network = QSNet(settings)
+    network.load_state_dict(to_torch(variables))
+    return network.eval()
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """{'settings', 'record'}, as far as the file holds them, and its state_dict."""
+    if not path.is_file():
+        raise UserError(f'{path} does not exist; expected weights of the PyTorch twin.')
+    if path.suffix != '.safetensors' and tuple(int(part) for part in torch.__version__.split('.')[:2]) < SAFE_PICKLES:
+        raise UserError(f'{path}: PyTorch {torch.__version__} does not read it safely; update it (extra [torch]).')
+    try:
+        if path.suffix == '.safetensors':
+            with safetensors.safe_open(path, framework='pt') as file:
+                metadata, state = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        else:
+            metadata = torch.load(path, map_location='cpu', weights_only=True)
+            state = metadata.get('state_dict', metadata)
+        is_ours = metadata.get('format') == files.TORCH_MARK
+        return {name: json.loads(metadata[name]) for name in ('settings', 'record')} if is_ours else {}, dict(state)
+    except Exception as error:  # of archives and pickles that strangers made, all kinds
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise UserError(f'{path} is not a readable state_dict: {reason}') from error
+
+
+def take_precision_of_jax() -> None:
+    """Both use TF32 or neither: XLA's default is TF32 where the card has it."""
+    is_exact = jax.config.values['jax_default_matmul_precision'] in ('float32', 'highest')
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not is_exact
+
+
+class Derainer:
+    """Removes rain as `derain.Derainer` does, with a network of this module and every image in one piece."""
+
+    def __init__(self, network: QSNet):
+        self.network = network
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return self.restore(image)[0]
+
+    def restore(self, image: np.ndarray, scales: bool = False) -> np.ndarray:
+        """uint8 (1, H, W, 3), the restored image; with `scales` followed by those that C_1, C_2, ... alone decode."""
+        self.network.eval()
+        height, width = image.shape[:2]
+        bottom, right = -height % derain.BUCKET, -width % derain.BUCKET
+        canvas = images.to_float(np.pad(image, ((0, bottom), (0, right), (0, 0)), mode='reflect'))
+        parameter = next(self.network.parameters())
+        rainy = torch.as_tensor(canvas.transpose(2, 0, 1)[None].copy()).to(parameter)
+        with torch.no_grad():
+            output = self.network(rainy)
+        rain = torch.cat((output.rain, *output.aux_rain)) if scales else output.rain
+        return images.to_uint8(canvas - rain.float().cpu().numpy().transpose(0, 2, 3, 1))[:, :height, :width]

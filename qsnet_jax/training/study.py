@@ -1,0 +1,212 @@
+"""A run from training to scores, and studies: variants x seeds, of which what is missing is run.
+
+One run after the other: several seeds in one program (jax.vmap over parameters) turn every convolution into a grouped
+one, the slowest there is on CPUs: a step of three seeds of the quickstart together takes 1.5 times as long as
+three of one.
+"""
+
+import csv
+import functools
+import json
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+from jax.experimental import multihost_utils
+
+from qsnet_jax import UserError, derain, provenance, storage
+from qsnet_jax.configs import studies
+from qsnet_jax.data import sets, sources
+from qsnet_jax.evidence import evaluate
+from qsnet_jax.training import train
+from qsnet_jax.weights import files
+
+CURVE = ('step', 'seconds', 'total', 'psnr')  # what a row keeps of metrics.jsonl, besides validations
+
+
+def run(config: Any, workdir: pathlib.Path, tile: int = derain.TILE) -> dict[str, dict[str, Any]]:
+    """Trains, or goes on, and scores every set of `config.data.eval`; returns the results of each.
+
+    Writes what `train.train` writes, eval/ and, into weights.safetensors, the scores. With several processes the first
+    scores and the others wait for it. Raises UserError and Stopped as `train.train` does.
+    """
+    state, training = train.train(config, workdir)
+    variables, settings = train.export(state), config.model.to_dict()
+    results = {}
+    if jax.process_index() == 0:
+        results = score(config, workdir / 'eval', derain.Derainer(variables, settings, tile), training)
+        kept = ('count', 'rgb', 'y', 'input')
+        scores = {name: {key: result[key] for key in kept} for name, result in results.items()}
+        files.save_weights(workdir / 'weights.safetensors', variables, settings, {**training, 'scores': scores})
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices('scored')
+    return results
+
+
+def score(
+    config: Any,
+    folder: pathlib.Path,
+    derainer: evaluate.Derainer,
+    training: dict[str, Any],
+    notes: dict[str, Any] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Scores all sets and writes them to `folder`.
+
+    training: the record that came with the variables. notes: what else the provenance must say.
+    """
+    record = {**provenance.collect(config.to_dict(), config.seed), **(notes or {}), 'training': training}
+    results = evaluate.evaluate(derainer, config, folder, record)
+    print(f'scores and pictures are in {folder}')
+    return results
+
+
+def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str | None = None) -> int:
+    """Runs what has no row yet of all variants x seeds of `config.study`; returns how many runs failed.
+
+    only: of these variants alone, 'a,b'.
+    Each run has the folder WORKDIR/VARIANT-SEED, from which an interrupted one goes on, and ends in the row
+    RESULTS/rows/SIZE-VARIANT-SEED.json, also where its loss was not finite. The same seed gives every variant the same
+    batches and, where shapes agree, the same initial parameters. Raises UserError where a row of that name is of
+    another config.
+    """
+    runs = plan(config, only)
+    missing = [(name, seed) for name, seed in runs if not is_done(config, name, seed, results)]
+    print(f'{len(runs) - len(missing)} of {len(runs)} runs have their rows in {results / "rows"}')
+    failed = 0
+    for number, (name, seed) in enumerate(missing, start=1):
+        print(f'{name}, seed {seed}: run {number} of {len(missing)}', flush=True)
+        failed += 'failed' in run_variant(config, name, seed, workdir, results)
+        jax.clear_caches()  # programs of one variant are of no use to the next
+    print(summarize(config, results))
+    return failed
+
+
+def plan(config: Any, only: str | None = None) -> list[tuple[str, int]]:
+    """All (variant, seed) of a study, every variant with the first seed first. Raises UserError where it is none."""
+    if 'study' not in config:
+        raise UserError('--mode=study needs a config with variants, such as configs/losses.py, without one chosen.')
+    if not config.study.seeds:
+        raise UserError('study.seeds is empty; give at least one, as in --config.study.seeds="(0,)".')
+    names = only.split(',') if only else list(config.study.variants)
+    for name in names:
+        if name not in config.study.variants:
+            raise UserError(f'--only={name} is no variant of this study; it has {", ".join(config.study.variants)}.')
+    return [(name, int(seed)) for seed in config.study.seeds for name in names]
+
+
+def variant(config: Any, name: str, seed: int) -> Any:
+    """The config of one run of a study."""
+    chosen = studies.select(config, name)
+    chosen.seed = seed
+    return chosen
+
+
+def row_path(config: Any, name: str, seed: int, results: pathlib.Path) -> pathlib.Path:
+    """Where the row of a run lies."""
+    return results / 'rows' / f'{config.study.size}-{name}-{seed}.json'
+
+
+def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
+    """Whether a run has its row. Raises UserError where that row is of another config or other images."""
+    path = row_path(config, name, seed, results)
+    if not path.exists():
+        return False
+    stored = json.loads(path.read_text())
+    chosen = variant(config, name, seed)
+    given, found = json.loads(chosen.to_json()), stored['provenance']['config']
+    found['data']['root'] = given['data']['root']  # other machines keep the same data elsewhere
+    train.refuse_differences(found, given, path)
+    prints = {key: each['fingerprint'] for key, each in stored['sets'].items()}
+    now = _fingerprints(chosen.data.to_json())
+    other = [key for key in prints.keys() & now if prints[key]['sha256'] != now[key]]
+    if other:
+        raise UserError(
+            f'{path} is of other images of {", ".join(sorted(other))} than {given["data"]["root"]} holds. Name another '
+            '--results, or the folder that it was made with.'
+        )
+    return 'failed' not in stored
+
+
+@functools.cache
+def _fingerprints(data: str) -> dict[str, str]:
+    """Of the sets that a `config.data`, as JSON, is scored on; most runs of a study share them."""
+    settings = ml_collections.ConfigDict(json.loads(data))
+    opened = sets.open_evaluation(settings, settings.eval, sources.Cache(0))
+    return {name: sources.fingerprint(source)['sha256'] for name, source in opened.items()}
+
+
+def run_variant(config: Any, name: str, seed: int, workdir: pathlib.Path, results: pathlib.Path) -> dict[str, Any]:
+    """One run of a study, and its row; returns the row, empty in all processes but the first."""
+    chosen, folder = variant(config, name, seed), workdir / f'{name}-{seed}'
+    row: dict[str, Any] = {
+        'kind': 'study',
+        'size': config.study.size,
+        'variant': name,
+        'overrides': json.loads(config.study.variants[name].to_json()),
+        'seed': seed,
+    }
+    try:
+        scored = run(chosen, folder)
+    except train.Diverged as error:
+        print(f'{name}, seed {seed} failed: {error}')
+        row |= {'failed': str(error), 'sets': {}, 'provenance': provenance.collect(chosen.to_dict(), seed)}
+    else:
+        own = {key: result for key, result in scored.items() if 'sha256' in result['provenance']['dataset']}  # no means
+        row |= {'sets': {key: _set(result, folder) for key, result in own.items()}, 'curve': _curve(folder)}
+        row |= {'provenance': _provenance(scored)}
+    if jax.process_index():
+        return {}
+    storage.write_bytes(row_path(config, name, seed, results), (json.dumps(row, allow_nan=False) + '\n').encode())
+    return row
+
+
+def _provenance(scored: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the sets' results share."""
+    first: dict[str, Any] = next(iter(scored.values()), {'provenance': {}})['provenance']
+    own = {key: value for key, value in first.items() if key not in ('dataset', 'evaluation_seconds')}
+    training = {key: value for key, value in own.get('training', {}).items() if key not in own or own[key] != value}
+    return {**own, 'training': training}
+
+
+def _set(result: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+    """The results of one set, with its fingerprint and the scores of every image, for comparisons in pairs."""
+    name = result['dataset'].replace('/', '-')
+    with (folder / 'eval' / name / 'per_image.csv').open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    labels = [f'output_{protocol}_{measure}' for protocol in evaluate.PROTOCOLS for measure in evaluate.MEASURES]
+    labels += [f'{scale}_{protocol}_psnr' for scale in result['scales'] for protocol in evaluate.PROTOCOLS]
+    columns = {label: [_number(row[label]) for row in rows] for label in labels}
+    kept = {key: value for key, value in result.items() if key not in ('dataset', 'provenance')}
+    names = {'name': [row['name'] for row in rows], 'scene': [row['scene'] for row in rows]}
+    return {
+        **kept,
+        'fingerprint': result['provenance']['dataset'],
+        'evaluation_seconds': result['provenance']['evaluation_seconds'],
+        'images': {**names, **columns},
+    }
+
+
+def _number(text: str) -> float | None:
+    """A score of a table, rounded far below what is ever printed; None for infinity and NaN."""
+    value = round(float(text), 5)
+    return value if abs(value) < float('inf') else None
+
+
+def _curve(folder: pathlib.Path) -> list[dict[str, float]]:
+    """Training and validation over the steps."""
+    lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    return [{key: line[key] for key in line if key in CURVE or key.startswith('validation')} for line in lines]
+
+
+def summarize(config: Any, results: pathlib.Path) -> str:
+    """Mean PSNR (rgb) of every variant over its seeds, by set, as lines of text."""
+    lines = [f'{"":24}{"seeds":>6}  PSNR rgb, dB, mean over seeds of each set']
+    for name in config.study.variants:
+        paths = [row_path(config, name, int(seed), results) for seed in config.study.seeds]
+        rows = [json.loads(path.read_text()) for path in paths if path.exists()]
+        rows = [row for row in rows if 'failed' not in row]
+        sets = {key: [row['sets'][key]['rgb']['psnr'] for row in rows] for key in (rows[0]['sets'] if rows else ())}
+        means = [f'{key} {sum(values) / len(values):.2f}' for key, values in sets.items() if None not in values]
+        lines.append(f'{name:24}{len(rows):>6}  ' + ', '.join(means))
+    return '\n'.join(lines)

@@ -1,0 +1,1 @@
+"""Weights files: read, check, write; the trained ones that come with the package lie here."""

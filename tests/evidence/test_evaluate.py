@@ -1,0 +1,196 @@
+"""Scores: every image once, under both protocols, of input, output and each scale."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from test_derain import make
+
+from qsnet_jax import metrics
+from qsnet_jax.data import images, sets, sources
+from qsnet_jax.evidence import evaluate
+
+
+@pytest.fixture(scope='module')
+def evaluated(pairs_root, tmp_path_factory):
+    """A folder that `evaluate` wrote for the generated pairs, and what it returned."""
+    from qsnet_jax.configs import default
+
+    config = default.get_config()
+    config.data.update({'eval': 'pairs', 'root': str(pairs_root)})
+    folder = tmp_path_factory.mktemp('eval')
+    return folder, evaluate.evaluate(make(), config, folder, {'commit': 'abc'})
+
+
+def test_results_are_means_over_all_images(evaluated, pairs_root):
+    """results.json holds the mean of scores computed here one by one, for input, output and scales."""
+    folder, results = evaluated
+    stored = json.loads((folder / 'pairs/results.json').read_text())
+    assert stored == results['pairs']
+    assert stored['dataset'] == 'pairs' and stored['count'] == 3
+    derainer, cases = make(), []
+    for number in (6, 7, 8):
+        rainy, clean = (images.read(pairs_root / f'val/{side}-{number}.png') for side in ('rain', 'norain'))
+        cases.append((rainy, clean, derainer.restore(rainy, scales=True)))
+    for protocol in ('rgb', 'y'):
+        for measure in ('psnr', 'ssim'):
+            score = getattr(metrics, measure)
+            outputs = np.mean([score(restored[0], clean, protocol) for _, clean, restored in cases])
+            inputs = np.mean([score(rainy, clean, protocol) for rainy, clean, _ in cases])
+            second = np.mean([score(restored[2], clean, protocol) for _, clean, restored in cases])
+            assert stored[protocol][measure] == pytest.approx(outputs, abs=1e-12)
+            assert stored['input'][protocol][measure] == pytest.approx(inputs, abs=1e-12)
+            assert stored['scales']['C_2'][protocol][measure] == pytest.approx(second, abs=1e-12)
+    assert stored['scales'].keys() == {'C_1', 'C_2', 'C_3'}
+
+
+def test_results_say_where_they_come_from(evaluated):
+    """The record of the run and the fingerprint of the data set."""
+    record = evaluated[1]['pairs']['provenance']
+    assert record['commit'] == 'abc' and record['dataset']['count'] == 3 and len(record['dataset']['sha256']) == 64
+
+
+def test_every_image_has_one_line(evaluated):
+    """per_image.csv names each image with its size and time."""
+    with (evaluated[0] / 'pairs/per_image.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row['name'] for row in rows] == ['6', '7', '8']
+    assert rows[0]['seconds'] == '' and float(rows[1]['seconds']) > 0  # the first of a size would time the compiler
+    assert {'height', 'width', 'seconds', 'input_rgb_psnr', 'output_y_ssim', 'C_3_y_psnr'} <= rows[0].keys()
+
+
+def test_pictures_show_before_result_and_truth(evaluated, pairs_root):
+    """Three images side by side, the first the rainy one, the last the clean one."""
+    panel = images.read(evaluated[0] / 'pairs/6.png')
+    rainy, clean = (images.read(pairs_root / f'val/{side}-6.png') for side in ('rain', 'norain'))
+    assert panel.shape == (48, 3 * 56, 3)
+    np.testing.assert_array_equal(panel[:, :56], rainy)
+    np.testing.assert_array_equal(panel[:, 112:], clean)
+
+
+def test_images_too_small_for_ssim_still_count_in_psnr():
+    """A window of 11 pixels does not fit; PSNR is defined all the same."""
+    image = np.zeros((8, 20, 3), np.uint8)
+    scores = evaluate.score(
+        image + 5,
+        image,
+    )
+    assert math.isnan(scores['rgb_ssim']) and scores['rgb_psnr'] == pytest.approx(20 * math.log10(255 / 5))
+
+
+def test_images_without_a_finite_score_do_not_count_in_its_mean(tmp_path):
+    """Identical pairs and tiny images leave the other means alone, and results.json is JSON."""
+    from qsnet_jax.configs import default
+
+    images.save(tmp_path / 'norain-1.png', np.zeros((8, 8, 3), np.uint8))
+    images.save(tmp_path / 'rain-1.png', np.zeros((8, 8, 3), np.uint8))
+    config = default.get_config()
+    config.data.update({'eval': 'pairs', 'root': str(tmp_path)})
+    results = evaluate.evaluate(make(), config, tmp_path / 'eval', {})['pairs']
+    assert results['count'] == 1
+    assert results['input']['rgb'] == {'psnr': None, 'ssim': None}
+    assert math.isfinite(results['rgb']['psnr']) and results['rgb']['ssim'] is None
+    rows = [
+        {f'{label}_{p}_{m}': value for label in ('output', 'input') for p in ('rgb', 'y') for m in ('psnr', 'ssim')}
+        for value in (30.0, math.inf)
+    ]
+    assert evaluate._by_label(rows, ['a', 'b'], 0)['output']['rgb', 'psnr'][0].tolist() == [30.0]
+
+
+def test_validation_is_the_mean_over_the_first_images(pairs_root, tiny_config):
+    """What training watches equals the mean PSNR of those images."""
+    source = sets.open_source('pairs', tiny_config.data, 'eval', sources.Cache(1e9))
+    derainer = make()
+    expected = np.mean([metrics.psnr(derainer(rainy), clean, 'rgb') for rainy, clean in map(source.load, range(2))])
+    assert evaluate.validate(derainer, source, 2) == pytest.approx(expected)
+
+
+def test_table_shows_gain_per_set(evaluated):
+    """Input and output under both protocols, and below them the interval of the output."""
+    lines = evaluate.format_table(evaluated[1]).splitlines()
+    assert len(lines) == 3 and lines[1].startswith('pairs') and lines[2].count('..') == 4
+    assert lines[1].count('->') == 4
+
+
+def alone(scores):
+    """A column whose images all show scenes of their own."""
+    return np.asarray(scores), np.arange(len(scores))
+
+
+def test_intervals_hold_the_mean_and_know_its_spread():
+    """The bootstrap interval of 400 normal scores is close to mean +- 1.96 standard errors, and the same each time."""
+    scores = np.random.default_rng(0).normal(30.0, 3.0, 400)
+    low, high = evaluate.interval([alone(scores)])
+    error = scores.std() / 20
+    assert low == pytest.approx(scores.mean() - 1.96 * error, abs=0.1 * error)
+    assert high == pytest.approx(scores.mean() + 1.96 * error, abs=0.1 * error)
+    assert evaluate.interval([alone(scores)]) == [low, high]
+    assert evaluate.interval([alone([])]) is None and evaluate.interval([alone([30.0])]) is None
+
+
+def test_images_of_one_scene_are_no_independent_evidence():
+    """Fourteen equal copies of each score leave the interval as wide as it was."""
+    scores = np.random.default_rng(0).normal(30.0, 3.0, 50)
+    copies = np.repeat(scores, 14), np.repeat(np.arange(50), 14)
+    assert evaluate.interval([copies]) == pytest.approx(evaluate.interval([alone(scores)]))
+
+
+def test_gain_is_paired(evaluated):
+    """The interval of the gain is that of the differences per image, which vary less than the scores."""
+    folder, results = evaluated
+    with (folder / 'pairs/per_image.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    differences = np.array([float(row['output_y_psnr']) - float(row['input_y_psnr']) for row in rows])
+    result = results['pairs']
+    assert result['gain']['y']['psnr'] == pytest.approx(differences.mean())
+    assert result['interval']['gain']['y']['psnr'] == pytest.approx(evaluate.interval([alone(differences)]))
+    low, high = result['interval']['y']['psnr']
+    assert low <= result['y']['psnr'] <= high
+
+
+def test_mean_of_sets_counts_each_set_once():
+    """Two sets of different size weigh the same, in the mean and in the interval."""
+    few, many = alone([20.0, 22.0]), alone(np.full(100, 30.0))
+    assert evaluate._mean([few, many]) == pytest.approx(25.5)
+    half = 12.7062 / 2  # Student's t of one degree of freedom, and half the standard error of 21 +- 1
+    assert evaluate.interval([few, many]) == pytest.approx([25.5 - half, 25.5 + half])
+
+
+def test_few_groups_get_students_interval():
+    """Six groups of five equal scores: as of six numbers; the bootstrap takes over without a jump."""
+    scores = np.random.default_rng(0).normal(30.0, 3.0, 6)
+    grouped = np.repeat(scores, 5), np.repeat(np.arange(6), 5)
+    expected = scipy.stats.t.interval(0.95, 5, scores.mean(), scores.std(ddof=1) / np.sqrt(6))
+    assert evaluate.interval([grouped]) == pytest.approx(expected)
+    low, high = (np.diff(evaluate.interval([alone(np.arange(float(count)) % 2)])) * np.sqrt(count) for count in (8, 10))
+    assert 1 < low / high < 1.5
+
+
+def test_table_says_of_how_many(evaluated):
+    """A set that is not whole is shown as such."""
+    result = evaluated[1]['pairs']
+    partial = {**result, 'provenance': {'dataset': {'publisher_count': 100}}}
+    assert ' 3/100 ' in evaluate.format_table({'pairs': partial})
+
+
+def test_other_files_than_before_are_announced(pairs_root, tmp_path, capsys):
+    """An evaluation into the folder of an earlier one of other images says so, and one of the training images too."""
+    from qsnet_jax.configs import default
+
+    config = default.get_config()
+    config.data.update({'eval': 'pairs/val', 'root': str(pairs_root)})
+    first = evaluate.evaluate(make(), config, tmp_path, {})['pairs/val']['provenance']['dataset']
+    config.data.root = str(tmp_path / 'other')
+    for side in ('rain', 'norain'):
+        (tmp_path / 'other/val').mkdir(parents=True, exist_ok=True)
+        images.save(tmp_path / f'other/val/{side}-1.png', np.full((16, 16, 3), 9, np.uint8))
+    evaluate.evaluate(make(), config, tmp_path, {})
+    assert f'3 images, {first["sha256"][:12]}; now 1' in capsys.readouterr().out
+    config.data.root = str(pairs_root)
+    training = {'training_data': {'pairs': first}}
+    result = evaluate.evaluate(make(), config, tmp_path, {'training': training})['pairs/val']
+    assert 'trained on these very images' in capsys.readouterr().out
+    assert result['provenance']['dataset']['seen_in_training'] == ['pairs']

@@ -1,0 +1,102 @@
+"""What the harness reports adds up, and peers that cannot run are named."""
+
+import json
+import time
+
+import pytest
+from qsnet_jax.configs import bench as bench_config
+
+from qsnet_jax.peers import bench
+
+pytestmark = pytest.mark.usefixtures('lenient_promotion')
+
+
+def tiny(**settings):
+    """The smallest config that times something."""
+    config = bench_config.get_config('small')
+    config.bench.models = {'tiny': {'channels': 12, 'units': 1, 'scale_channels': 6, 'rates': (1,)}}
+    config.bench.update({'sizes': (16, 32), 'batches': (1,), 'training': (2, 16), 'rounds': 3, 'peers': False})
+    config.bench.update(settings)
+    return config
+
+
+@pytest.mark.slow
+def test_report_holds_every_case_and_adds_up(tmp_path):
+    """Rates follow from the times, ours has ratio 1, parts are there, and all three files are written."""
+    path = bench.bench(tiny(), tmp_path)
+    report = json.loads(path.read_text())
+    cases = report['cases']
+    assert [(case['size'], case['training']) for case in cases] == [(16, False), (32, False), (16, True)]
+    for case in cases:
+        ours = case['peers']['JAX']
+        assert ours['ratio'] == 1
+        assert ours['seconds']['lowest'] <= ours['seconds']['median'] <= ours['seconds']['highest']
+        assert ours['images_per_second'] == pytest.approx(case['batch'] / ours['seconds']['median'])
+        assert ours['megapixels_per_second'] == pytest.approx(ours['images_per_second'] * case['size'] ** 2 / 1e6)
+        assert ours['memory_mib'] > 0
+        assert case['gmac'] > 0
+        assert {'stem', 'encoder', 'scales', 'auxiliary decoders', 'main decoder'} <= set(case['parts'])
+    assert cases[1]['gmac'] == pytest.approx(4 * cases[0]['gmac'])
+    assert {'loss', 'gradients', 'optimiser'} <= set(cases[2]['parts'])
+    assert set(cases[0]['peers']) == {'JAX', 'JAX plain'}
+    assert report['ceilings']['float32']['tflops'] > 0
+    assert report['provenance']['config']['bench']['rounds'] == 3
+    assert path.with_suffix('.png').stat().st_size > 0
+    assert 'tiny, training, 2 x 16 x 16' in path.with_suffix('.md').read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore:os.fork')  # OpenVINO forks, to report its use
+def test_peers_run_or_are_named(tmp_path):
+    """Every peer has either a time or a reason; the twin, which the tests install, has times."""
+    pytest.importorskip('torch')
+    path = bench.bench(tiny(peers=True, sizes=(16,), rounds=1), tmp_path)
+    inference, training = json.loads(path.read_text())['cases']
+    names = {'JAX', 'JAX plain', 'PyTorch NCHW', 'PyTorch NHWC', 'torch.compile', 'ONNX Runtime', 'OpenVINO'}
+    assert set(inference['peers']) | set(inference['absent']) == names
+    assert {'PyTorch NCHW', 'PyTorch NHWC'} <= set(inference['peers'])
+    assert set(training['peers']) == {'JAX', 'PyTorch NCHW', 'PyTorch NHWC'}
+    assert all(reason for reason in inference['absent'].values())
+
+
+def test_everybody_takes_a_turn_in_every_round():
+    """A round runs all, in changing order; calls that last are not repeated."""
+    order = []
+
+    def make(name):
+        def call():
+            order.append(name)
+            time.sleep(0.03)
+
+        return call
+
+    times = bench.take_turns({name: make(name) for name in 'abc'}, 4)
+    rounds = [order[start : start + 3] for start in range(0, len(order), 3)]
+    assert [sorted(names) for names in rounds] == [list('abc')] * 5  # one before, for how long they take
+    assert len({tuple(names) for names in rounds}) > 1
+    assert all(len(found) == 4 and min(found) >= 0.03 for found in times.values())
+
+
+def test_failures_are_findings(tmp_path, monkeypatch):
+    """One that cannot start is named with its reason, ours included, and the rest goes on."""
+
+    def broken(*_):
+        raise MemoryError('no | room\nleft')
+
+    monkeypatch.setattr(bench, '_parts', lambda *_: {})
+    monkeypatch.setattr(bench, '_training_makers', lambda *_: iter([('JAX', broken), ('other', broken)]))
+    with pytest.raises(ValueError, match='training.*no / room left'):
+        bench.bench(tiny(sizes=(16,)), tmp_path)
+    (path,) = tmp_path.glob('*.json')
+    inference, training = json.loads(path.read_text())['cases']
+    assert inference['peers']['JAX']['ratio'] == 1
+    assert training['peers'] == {}
+    assert training['absent']['other'] == 'no / room left'
+
+
+def test_other_configs_are_refused():
+    """A config without a bench section says which ones have one."""
+    config = tiny()
+    del config['bench']
+    with pytest.raises(ValueError, match='configs/bench.py'):
+        bench.bench(config, None)

@@ -1,0 +1,69 @@
+"""Both frameworks trained side by side: what is written, and that they start as one."""
+
+import csv
+import json
+
+import jax
+import pytest
+
+torch = pytest.importorskip('torch')
+torch.set_num_threads(1)  # waiting threads would take the cores from JAX's
+
+from qsnet_jax import UserError  # noqa: E402
+from qsnet_jax.peers import compare  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    ('schedule', 'dtype'), [('plateau', 'float32'), pytest.param('cosine', 'float64', marks=pytest.mark.slow)]
+)
+def test_comparison_writes_steps_row_and_figure(schedule, dtype, tiny_config, tmp_path, capsys, lenient_promotion):
+    """Six steps of both: equal losses to rounding, the row with its record, a picture, a line that says the result."""
+    tiny_config.train.update({'steps': 6, 'eval_every': 3, 'schedule': schedule})
+    tiny_config.model.dtype = dtype
+    with jax.enable_x64(dtype == 'float64'):
+        row = compare.compare(tiny_config, tmp_path / 'run', tmp_path / 'results')
+    with (tmp_path / 'run/compare/steps.csv').open() as file:
+        steps = list(csv.DictReader(file))
+    assert [step['step'] for step in steps] == list('123456')
+    first = {name: float(value) for name, value in steps[0].items() if value and name != 'largest_in'}
+    tolerance = 1e-12 if dtype == 'float64' else 1e-5
+    assert first['jax_loss'] == pytest.approx(first['torch_loss'], rel=tolerance)
+    assert first['jax_psnr'] == pytest.approx(first['torch_psnr'], rel=tolerance)
+    assert [bool(step['torch_validation']) for step in steps] == [False, False, True] * 2
+    assert json.loads((tmp_path / 'results/rows/compare-run.json').read_text()) == json.loads(json.dumps(row))
+    assert row['steps'] == 6 and row['count'] == 2 and row['provenance']['versions']['torch']
+    assert row['loss_difference']['first'] < tolerance <= 1e-5
+    if dtype == 'float64':
+        names = ('loss_difference', 'parameter_difference', 'largest_deviation')
+        assert max(row[name]['largest'] for name in names) < 1e-4  # rounding, after Adam has divided by it
+        assert row['validation_psnr']['jax'] == pytest.approx(row['validation_psnr']['torch'], abs=1e-3)
+    assert (tmp_path / 'results/figures/compare-run.png').read_bytes().startswith(b'\x89PNG')
+    assert 'after 6 steps: validation PSNR' in capsys.readouterr().out
+
+
+def test_deviation_finds_the_worst_tensor():
+    """One running mean moved by 0.5: found by name; the distance counts parameters only."""
+    from qsnet_jax.configs import default
+
+    from qsnet_jax import model
+    from qsnet_jax.peers import torch_twin
+
+    settings = {**default.get_config().model.to_dict(), 'channels': 12, 'units': 1, 'scale_channels': 6}
+    variables = model.initialize(model.from_config(settings), 0)
+    state = torch_twin.to_torch(variables)
+    equal = {'parameter_difference': 0.0, 'largest_deviation': 0.0}
+    assert compare.deviation(variables, state).items() >= equal.items()
+    state['stem_2.norm.running_mean'][1] += 0.5
+    found = compare.deviation(variables, state)
+    assert found == {'parameter_difference': 0.0, 'largest_deviation': 0.5, 'largest_in': 'stem_2.norm.running_mean'}
+    state['main.rain.bias'][0] += 2.0
+    found = compare.deviation(variables, state)
+    assert found['largest_in'] == 'main.rain.bias' and found['parameter_difference'] > 0.01
+
+
+def test_a_loss_that_is_not_finite_stops_it(tiny_config, tmp_path, lenient_promotion):
+    """It says which framework and which step, and no row is written."""
+    tiny_config.train.update({'steps': 6, 'learning_rate': 1e30, 'schedule': 'constant'})
+    with pytest.raises(UserError, match=r'The loss of (JAX|PyTorch) is (nan|inf) at step [2-6]'):
+        compare.compare(tiny_config, tmp_path / 'run', tmp_path / 'results')
+    assert not list(tmp_path.glob('results/rows/*'))

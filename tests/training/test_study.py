@@ -1,0 +1,262 @@
+"""Variants that are what they say, and studies that end in the same rows however they were interrupted."""
+
+import importlib
+import json
+import pathlib
+import shutil
+import sys
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import config_dict, config_flags
+from qsnet_jax.configs import release, studies
+from tensorboardX.proto import event_pb2
+
+from qsnet_jax import UserError, model
+from qsnet_jax.data import images, sets, sources
+from qsnet_jax.evidence import evaluate
+from qsnet_jax.training import checkpoint, study, train
+from qsnet_jax.weights import files
+
+pytestmark = pytest.mark.usefixtures('lenient_promotion')
+
+NAMES = ('losses', 'sharing', 'scales', 'loss_weights', 'atrous_rates', 'encoder_stride')
+
+
+@pytest.fixture
+def tiny_study(tiny_config):
+    """Two variants of a tiny run, and one seed."""
+    tiny_config.train.steps = 4
+    variants = {'paper': {}, 'content': {'loss': {'quasi_sparsity': 0.0}}}
+    tiny_config.study = config_dict.ConfigDict({'size': 'tiny', 'seeds': (0,)})
+    tiny_config.study.variants = config_dict.ConfigDict(variants, sort_keys=False)
+    return tiny_config
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """Folder with runs/ and rows/ of that study, made by the first test that asks for it."""
+    return tmp_path_factory.mktemp('finished')
+
+
+@pytest.fixture
+def done(finished, tiny_study, capsys):
+    """The same, finished."""
+    assert study.study(tiny_study, finished / 'runs', finished) == 0
+    capsys.readouterr()
+    return finished
+
+
+def row(path):
+    """A row without what differs between any two runs: times and dates."""
+    found = json.loads(path.read_text())
+    for each in found['sets'].values():
+        del each['evaluation_seconds']
+    for name in ('date', 'command'):
+        found['provenance'].pop(name)
+    for name in ('date', 'starts', 'training_seconds', 'command'):
+        found['provenance']['training'].pop(name, None)
+    for line in found['curve']:
+        del line['seconds']
+    return found
+
+
+def rows(folder):
+    return {path.name: row(path) for path in sorted((folder / 'rows').glob('*.json'))}
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_variants_change_what_they_name_and_build(name):
+    """Every variant, small and full, is a network that can be built, and differs from the paper's in these fields."""
+    module = importlib.import_module(f'configs.{name}')
+    for size in ('', 'small'):
+        config = module.get_config(size)
+        paper = train.flat(studies.select(config, studies.PAPER).to_dict())
+        assert list(config.study.variants) == [studies.PAPER, *module.VARIANTS]
+        for variant, overrides in module.VARIANTS.items():
+            chosen = module.get_config(f'{size}-{variant}' if size else variant)
+            found = train.flat(chosen.to_dict())
+            assert {key for key in paper if paper[key] != found[key]} == overrides.keys()
+            model.from_config(chosen.model).check_settings()
+
+
+@pytest.mark.parametrize('selection', ['tiny', 'V9', 'small-V9', 'large-V1'])
+def test_unknown_selections_are_refused(selection):
+    """A typing error after the colon does not run something else."""
+    with pytest.raises(ValueError, match='not known|no variant'):
+        from qsnet_jax.configs import losses
+
+        losses.get_config(selection)
+
+
+@pytest.mark.parametrize('config', ['losses.py:small-V1', 'losses.py:V1', 'release.py:cpu-default', 'scales.py:small'])
+def test_fields_of_a_chosen_variant_can_be_given(config, monkeypatch):
+    """Those without a value too, as on the command line; a variant still takes its own."""
+    name, _, selection = config.partition('.py:')
+    module = importlib.import_module(f'configs.{name}')
+    values = flags.FlagValues()
+    given = ['--config.data.root=here', '--config.data.tfds_dir=there', '--config.data.eval=drawn_light']
+    monkeypatch.setattr(sys, 'argv', ['test', *given])  # where ml_collections looks for the fields to define
+    config_flags.DEFINE_config_dict('config', module.get_config(selection), flag_values=values)
+    values(sys.argv)
+    given = values.config
+    assert given.data.root == 'here' and given.data.eval == 'drawn_light'
+    assert given.data.exclude == ('drawn_light' if name == 'release' else None)
+    assert given.loss.auxiliary == (0 if selection.endswith('V1') else 0.01)
+
+
+def test_released_mixtures_differ_in_their_sources_alone():
+    """At both sizes, and each can be chosen by itself; but three go on from where another ended."""
+    goes_on = {'train.start_from', 'train.learning_rate', 'train.steps'}
+    for size, width in (('', 132), ('cpu', 48)):
+        config = release.get_config(size)
+        assert list(config.study.variants) == list(release.VARIANTS) == ['default', 'further', 'light', 'heavy']
+        first = train.flat(study.variant(config, 'default', 0).to_dict())
+        for variant in release.VARIANTS:
+            chosen = study.variant(config, variant, 0)
+            fields = train.flat(chosen.to_dict())
+            differ = {name for name in fields if fields[name] != first[name]}
+            assert differ <= {'data.train'} | (goes_on if variant in release.STRETCHES else set())
+            assert sets.parse_names(chosen.data.train) == list(release.VARIANTS[variant].items())
+            assert chosen.to_json() == release.get_config(f'{size}-{variant}' if size else variant).to_json()
+            assert chosen.model.channels == width and chosen.data.exclude == chosen.data.eval
+
+
+def test_released_mixtures_are_not_scored_on_what_they_are_trained_on(data_root):
+    """No file and no background of any source of any mixture is in the sets that they are scored on."""
+
+    def parts(opened):
+        return {part for source in opened.values() for i in range(len(source.names)) for part in source.contents(i)}
+
+    config = release.get_config('cpu-default')
+    config.data.root = str(data_root)
+    own = [name for name in config.data.eval.split(',') if name.startswith('layers')]
+    scored = parts(sets.open_evaluation(config.data, own, sources.Cache(0)))
+    assert len(scored) == 35 + 35 + 6  # backgrounds, light layers, layers held out of RainTrainH
+    names = {name for mixture in release.VARIANTS.values() for name in mixture}
+    layered = [name for name in names if name.startswith('layers')]
+    config.data.exclude, config.data.train = None, ','.join(layered)
+    trained = parts(sets.open_training(config.data, sources.Cache(0)))
+    assert len(trained) == 155 + 155 + 12 + 110
+    assert not {content for _, content in scored} & {content for _, content in trained}
+    drawn = [name.partition('/')[2] for name in names if name.startswith('drawn')]
+    assert set(drawn) == {'RainTrainL/train/clean'}
+
+
+@pytest.mark.parametrize('name', ['losses', 'sharing', 'atrous_rates', 'loss_weights', 'scales'])
+def test_one_seed_gives_all_variants_the_same_start(name):
+    """The same initial parameters wherever shapes agree (here everywhere), and the same data, crops and seed."""
+    config = importlib.import_module(f'configs.{name}').get_config('small')
+    first = study.variant(config, studies.PAPER, 3)
+    expected = model.initialize(model.from_config(first.model), first.seed)
+    for variant in config.study.variants:
+        chosen = study.variant(config, variant, 3)
+        assert (chosen.data.to_dict(), chosen.seed) == (first.data.to_dict(), 3)
+        jax.tree.map(np.testing.assert_array_equal, model.initialize(model.from_config(chosen.model), 3), expected)
+
+
+def test_a_study_ends_in_a_row_per_variant_and_seed(tiny_study, done, capsys):
+    """All rows at the first call, nothing touched at the second, and scores that are those of the weights."""
+    found = rows(done)
+    assert list(found) == ['tiny-content-0.json', 'tiny-paper-0.json']
+    times = {path: path.stat().st_mtime_ns for path in done.rglob('*') if path.is_file()}
+    assert study.study(tiny_study, done / 'runs', done) == 0
+    assert '2 of 2 runs have their rows' in capsys.readouterr().out
+    assert times == {path: path.stat().st_mtime_ns for path in done.rglob('*') if path.is_file()}
+    first = found['tiny-paper-0.json']
+    stored = json.loads((done / 'runs/paper-0/eval/pairs/results.json').read_text())
+    assert first['sets']['pairs']['rgb'] == stored['rgb'] and first['seed'] == 0 and first['variant'] == 'paper'
+    assert np.mean(first['sets']['pairs']['images']['output_y_psnr']) == pytest.approx(stored['y']['psnr'], abs=1e-4)
+    assert first['sets']['pairs']['images']['C_2_rgb_psnr'] and len(first['sets']['pairs']['images']['scene']) == 3
+    assert first['sets']['pairs'] != found['tiny-content-0.json']['sets']['pairs']  # the loss matters
+    record = files.load_record(done / 'runs/paper-0/weights.safetensors')
+    assert record['scores']['pairs']['rgb'] == stored['rgb']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('moment', ['training', 'scoring'])
+def test_an_interrupted_study_ends_in_the_same_rows(tiny_study, done, tmp_path, monkeypatch, moment):
+    """Broken off in the second run, while it trains or is scored, and started again."""
+    place, name, call = {'training': (checkpoint, 'save', 3), 'scoring': (evaluate, 'format_table', 2)}[moment]
+    original, calls = getattr(place, name), []
+
+    def break_off(*arguments):
+        result = original(*arguments)
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, break_off)
+        with pytest.raises(KeyboardInterrupt):
+            study.study(tiny_study, tmp_path / 'runs', tmp_path / 'found')
+    assert list(rows(tmp_path / 'found')) == ['tiny-paper-0.json']
+    assert study.study(tiny_study, tmp_path / 'runs', tmp_path / 'found') == 0
+    assert rows(tmp_path / 'found') == rows(done)
+
+
+def test_only_one_variant(tiny_study):
+    """--only limits a study to a variant, and refuses one that it does not have."""
+    assert study.plan(tiny_study, 'content') == [('content', 0)]
+    with pytest.raises(UserError, match='no variant'):
+        study.plan(tiny_study, 'contents')
+
+
+def test_a_row_of_another_config_is_refused(tiny_study, done):
+    """A finished row is not taken for that of other settings."""
+    tiny_study.train.learning_rate = 1e-4
+    with pytest.raises(UserError, match=r'tiny-paper-0.json holds a run with another config: train.learning_rate'):
+        study.study(tiny_study, done / 'runs', done)
+
+
+def test_a_row_of_other_images_is_refused(tiny_study, done, pairs_root, tmp_path):
+    """Rows that lie there already are not shown to someone whose folder holds other pairs."""
+    shutil.copytree(pairs_root, tmp_path / 'own')
+    tiny_study.data.root = str(tmp_path / 'own')
+    assert study.is_done(tiny_study, 'paper', 0, done)  # the same files elsewhere
+    images.save(tmp_path / 'own/val/rain-6.png', images.read(tmp_path / 'own/val/norain-6.png'))
+    tiny_study.data.root = str((tmp_path / 'own').rename(tmp_path / 'changed'))
+    with pytest.raises(UserError, match='is of other images of pairs than'):
+        study.study(tiny_study, done / 'runs', done)
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_leaves_a_row_and_the_others_run(tiny_study, tmp_path, capsys):
+    """What failed stays visible, is counted, and is tried again."""
+    tiny_study.study.variants.wild = config_dict.ConfigDict({'train': {'learning_rate': 1e30}})
+    assert study.study(tiny_study, tmp_path / 'runs', tmp_path) == 1
+    found = json.loads((tmp_path / 'rows/tiny-wild-0.json').read_text())
+    assert 'not finite' in found['failed'] and found['provenance']['config']['train']['learning_rate'] == 1e30
+    assert (tmp_path / 'rows/tiny-paper-0.json').exists()
+    assert not study.is_done(tiny_study, 'wild', 0, tmp_path)
+
+
+def test_a_config_without_variants_is_refused(tiny_config, tmp_path):
+    """--mode=study of a single run is a mistake."""
+    with pytest.raises(UserError, match='variants'):
+        study.study(tiny_config, tmp_path, tmp_path)
+
+
+def test_tensorboard_shows_what_the_row_says(done):
+    """Every validation and training value of the row's curve is in the event file, at its step."""
+    curve = json.loads((done / 'rows/tiny-paper-0.json').read_text())['curve']
+    events = {}
+    for path in pathlib.Path(done / 'runs/paper-0/tensorboard').glob('*'):
+        data = path.read_bytes()
+        while data:  # records: length (8 bytes) and its checksum (4), the event, its checksum (4)
+            length = int.from_bytes(data[:8], 'little')
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            events |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+            data = data[16 + length :]
+    expected = {
+        (f'{"validation" if "validation_psnr" in line else "train"}/{key}', line['step']): line[key]
+        for line in curve
+        for key in line
+        if key != 'step'
+    }
+    assert expected and any('validation_psnr' in tag for tag, _ in expected)
+    for key, value in expected.items():
+        assert events[key] == pytest.approx(value, rel=1e-6)  # TensorBoard holds float32

@@ -1,0 +1,390 @@
+"""The step, the loop, and what happens when it is interrupted."""
+
+import contextlib
+import json
+import shutil
+import signal
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qsnet_jax import UserError
+from qsnet_jax.data import batches, sources
+from qsnet_jax.evidence import evaluate
+from qsnet_jax.training import checkpoint, parallel, train
+from qsnet_jax.weights import files
+
+pytestmark = pytest.mark.usefixtures('lenient_promotion')
+
+
+@pytest.fixture
+def mesh():
+    """One of the four CPU devices."""
+    return parallel.make_mesh(jax.devices()[:1])
+
+
+def flat(tree):
+    return flax.traverse_util.flatten_dict(tree, sep='/')
+
+
+def assert_equal(first, second):
+    """Bit for bit, every parameter and running statistic."""
+    first, second = flat(train.export(first)), flat(train.export(second))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def interrupt(monkeypatch, step, action):
+    """Calls `action` when the loop is about to log `step`."""
+    flush = train._Log.flush
+
+    def wrapped(log, at, batch):
+        if at == step:
+            action()
+        return flush(log, at, batch)
+
+    monkeypatch.setattr(train._Log, 'flush', wrapped)
+
+
+def crash():
+    raise RuntimeError('crash')
+
+
+def test_loss_falls_on_one_batch(tiny_config, mesh):
+    """Thirty steps on one batch at least halve the content loss."""
+    tiny_config.train.learning_rate = 1e-2
+    tiny_config.train.schedule = 'constant'
+    batch = parallel.shard(batches.open_batches(tiny_config.data, 0, sources.Cache(1e9))[0][0], mesh)
+    state = parallel.replicate(train.init_state(tiny_config), mesh)
+    step = train.compile_step(tiny_config, state, batch)
+    losses = []
+    for _ in range(30):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics['content']))
+    assert losses[-1] < 0.5 * losses[0]
+    assert int(state.step) == 30
+
+
+def test_one_device_equals_four(tiny_config):
+    """The update of a global batch does not depend on how many devices share it, up to the order of sums."""
+    tiny_config.model.dtype = 'float64'  # so that a difference in rounding cannot hide one in what is computed
+    results = []
+    with jax.enable_x64(True):
+        for count in (1, 4):
+            mesh = parallel.make_mesh(jax.devices()[:count])
+            training, _ = batches.open_batches(tiny_config.data, 0, sources.Cache(1e9))
+            state = parallel.replicate(train.init_state(tiny_config), mesh)
+            step = train.compile_step(tiny_config, state, parallel.shard(training[0], mesh))
+            for number in range(3):
+                state, metrics = step(state, parallel.shard(training[number], mesh))
+            results.append({**flat(train.export(state)), **jax.device_get(metrics)})
+    assert results[0]['params/C_1/conv/kernel'].dtype == np.float64
+    for name, value in results[0].items():
+        # Nearly all agree to 1e-12; where |x| in the loss meets x = 0 but for rounding, a pixel's slope may differ.
+        np.testing.assert_allclose(value, results[1][name], rtol=1e-8, atol=1e-6, err_msg=name)
+
+
+def test_validation_on_several_sets_is_their_mean(tiny_config, tmp_path, mesh, monkeypatch):
+    """Each set's PSNR stands beside the mean of as many sets as asked for, by which the best checkpoint is chosen."""
+    given = {5: {'pairs': 30.0, 'pairs/train': 20.0}, 10: {'pairs': 31.0, 'pairs/train': 10.0}}
+    asked = []
+
+    def validate(_, source, count):
+        asked.append(len(source.names))
+        scores = given[5 if len(asked) <= 2 else 10]
+        return scores['pairs' if len(source.names) == 3 else 'pairs/train']
+
+    monkeypatch.setattr(evaluate, 'validate', validate)
+    tiny_config.data.eval = 'pairs,pairs/train,drawn_light'
+    tiny_config.train.eval_sets = 2
+    train.train(tiny_config, tmp_path, mesh)
+    found = [line for line in lines(tmp_path) if 'validation_psnr' in line]
+    assert [line['validation_psnr'] for line in found] == [25.0, 20.5]
+    assert [line['validation_psnr/pairs/train'] for line in found] == [20.0, 10.0]
+    assert asked == [3, 6, 3, 6]
+    with contextlib.closing(checkpoint.open_manager(tmp_path / 'checkpoints', read_only=True)) as manager:
+        assert manager.best_step() == 5
+
+
+@pytest.mark.parametrize(
+    ('section', 'field', 'value'),
+    [
+        *(('data', 'vary_layers', 0.5), ('data', 'brightness', 1.0), ('data', 'hold_out', -1)),
+        *(('train', 'eval_sets', 0), ('train', 'plateau_patience', 0), ('train', 'plateau_factor', 1.0)),
+    ],
+)
+def test_numbers_that_no_run_can_use_are_refused(tiny_config, section, field, value):
+    """By name, before anything is read."""
+    tiny_config[section][field] = value
+    with pytest.raises(UserError, match=f'{section}.{field} is {value}'):
+        train.check_fields(tiny_config)
+
+
+def test_training_goes_on_from_weights(tiny_config, tmp_path, mesh):
+    """Exactly from these, under a new optimiser; whose they are stays in the record, also after the file is gone."""
+    tiny_config.train.steps = 2
+    state, first = train.train(tiny_config, tmp_path / 'first', mesh)
+    tiny_config.train.start_from = str(tmp_path / 'first/weights.safetensors')
+    start = train.start_state(tiny_config)
+    assert int(start.step) == 0 and not np.any(start.opt_state[0][0].mu['main']['rain']['kernel'])
+    jax.tree.map(np.testing.assert_array_equal, train.export(start), train.export(state))
+    tuned, record = train.train(tiny_config, tmp_path / 'second', mesh)
+    assert not np.array_equal(tuned.params['main']['rain']['kernel'], state.params['main']['rain']['kernel'])
+    assert record['start_from']['record']['date'] == first['date'] and len(record['start_from']['sha256']) == 64
+    (tmp_path / 'first/weights.safetensors').unlink()
+    _, again = train.train(tiny_config, tmp_path / 'second', mesh)
+    assert again == json.loads(json.dumps(record))  # this start made no step: the weights are still those of the first
+    _, restored = train.restore_variables(tiny_config, tmp_path / 'second', 'latest')
+    assert restored['start_from'] == record['start_from']
+
+
+@pytest.mark.slow
+def test_a_start_that_left_no_checkpoint_is_forgotten(tiny_config, tmp_path, mesh, monkeypatch):
+    """A run begun anew with other weights to start from, and resumed, tells of these alone."""
+    tiny_config.train.steps = 6
+    train.train(tiny_config, tmp_path / 'first', mesh)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2, crash)
+        with pytest.raises(RuntimeError, match='crash'):
+            train.train(tiny_config, tmp_path / 'second', mesh)
+    tiny_config.train.start_from = str(tmp_path / 'first/weights.safetensors')
+    with monkeypatch.context() as patch:
+        interrupt(patch, 6, crash)
+        with pytest.raises(RuntimeError, match='crash'):
+            train.train(tiny_config, tmp_path / 'second', mesh)
+    _, record = train.train(tiny_config, tmp_path / 'second', mesh)
+    assert [start['step'] for start in record['starts']] == [0, 5]
+    assert record['start_from']['record']['step'] == 6
+
+
+def test_a_run_does_not_go_on_with_other_images(tiny_config, pairs_root, tmp_path, mesh):
+    """The folder is the same, its files are not; a finished run keeps its fingerprints too."""
+    root = tmp_path / 'root'
+    shutil.copytree(pairs_root, root)
+    tiny_config.data.root = str(root)
+    tiny_config.train.steps = 2
+    train.train(tiny_config, tmp_path / 'run', mesh)
+    for name in ('rain', 'norain'):
+        (root / f'train/{name}-0.png').unlink()
+    with pytest.raises(UserError, match=r'on other training images of pairs \(6 images then, 5 now\)'):
+        train.train(tiny_config, tmp_path / 'run', mesh)
+
+
+def test_weights_of_another_network_are_no_start(tiny_config):
+    """Every field that differs is named, but for the precision of the computation."""
+    tiny_config.train.start_from = 'default'
+    with pytest.raises(UserError, match=r'channels is 48 there and 12 here; .*rates is \(1, 2, 4, 6\) there'):
+        train.start_state(tiny_config)
+
+
+def test_an_undisturbed_run_writes_what_it_promises(tiny_config, tmp_path, mesh):
+    """Config, run record, every loss term per line, checkpoints, TensorBoard events and weights."""
+    state, _ = train.train(tiny_config, tmp_path, mesh)
+    logged = lines(tmp_path)
+    terms = {'content', 'quasi_sparsity', 'detail', 'auxiliary', 'total', 'gradient_norm', 'learning_rate', 'psnr'}
+    assert [line['step'] for line in logged if 'total' in line] == [2, 4, 5, 6, 8, 10]
+    assert all(terms <= line.keys() for line in logged if 'total' in line)
+    assert [line['step'] for line in logged if 'validation_psnr' in line] == [5, 10]
+    assert json.loads((tmp_path / 'config.json').read_text())['data']['crop'] == 24
+    record = json.loads((tmp_path / 'run.json').read_text())['starts'][0]
+    assert {'commit', 'command', 'versions', 'device', 'precision', 'seed', 'training_data'} <= record.keys()
+    assert list((tmp_path / 'tensorboard').glob('events*'))
+    variables, settings = files.load_weights(tmp_path / 'weights.safetensors')
+    assert settings['channels'] == 12
+    for name, value in flat(train.export(state)).items():
+        np.testing.assert_array_equal(value, flat(variables)[name])
+
+
+def test_resume_is_bit_exact(tiny_config, tmp_path, mesh, monkeypatch):
+    """Ten steps equal six steps, a crash that loses two of them, a restart, and six more."""
+    whole, _ = train.train(tiny_config, tmp_path / 'whole', mesh)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 6, crash)
+        with pytest.raises(RuntimeError, match='crash'):
+            train.train(tiny_config, tmp_path / 'parts', mesh)
+    assert lines(tmp_path / 'parts')[-1]['step'] == 5
+    with (tmp_path / 'parts/metrics.jsonl').open('a') as file:
+        file.write('{"step": 6, "tot')  # a line that a kill cut off
+    resumed, _ = train.train(tiny_config, tmp_path / 'parts', mesh)
+    assert_equal(whole, resumed)
+    steps = [line['step'] for line in lines(tmp_path / 'parts')]
+    assert steps == sorted(steps) == [line['step'] for line in lines(tmp_path / 'whole')]
+    assert len(json.loads((tmp_path / 'parts/run.json').read_text())['starts']) == 2
+
+
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(tiny_config, tmp_path, mesh, monkeypatch, signum):
+    """After SIGTERM or SIGINT the current step is on disk, the exception says so, and the handlers are restored."""
+    before = signal.getsignal(signum)
+    tiny_config.train.checkpoint_every = tiny_config.train.eval_every = 100
+    interrupt(monkeypatch, 2, lambda: signal.raise_signal(signum))  # while step 2 is logged: step 3 sees it
+    with pytest.raises(train.Stopped, match=f'{signal.Signals(signum).name} after step 3'):
+        train.train(tiny_config, tmp_path, mesh)
+    assert signal.getsignal(signum) == before
+    with checkpoint.open_manager(tmp_path / 'checkpoints', read_only=True) as manager:
+        assert manager.latest_step() == 3
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path, mesh):
+    """The message gives the interval of steps, and what was saved before is finite."""
+    tiny_config.train.learning_rate = 1e30
+    with pytest.raises(UserError, match=r'not finite between steps \d+ and \d+'):
+        train.train(tiny_config, tmp_path, mesh)
+    with checkpoint.open_manager(tmp_path / 'checkpoints', read_only=True) as manager:
+        for step in manager.all_steps():
+            state = checkpoint.restore(manager, step, parallel.replicate(train.init_state(tiny_config), mesh))
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def save_a_checkpoint(config, workdir):
+    """A workdir as a run leaves it after step 5, without running."""
+    train._claim_config(config, workdir, is_begun=False)
+    with checkpoint.open_manager(workdir / 'checkpoints') as manager:
+        checkpoint.save(manager, 5, train.init_state(config))
+        manager.wait_until_finished()
+
+
+def test_another_config_is_refused(tiny_config, tmp_path, mesh):
+    """The differing fields are named with both values."""
+    save_a_checkpoint(tiny_config, tmp_path)
+    tiny_config.train.learning_rate = 0.5
+    tiny_config.loss.filters = 'sobel'
+    with pytest.raises(UserError, match=r"(?s)filters is 'derivative' there and 'sobel'.*learning_rate is 0.001 there"):
+        train.train(tiny_config, tmp_path, mesh)
+
+
+def test_a_mistake_does_not_claim_the_workdir(tiny_config, tmp_path, mesh):
+    """A command that fails before its first checkpoint can be corrected and given again."""
+    root, tiny_config.data.root = tiny_config.data.root, None
+    with pytest.raises(UserError, match='data.root'):
+        train.train(tiny_config, tmp_path, mesh)
+    assert not (tmp_path / 'config.json').exists()
+    train._claim_config(tiny_config, tmp_path, is_begun=False)
+    tiny_config.data.root = root
+    train._claim_config(tiny_config, tmp_path, is_begun=False)
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'message'),
+    [
+        ('train.eval_every', 0, 'train.eval_every is 0'),
+        ('data.crop', -1, 'data.crop is -1'),
+        ('seed', -1, 'seed is -1'),
+        ('data.eval', 'pairs,drwan_heavy', 'drwan_heavy'),
+        ('model.channels', 25, 'channels is 25'),
+        ('model.groups', 0, 'groups'),
+    ],
+)
+def test_mistakes_show_before_any_work(tiny_config, tmp_path, mesh, monkeypatch, field, value, message):
+    """Fields without sense, and a misspelt evaluation set, stop the run before it compiles."""
+    monkeypatch.setattr(train, 'compile_step', None)
+    tiny_config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=message):
+        train.train(tiny_config, tmp_path, mesh)
+
+
+def test_an_unwritable_workdir_is_said(tiny_config, tmp_path, mesh):
+    """A file where the folder should be."""
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='cannot be written'):
+        train.train(tiny_config, tmp_path / 'file', mesh)
+
+
+@pytest.mark.parametrize('where', ['save', 'wait_until_finished'])
+@pytest.mark.parametrize('kind', [OSError, ValueError])
+def test_a_full_disk_is_said(tiny_config, tmp_path, mesh, monkeypatch, where, kind):
+    """A checkpoint that cannot be written, at once or in the background, ends the run with the remedy.
+
+    TensorStore's threads report it as a ValueError.
+    """
+
+    def fail(*_, **__):
+        raise kind('RESOURCE_EXHAUSTED: Failed to write: No space left on device')
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, where, fail)
+    scalars = dict.fromkeys(('total', 'gradient_norm', 'learning_rate', 'psnr'), 1.0)
+    monkeypatch.setattr(train, 'compile_step', lambda *_: lambda state, _: (state, scalars))
+    with pytest.raises(UserError, match='No space left.*Free some space'):
+        train.train(tiny_config, tmp_path, mesh)
+
+
+def test_a_second_process_is_refused(tiny_config, tmp_path, mesh):
+    """One workdir, one training process."""
+    with train._claimed(tmp_path), pytest.raises(UserError, match='Another process'):
+        train.train(tiny_config, tmp_path, mesh)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(tiny_config, tmp_path):
+    """Six images on four devices."""
+    tiny_config.data.batch = 6
+    with pytest.raises(UserError, match='6 and there are 4 devices'):
+        train.train(tiny_config, tmp_path)
+
+
+def rates(settings, values):
+    """Learning rates that a scalar parameter's updates see when the losses are `values`."""
+    optimizer = train.make_optimizer(settings)
+    params = jnp.zeros(())
+    opt_state = optimizer.init(params)
+    found = []
+    for step, value in enumerate(values):
+        updates, opt_state = optimizer.update(jnp.ones(()), opt_state, params, value=jnp.float32(value))
+        found.append(float(train.learning_rate(jnp.int32(step), opt_state, settings)))
+        assert abs(float(updates)) == pytest.approx(found[-1], rel=1e-3, abs=1e-12)  # Adam: all gradients are equal
+    return found
+
+
+def test_plateau_rule_divides_by_ten_when_windows_stop_improving(tiny_config):
+    """Falling means keep the rate; two windows without improvement multiply it by the paper's 0.1."""
+    settings = tiny_config.train
+    settings.plateau_patience = 2
+    assert rates(settings, np.linspace(1, 0.5, 12))[-1] == pytest.approx(1e-3)
+    stalled = rates(settings, [0.3] * 12)
+    assert stalled[0] == pytest.approx(1e-3)
+    assert sorted(set(np.round(np.log10(stalled)))) == [-5, -4, -3]
+
+
+def test_cosine_schedule_falls_to_zero(tiny_config):
+    """From the full rate at the first step, by half in the middle."""
+    tiny_config.train.schedule = 'cosine'
+    found = rates(tiny_config.train, [1.0] * 11)
+    assert found[0] == pytest.approx(1e-3) and found[5] == pytest.approx(5e-4) and found[10] == pytest.approx(0.0)
+
+
+def test_unknown_schedule_is_refused(tiny_config):
+    """The message lists the known ones."""
+    tiny_config.train.schedule = 'linear'
+    with pytest.raises(UserError, match='plateau'):
+        train.make_optimizer(tiny_config.train)
+
+
+def test_initial_parameters_follow_the_seed(tiny_config):
+    """Same seed, same parameters; another seed, others."""
+    first, second = (train.init_state(tiny_config) for _ in range(2))
+    assert_equal(first, second)
+    tiny_config.seed = 1
+    other = train.init_state(tiny_config)
+    assert not np.array_equal(first.params['C_1']['conv']['kernel'], other.params['C_1']['conv']['kernel'])
+
+
+def test_best_checkpoint_is_the_one_with_the_highest_validation(tiny_config, tmp_path):
+    """The best outlives the latest, and both are found by name."""
+    state = train.init_state(tiny_config)
+    with checkpoint.open_manager(tmp_path, keep=1) as manager:
+        for step, psnr in ((1, 20.0), (2, 30.0), (3, None), (4, 25.0)):
+            checkpoint.save(manager, step, state, psnr)
+        manager.wait_until_finished()
+        assert set(manager.all_steps()) == {2, 4}
+        assert checkpoint.find_step(manager, 'best') == 2
+        assert checkpoint.find_step(manager, 'latest') == 4
+        assert checkpoint.find_step(manager, '2') == 2
+        with pytest.raises(UserError, match=r'\[2, 4\]'):
+            checkpoint.find_step(manager, '3')

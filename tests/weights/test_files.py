@@ -1,0 +1,160 @@
+"""Weights files: whoever holds one can rebuild the network; wrong ones are refused in words."""
+
+import json
+import pathlib
+
+import flax
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from qsnet_jax import UserError, model
+from qsnet_jax.weights import files
+
+SETTINGS = {
+    'channels': 12, 'groups': 3, 'units': 1, 'scale_channels': 6, 'rates': [1, 2], 'encoder_stride': 1,
+    'norm': 'batch', 'share_groups': True, 'share_scales': True, 'dtype': 'float32',
+}  # fmt: skip
+
+ZERO_GROUPS = json.dumps({**SETTINGS, 'groups': 0})
+
+
+@pytest.fixture(scope='module')
+def variables():
+    return model.initialize(model.from_config(SETTINGS), seed=0)
+
+
+@pytest.fixture
+def path(variables, tmp_path):
+    files.save_weights(tmp_path / 'w.safetensors', variables, SETTINGS, {'commit': 'abc'})
+    return tmp_path / 'w.safetensors'
+
+
+def rewrite(path, change=None, metadata=None):
+    """The file with some tensors or metadata changed."""
+    with safetensors.safe_open(path, framework='numpy') as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        kept = file.metadata()
+    (change or (lambda _: None))(tensors)
+    safetensors.numpy.save_file(tensors, path, metadata={**kept, **(metadata or {})})
+
+
+def test_round_trip_is_exact(variables, path):
+    """Variables, settings and record come back as they went in."""
+    found, settings = files.load_weights(path)
+    assert settings == {**SETTINGS, 'rates': (1, 2)}
+    assert files.load_record(path) == {'commit': 'abc'}
+    first, second = (flax.traverse_util.flatten_dict(tree, sep='/') for tree in (variables, found))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name])
+
+
+def test_the_file_alone_rebuilds_the_network(variables, path):
+    """A network made from the stored settings computes what the original did."""
+    found, settings = files.load_weights(path)
+    images = jax.random.uniform(jax.random.key(1), (1, 9, 7, 3))
+    expected = model.from_config(SETTINGS).apply(variables, images)
+    np.testing.assert_array_equal(model.from_config(settings).apply(found, images).rain, expected.rain)
+
+
+def test_missing_extra_and_wrong_shapes_are_named(path):
+    """All three kinds in one message."""
+
+    def change(tensors):
+        tensors['params/other'] = tensors.pop('params/C_1/conv/kernel')
+        tensors['params/main/rain/bias'] = np.zeros(4, np.float32)
+
+    rewrite(path, change)
+    with pytest.raises(UserError) as error:
+        files.load_weights(path)
+    for text in ('1 missing: params/C_1/conv/kernel', '1 extra: params/other', 'is (4,), expected (3,)'):
+        assert text in str(error.value)
+
+
+def test_values_that_are_not_finite_are_refused(path):
+    """A network of NaN would spoil every photo."""
+    rewrite(path, lambda tensors: tensors['params/main/rain/bias'].__setitem__(0, np.nan))
+    with pytest.raises(UserError, match='not finite: params/main/rain/bias'):
+        files.load_weights(path)
+
+
+def test_settings_that_do_not_fit_the_tensors_are_refused(path):
+    """A file that claims another width."""
+    rewrite(path, metadata={'settings': json.dumps({**SETTINGS, 'channels': 24})})
+    with pytest.raises(UserError, match='wrong shape'):
+        files.load_weights(path)
+
+
+@pytest.mark.parametrize(
+    'settings', ['{', '{"channels": 12}', '[]', '{"channels": 13, "rates": [1]}', '{"rates": 3}', ZERO_GROUPS]
+)
+def test_settings_without_sense_are_refused(path, settings):
+    """Metadata from strangers ends in a clear error."""
+    rewrite(path, metadata={'settings': settings})
+    with pytest.raises(UserError, match='settings'):
+        files.load_weights(path)
+
+
+def test_foreign_and_broken_files_are_refused(path, tmp_path):
+    """Other safetensors, truncated files, text, folders and nothing at all."""
+    rewrite(path, metadata={'format': 'pt'})
+    with pytest.raises(UserError, match="format is 'pt'"):
+        files.load_weights(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match='not a readable'):
+        files.load_weights(path)
+    path.write_text('text')
+    with pytest.raises(UserError, match='not a readable'):
+        files.load_weights(path)
+    with pytest.raises(UserError, match='does not exist'):
+        files.load_weights(tmp_path / 'none.safetensors')
+    with pytest.raises(UserError):
+        files.load_weights(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file(variables, path, monkeypatch):
+    """Weights are whole or absent under their name."""
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(pathlib.Path, 'replace', fail)
+    with pytest.raises(UserError, match='No space left'):
+        files.save_weights(path, variables, SETTINGS)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_weights_of_the_package_have_names(tmp_path, monkeypatch):
+    """'default' is the package's; a file of that name, or anything that looks like a path, is taken as it is."""
+    assert files.find_weights('default') == files.INCLUDED / 'default.safetensors'
+    assert files.find_weights('other').name == 'other'
+    assert files.find_weights('runs/default').parts == ('runs', 'default')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'light').mkdir()
+    (tmp_path / 'default').touch()
+    assert files.find_weights('default') == pathlib.Path('default')
+    with pytest.raises(UserError, match='name of those in the package: .*default'):
+        files.load_weights('nothing')
+
+
+@pytest.mark.parametrize('path', sorted(files.INCLUDED.glob('*')), ids=lambda path: path.name)
+def test_the_weights_that_come_with_the_package_say_what_they_are(path):
+    """Small, made from a clean commit, with settings, fingerprints of what they were trained on, scores and licence."""
+    assert path.suffix == '.safetensors' and path.stat().st_size < 8e6
+    record = files.load_record(path)
+    assert not any(start['commit'].endswith('+changes') for start in record['starts'])
+    assert 'Apache-2.0' in record['config']['note'] and record['config']['model']['channels']
+    assert all(len(each['sha256']) == 64 for each in record['training_data'].values())
+    purpose = {'light': 'layers/RainTrainL', 'heavy': 'layers/RainTrainL+RainTrainH'}.get(path.stem)
+    for name in [purpose] if purpose else record['config']['data']['eval'].split(','):
+        each = record['scores'][name]
+        assert each['y']['ssim'] > each['input']['y']['ssim']
+        if name.startswith('layers'):  # Rain800 also changes the brightness of the whole photo
+            assert each['y']['psnr'] > each['input']['y']['psnr'] + 5
+        if purpose:
+            general = files.load_record('default')['scores'][name]
+            assert all(each[protocol]['psnr'] > general[protocol]['psnr'] for protocol in ('rgb', 'y'))
