@@ -73,7 +73,7 @@ def load_weights(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any
     if bad:
         raise UserError(f'{path} holds values that are not finite: {", ".join(bad[:10])}.')
     variables = flax.traverse_util.unflatten_dict(tensors, sep='/')
-    return jax.tree.map(jnp.asarray, variables), {**settings, 'rates': tuple(settings['rates'])}
+    return jax.tree.map(jnp.asarray, variables), model.current(settings)
 
 
 def _read(path: pathlib.Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import shutil
 import signal
 
@@ -142,7 +143,7 @@ def test_training_goes_on_from_weights(tiny_config, tmp_path, mesh):
     (tmp_path / 'first/weights.safetensors').unlink()
     _, again = train.train(tiny_config, tmp_path / 'second', mesh)
     assert again == json.loads(json.dumps(record))  # this start made no step: the weights are still those of the first
-    _, restored = train.restore_variables(tiny_config, tmp_path / 'second', 'latest')
+    _, settings, restored = train.restore_variables(tmp_path / 'second', 'latest')
     assert restored['start_from'] == record['start_from']
 
 
@@ -350,6 +351,45 @@ def test_plateau_rule_divides_by_ten_when_windows_stop_improving(tiny_config):
     stalled = rates(settings, [0.3] * 12)
     assert stalled[0] == pytest.approx(1e-3)
     assert sorted(set(np.round(np.log10(stalled)))) == [-5, -4, -3]
+
+
+def plain_rules(schedule, losses, window, patience, factor, floor):
+    """The rate's factor after each step, by both rules as a reader of the papers would write them."""
+    scale, kept, bad, found = 1.0, math.inf, 0, []
+    for end in range(1, len(losses) + 1):
+        if end % window == 0:
+            mean = sum(losses[end - window : end]) / window
+            is_better = mean < kept - 1e-6 if schedule == 'plateau' else mean <= kept - 1e-6
+            bad = 0 if is_better else bad + 1
+            if bad == (patience if schedule == 'plateau' else 1):
+                scale, bad = max(scale * factor, floor), 0
+            kept = mean if is_better or schedule == 'previous' else kept
+        found.append(scale)
+    return found
+
+
+@pytest.mark.parametrize('schedule', ['plateau', 'previous'])
+@pytest.mark.parametrize('seed', range(4))
+def test_rules_for_the_rate_equal_plain_ones(tiny_config, schedule, seed):
+    """On noisy losses that fall, stall and rise, every step has the rate of the rule written out in plain Python."""
+    generator = np.random.default_rng(seed)
+    losses = np.concatenate([np.linspace(1, 0.6, 20), np.full(20, 0.6), np.linspace(0.6, 0.7, 20)])
+    losses = np.float32(losses + generator.normal(0, 0.02, 60)).tolist()
+    settings = tiny_config.train
+    settings.update({'schedule': schedule, 'plateau_window': 3, 'plateau_patience': 2, 'plateau_factor': 0.5})
+    expected = plain_rules(schedule, losses, 3, 2, 0.5, settings.plateau_floor)
+    assert len(set(expected)) > 3
+    np.testing.assert_allclose(rates(settings, losses), 1e-3 * np.array(expected), rtol=1e-5)
+
+
+def test_the_rules_differ_where_losses_rise_and_fall_again(tiny_config):
+    """A window better than the one before, but not than the best, counts for the sibling's rule alone."""
+    losses = [1.0] * 2 + [0.5] * 2 + [0.9] * 2 + [0.8] * 2 + [0.7] * 2
+    tiny_config.train.update({'plateau_patience': 3, 'schedule': 'previous'})
+    previous = rates(tiny_config.train, losses)
+    assert previous[-1] == pytest.approx(1e-4) and previous[4] == pytest.approx(1e-3)
+    tiny_config.train.schedule = 'plateau'
+    assert rates(tiny_config.train, losses)[8] == pytest.approx(1e-3)
 
 
 def test_cosine_schedule_falls_to_zero(tiny_config):
