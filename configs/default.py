@@ -59,6 +59,8 @@ def get_config():
     config.data.layer = config_dict.placeholder(str)  # pattern of the rain layers
     config.data.any_layer = False  # layers: put any layer on any background in training, not only its own
     config.data.vary_layers = 1.0  # layers/A+B: random factors of size and brightness in training, 1 / this to this
+    config.data.turn_layers = 0.0  # layers/A+B: random rotation in training, up to so many degrees
+    config.data.join_layers = 0.0  # layers/A+B: share of the training samples on which two layers lie together
     config.data.hold_out = 3  # layers/A+B: one in so many is for evaluation alone if B has no val or test; 0: none
     config.data.crop = 256  # pixels; training patches are crop x crop, small images are padded by reflection
     config.data.batch = 8  # global, over all devices and processes; not in the paper (sibling code: 1)
@@ -72,6 +74,8 @@ def get_config():
     config.train = config_dict.ConfigDict()
     config.train.steps = 100_000  # not in the paper
     config.train.learning_rate = 1e-3
+    config.train.clip = 0.0  # largest norm of the gradients, which are scaled down to it; 0: any
+    config.train.average = 0.0  # decay per step of averaged weights (.999, say), which are scored and kept; 0: none
     config.train.start_from = config_dict.placeholder(str)  # weights (a file, or default) to go on from: fine-tuning
     config.train.rain_gain = 1.0  # factor on the initial kernels of the six rain layers; small: starts at no rain
     # 'plateau': the paper's "when the loss stops improving", against the best window, with patience; 'previous': the

@@ -38,12 +38,16 @@ PLATEAU_TOLERANCE = 1e-6  # a window's mean loss must fall by more than this to 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a run carries from step to step; `step` updates have been made."""
+    """All that a run carries from step to step; `step` updates have been made.
+
+    average: running means {'params', 'batch_stats'} with `config.train.average`, else None.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    average: Any = None
 
 
 class Diverged(UserError):
@@ -52,6 +56,13 @@ class Diverged(UserError):
 
 def make_optimizer(settings: Any) -> optax.GradientTransformationExtraArgs:
     """Adam with the schedule of `config.train`; update takes `value=loss` for the plateau rule (Sec. 5.1)."""
+    if settings.clip:
+        return optax.chain(optax.clip_by_global_norm(settings.clip), _adam(settings))
+    return _adam(settings)
+
+
+def _adam(settings: Any) -> optax.GradientTransformationExtraArgs:
+    """Adam with its schedule."""
     if settings.schedule == 'plateau':
         plateau = optax.contrib.reduce_on_plateau(
             factor=settings.plateau_factor,
@@ -117,6 +128,7 @@ def _schedule(settings: Any) -> Callable[[jax.Array], jax.Array]:
 
 def learning_rate(step: jax.Array, opt_state: Any, settings: Any) -> jax.Array:
     """The rate of update `step`, counted from 0, which left `opt_state` behind."""
+    opt_state = opt_state[-1] if settings.clip else opt_state
     rate = jnp.asarray(_schedule(settings)(step), jax.dtypes.canonicalize_dtype(float))
     return rate * opt_state[-1].scale if settings.schedule in ('plateau', 'previous') else rate
 
@@ -130,7 +142,19 @@ def init_state(config: Any) -> TrainState:
         variables['params'],
     )
     opt_state = make_optimizer(config.train).init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, variables['batch_stats'], opt_state)
+    state = TrainState(jnp.zeros((), jnp.int32), params, variables['batch_stats'], opt_state)
+    return dataclasses.replace(state, average=_variables(state)) if config.train.average else state
+
+
+def _variables(state: TrainState) -> dict[str, Any]:
+    """The network's variables after the last update."""
+    return {'params': state.params, 'batch_stats': state.batch_stats}
+
+
+def averaged(average: Any, variables: Any, step: jax.Array, decay: float) -> Any:
+    """Running means after update `step`, counted from 0; decay (1 + step) / (10 + step) while that is the smaller."""
+    kept = jnp.minimum(decay, (1.0 + step.astype(jnp.float32)) / (10.0 + step.astype(jnp.float32)))
+    return jax.tree.map(lambda mean, new: mean + ((1 - kept).astype(new.dtype)) * (new - mean), average, variables)
 
 
 def start_state(config: Any) -> TrainState:
@@ -155,7 +179,7 @@ def start_state(config: Any) -> TrainState:
         )
     like = {'params': state.params, 'batch_stats': state.batch_stats}
     variables = jax.tree.map(lambda value, other: jnp.asarray(value, other.dtype), variables, like)
-    return dataclasses.replace(state, **variables)
+    return dataclasses.replace(state, **variables, average=variables if config.train.average else None)
 
 
 def train_step(
@@ -181,7 +205,11 @@ def train_step(
         'learning_rate': learning_rate(state.step, opt_state, config.train),
     }
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+    new = TrainState(state.step + 1, params, batch_stats, opt_state)
+    if config.train.average:
+        average = averaged(state.average, _variables(new), state.step, config.train.average)
+        new = dataclasses.replace(new, average=average)
+    return new, metrics
 
 
 def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple[TrainState, dict[str, Any]]:
@@ -222,8 +250,8 @@ def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple
 
 
 def export(state: TrainState) -> dict[str, Any]:
-    """The network's variables, on this process's first device."""
-    return jax.device_get({'params': state.params, 'batch_stats': state.batch_stats})
+    """The network's variables, averaged ones where there are, on this process's first device."""
+    return jax.device_get(_variables(state) if state.average is None else state.average)
 
 
 def restore_variables(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -391,10 +419,21 @@ def check_fields(config: Any) -> None:
         for name in names:
             if config[section][name] < 1:
                 raise UserError(f'{section}.{name} is {config[section][name]}; it must be at least 1.')
-    within = {'vary_layers': (1, math.inf), 'brightness': (0, 0.99), 'hold_out': (0, math.inf)}
+    within = {
+        'vary_layers': (1, math.inf),
+        'turn_layers': (0, 180),
+        'join_layers': (0, 1),
+        'brightness': (0, 0.99),
+        'hold_out': (0, math.inf),
+    }
     for name, (least, most) in within.items():
         if not least <= config.data[name] <= most:
             raise UserError(f'data.{name} is {config.data[name]}; it must be in [{least}, {most}].')
+    if not 0 <= config.train.average < 1 or config.train.clip < 0:
+        raise UserError(
+            f'train.average is {config.train.average}, train.clip {config.train.clip}; expected an average in [0, 1) '
+            'and a clip of at least 0.'
+        )
     if not 0 < config.train.plateau_factor < 1:
         raise UserError(f'train.plateau_factor is {config.train.plateau_factor}; it must be between 0 and 1.')
     if config.seed < 0:

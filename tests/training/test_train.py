@@ -1,6 +1,7 @@
 """The step, the loop, and what happens when it is interrupted."""
 
 import contextlib
+import functools
 import json
 import math
 import shutil
@@ -390,6 +391,37 @@ def test_the_rules_differ_where_losses_rise_and_fall_again(tiny_config):
     assert previous[-1] == pytest.approx(1e-4) and previous[4] == pytest.approx(1e-3)
     tiny_config.train.schedule = 'plateau'
     assert rates(tiny_config.train, losses)[8] == pytest.approx(1e-3)
+
+
+def test_averaged_weights_are_the_stated_mean(tiny_config):
+    """After each step the mean moves by 1 - decay, at first faster; it is what is exported and scored."""
+    tiny_config.train.average = 0.5
+    state, step = train.init_state(tiny_config), jax.jit(functools.partial(train.train_step, config=tiny_config))
+    generator = np.random.default_rng(0)
+    path = ('params', 'main', 'rain', 'kernel')
+    mean = functools.reduce(dict.__getitem__, path, train.export(state))
+    for number in range(3):
+        batch = {side: generator.integers(255, size=(4, 24, 24, 3), dtype=np.uint8) for side in ('rainy', 'clean')}
+        state, _ = step(state, batch)
+        new = np.asarray(state.params['main']['rain']['kernel'])
+        kept = min(0.5, (1 + number) / (10 + number))
+        mean = kept * mean + (1 - kept) * new
+        np.testing.assert_allclose(functools.reduce(dict.__getitem__, path, train.export(state)), mean, atol=1e-6)
+        assert np.abs(mean - new).max() > 1e-5
+    assert train.export(state)['batch_stats'].keys() == state.batch_stats.keys()
+
+
+def test_gradients_are_clipped_to_their_norm(tiny_config):
+    """A hundredth of the norm of the first gradient gives updates of Adam on the scaled gradient, and the same rate."""
+    tiny_config.train.clip = 0.25
+    optimizer = train.make_optimizer(tiny_config.train)
+    params = {'a': jnp.zeros(3), 'b': jnp.zeros(2)}
+    gradients = {'a': jnp.array([3.0, 0.0, 4.0]), 'b': jnp.array([0.0, 12.0])}  # norm 13
+    _, state = optimizer.update(gradients, optimizer.init(params), params, value=jnp.float32(1))
+    moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (3,)]
+    np.testing.assert_allclose(moments[0], 0.1 * 0.25 / 13 * np.array([3.0, 0.0, 4.0]), rtol=1e-5)
+    rate = train.learning_rate(jnp.int32(0), state, tiny_config.train)
+    assert float(rate) == pytest.approx(tiny_config.train.learning_rate)
 
 
 def test_cosine_schedule_falls_to_zero(tiny_config):
