@@ -7,6 +7,7 @@ MODELS = {
     'stride 4': {'encoder_stride': 4},
     'not shared': {'share_groups': False, 'share_scales': False},
     'quickstart': {'channels': 24, 'units': 4, 'scale_channels': 12},
+    'shipped': {'channels': 48, 'units': 6, 'scale_channels': 24},  # of the weights in the package
 }
 
 
