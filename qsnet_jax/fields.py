@@ -5,7 +5,10 @@ from typing import Any
 
 from qsnet_jax.configs import default
 
-WITHOUT_EFFECT = ('note', 'data.tfds_dir', 'data.cache_gib', 'data.threads', 'data.prefetch')  # on what a run computes
+WITHOUT_EFFECT = (  # on what a run computes
+    *('note', 'data.tfds_dir', 'data.cache_gib', 'data.threads', 'data.prefetch'),
+    *('sparsity.bins', 'sparsity.filter', 'sparsity.response', 'sparsity.pool'),
+)
 
 
 def default_fields() -> dict[str, Any]:

@@ -93,16 +93,32 @@ def _own_set(test: str, rows: Rows) -> str | None:
     return next((name for name in (rows[0]['sets'] if rows else ()) if test_of(name, rows[0]) == (test, True)), None)
 
 
+_WORDS = {  # of verdicts, in a sentence whose subject is our networks
+    'reproduced': 'show it',
+    'seen': 'show it',
+    "smaller than the paper's": 'show less of it',
+    'opposite': 'show the opposite',
+    "no effect of the paper's size": 'show no effect of that size',
+    'the opposite': 'show the opposite',
+    'no evidence': 'cannot tell',
+}
+
+
 def sentence(same: list[Claim]) -> str:
     """What our runs say of one claim on each of our sets, in plain words."""
-    parts = []
+    told, silent = [], []
     for claim in same:
-        why = f'; {claim.verdict.why}' if claim.verdict.why else ''
-        ours = f'{claim.effect.mean:+.2f} dB' if claim.effect.by_seed else 'nothing measured'
-        numbers = f"ours {ours}, the paper's {claim.paper:+.2f} on {claim.test}{why}"
-        parts.append(f'**{claim.verdict.word}** on {claim.sample} ({numbers})')
-    size = 'full' if same[0].size == 'full' else 'reduced'
-    return f'{same[0].text} ({same[0].table}). At {size} size: {", ".join(parts)}.'
+        if claim.verdict.kind == verdicts.BLOCKED:
+            silent.append(f' {claim.sample} does not count: {claim.verdict.why}.')
+            continue
+        is_open = claim.verdict.kind == verdicts.OPEN
+        hidden = f'; less than {claim.effect.detectable(claim.level):.2f} dB would not have shown' if is_open else ''
+        words = _WORDS.get(claim.verdict.why) or _WORDS[claim.verdict.word]
+        told.append(f'{words} on {claim.sample} ({claim.effect.mean:+.2f} dB{hidden})')
+    effects = ', '.join(f'{claim.paper:+.2f} dB on {claim.test}' for claim in same)
+    subject = 'Full-size networks' if same[0].size == 'full' else 'Small networks'
+    told = [f' {subject} {", ".join(told)}.'] if told else []
+    return f'**{same[0].text}** ({same[0].table}). The paper: {effects}.{"".join(told + silent)}'
 
 
 def by_text(claims: list[Claim]) -> list[list[Claim]]:
@@ -148,9 +164,10 @@ def _of_sparsity(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:
     cells, claimed = [], paper['sparsity']['share']
     for row in (row for row in rows if row['kind'] == 'sparsity'):
         key, chance = row.get('filter', 'd_x'), row['control']['share']
-        shares, where = row['share'][key], f'{row["name"]} ({row["count"]})'
+        shares, where = row['share'][key], _name(row)
         texts = {rule: percent(cell) for rule, cell in shares.items()}
-        few = f'too few: {row["count"]} of {ENOUGH} images' if row['count'] < ENOUGH else ''
+        fewest = row['fewest'] if 'pooled' in row else row['count']  # of a pool, in its smallest set
+        few = f'too few: {fewest} of {ENOUGH} images' if fewest < ENOUGH else ''
         low, high = shares['mean']['interval']
         verdict = 'consistent' if low <= claimed <= high else 'inconsistent'
         if verdict == 'consistent' and chance['mean'] >= low:
@@ -166,6 +183,12 @@ def _of_sparsity(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:
         if row.get('contrast'):
             cells.append(_of_contrast(row, where, few))
     return cells
+
+
+def _name(row: dict[str, Any]) -> str:
+    """Images and their number, and the weights of a pool."""
+    parts = [f'{100 * weight:.0f} % {name}' for name, weight in row.get('pooled', {}).items()]
+    return f'{", ".join(parts) or row["name"]} ({row["count"]})'
 
 
 def _of_contrast(row: dict[str, Any], where: str, few: str) -> list[str]:

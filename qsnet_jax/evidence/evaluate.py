@@ -135,7 +135,7 @@ def _evaluate_source(
             elapsed = round(time.perf_counter() - begun, 4)
             seconds = elapsed if canvas in timed else None  # the first of its size compiles
             timed.add(canvas)
-            contents.append(sources.sha256(f'{clean.shape}'.encode() + clean.tobytes()))
+            contents.append(content(clean))
             pending.append(pool.submit(_row, image_name, seconds, rainy, clean, outputs))
             if index < PICTURES:
                 panel = np.concatenate((rainy, outputs[0], clean), axis=1)
@@ -215,6 +215,11 @@ def _row(name: str, seconds: float | None, rainy: np.ndarray, clean: np.ndarray,
 def _most(label: str, measure: str) -> float:
     """The best score there is: 1 of SSIM; PSNR and gains have no such end."""
     return 1.0 if measure == 'ssim' and label != 'gain' else math.inf
+
+
+def content(image: np.ndarray) -> str:
+    """The hash of what a picture shows: equal pictures have the same, whatever their files are called."""
+    return sources.sha256(f'{image.shape}'.encode() + image.tobytes())
 
 
 def join_groups(*labels: list[str]) -> list[str]:

@@ -124,7 +124,7 @@ def sparsity_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
         for row in found
         for each in row['not_sparse'][:10]
     ]
-    columns = ['images', 'name', 'by', 'excess, d_x', 'contrast']
+    columns = ['images', 'name', 'by', 'excess', 'contrast']
     items.append(page.Table('Images that are not sparse by the mean (the ten least of each set)', columns, least))
     for row in found:
         caption = f'Log-histograms of {row["name"]}, and what contrast has to do with them'
