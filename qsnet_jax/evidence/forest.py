@@ -64,7 +64,7 @@ def draw(found: list[Claim], is_wide: bool, is_alone: bool = False) -> str:
     """
     width = WIDE if is_wide else NARROW
     most = math.ceil(1.2 * max((abs(claim.paper) for claim in found), default=1.0))
-    axis = _Axis(270, width - 190, most) if is_wide else _Axis(14, width - 14, most)
+    axis = _Axis(270, width - 190, most) if is_wide else _Axis(24, width - 24, most)
     body, y = _legend(is_wide)
     for size, title in (('full', 'Full size: what speaks of the paper'), ('small', 'Reduced size: evidence alone')):
         chosen = [claim for claim in found if (claim.size == 'full') == (size == 'full')]
@@ -120,7 +120,12 @@ def _lines(found: list[Claim], axis: _Axis, y: float, is_wide: bool) -> tuple[li
     parts: list[str] = []
     for same in claims_.by_text(found):
         y += 32
-        parts.append(text(0, y, f'{same[0].table}: {same[0].text}' if is_wide else same[0].text, ''))
+        _, _, setting = same[0].table.partition(', ')  # of a claim that is told twice
+        words = f'{same[0].table}: {same[0].text}' if is_wide else same[0].text
+        parts.append(text(0, y, words, ''))
+        if setting and not is_wide:
+            y += 16
+            parts.append(text(0, y, setting, 'small'))
         for claim in same:
             y += 22
             where = f'{claim.sample} for {claim.test}'
