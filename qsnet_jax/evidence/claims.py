@@ -1,4 +1,4 @@
-"""The paper's claims, what our rows say of each, and the verdicts, by the rules of `verdicts` and `blocks`."""
+"""The paper's claims, what our rows say of each, and the verdicts, by the rules of `verdicts` and `obstacles`."""
 
 import re
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from qsnet_jax.configs import scales, studies
-from qsnet_jax.evidence import blocks, page, verdicts
+from qsnet_jax.evidence import obstacles, page, verdicts
 from qsnet_jax.evidence.rows import Rows, by_variant, label, test_of
 from qsnet_jax.evidence.verdicts import Claim
 
@@ -79,7 +79,7 @@ def _of_table_1(variants: dict[str, Rows], paper: dict[str, Any]) -> list[Claim]
             effect = verdicts.of_differences(scores - best, images[0]['scene'])
             claim = Claim('Table 1', f'QSNet is best on {test}', 'full', label(name, rows[0]), test,
                           paper['table_1']['QSNet'][test][0] - best, effect,
-                          blocks.reasons(rows, name, len(effect.by_seed)))  # fmt: skip
+                          obstacles.reasons(rows, name, len(effect.by_seed)))  # fmt: skip
             found.append(claim)
     return found
 

@@ -58,7 +58,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 def check_studies(rows: Rows) -> None:
     """Refuses runs of one size that differ in more than their variants' fields and seeds, or in their data.
 
-    Other differences (commit, versions, device, precision) only keep those runs from a verdict; see `blocks`.
+    Other differences (commit, versions, device, precision) only keep those runs from a verdict; see `obstacles`.
     """
     for size in {row['size'] for row in rows}:
         chosen = sorted((row for row in rows if row['size'] == size), key=lambda row: len(row['overrides']))

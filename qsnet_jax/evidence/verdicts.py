@@ -13,7 +13,7 @@ at which that tests it. The interval is then compared with 0 and with the paper'
 | holds 0, below the paper's effect | no effect of the paper's size | not seen |
 | holds 0 and the paper's effect | no evidence | no evidence |
 
-What `blocks` names leaves no verdict at all, and does not count among the claims that are corrected for.
+What `obstacles` names leaves no verdict at all, and does not count among the claims that are corrected for.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from qsnet_jax.evidence import blocks, statistics
+from qsnet_jax.evidence import obstacles, statistics
 from qsnet_jax.evidence.rows import Rows
 
 # Verdicts by what they mean for the claim; how they are drawn and in which order they are counted.
@@ -186,4 +186,4 @@ def make(
     found = effect(better, worse, name, *columns)
     common = {row['seed'] for row in better} & {row['seed'] for row in worse}
     compared = [row for row in (*better, *worse) if row['seed'] in common]
-    return Claim(*where, *paper, found, blocks.reasons(compared, name, len(common)))
+    return Claim(*where, *paper, found, obstacles.reasons(compared, name, len(common)))

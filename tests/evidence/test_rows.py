@@ -51,7 +51,7 @@ def test_a_variant_does_not_hide_a_difference_of_another(tmp_path):
 
 
 def test_a_difference_that_only_forbids_verdicts_is_no_reason_to_refuse(tmp_path):
-    """Precision and device: such rows stand in the tables, and `blocks` keeps them from verdicts."""
+    """Precision and device: such rows stand in the tables, and `obstacles` keeps them from verdicts."""
     other = make_row('V2', 0)
     other['provenance']['precision']['matmul'] = 'tensorfloat32'
     other['provenance']['device']['platform'] = 'gpu'

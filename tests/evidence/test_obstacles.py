@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from made_rows import make_row
 
-from qsnet_jax.evidence import blocks
+from qsnet_jax.evidence import obstacles
 
 
 def rows(change=None, name='pairs'):
@@ -20,7 +20,7 @@ def rows(change=None, name='pairs'):
 
 
 def reasons(change=None, name='pairs', seeds=3):
-    return blocks.reasons(rows(change, name), name, seeds)
+    return obstacles.reasons(rows(change, name), name, seeds)
 
 
 def test_sound_rows_are_not_stopped():
@@ -33,7 +33,7 @@ def test_few_seeds_and_scenes():
     made = rows()
     for row in made:
         row['sets']['pairs']['images']['scene'] = ['a'] * 6
-    assert blocks.reasons(made, 'pairs', 3) == ['one scene alone']
+    assert obstacles.reasons(made, 'pairs', 3) == ['one scene alone']
 
 
 def test_images_that_were_trained_on():
@@ -58,7 +58,7 @@ def test_backgrounds_that_nobody_compared():
     assert reasons(exclude) == []
     made = rows(name='drawn_heavy')
     del made[0]['provenance']['training']['training_data']['pairs']['without_drawn_heavy']
-    assert blocks.reasons(made, 'drawn_heavy', 3) == []
+    assert obstacles.reasons(made, 'drawn_heavy', 3) == []
 
     def bundled(row, record):
         record['training']['training_data'] = {'drawn_light': {'count': 7, 'sha256': 'd' * 64}}
@@ -109,7 +109,7 @@ def test_checkpoints_chosen_before_rows_said_so():
         record['config']['data']['validation'] = 'held_out'
 
     assert reasons(held_out) == []
-    assert blocks.reasons(rows(change, 'drawn_wide'), 'drawn_wide', 3) == []  # the third of data.eval
+    assert obstacles.reasons(rows(change, 'drawn_wide'), 'drawn_wide', 3) == []  # the third of data.eval
 
 
 def test_runs_that_did_not_end():
@@ -170,7 +170,7 @@ def test_commits(checkout):
         made = rows()
         for row, commit in zip(made, commits, strict=True):
             row['provenance']['commit'] = commit
-        return blocks.reasons(made, 'pairs', 3, root)
+        return obstacles.reasons(made, 'pairs', 3, root)
 
     assert found([first, second, second]) == []
     (reason,) = found([first, second, third])
@@ -198,4 +198,4 @@ def test_commits(checkout):
 )
 def test_what_computes(path, expected):
     """What nobody has thought of does."""
-    assert blocks._computes(path) == expected
+    assert obstacles._computes(path) == expected
