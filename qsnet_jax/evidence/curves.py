@@ -22,7 +22,7 @@ def draw_validations(rows: rows_.Rows) -> matplotlib.figure.Figure:
         watched = [key for key in lines[0] if key.startswith('validation_psnr/')] or ['validation_psnr']
         for key in watched:
             axis.plot(steps, [line[key] for line in lines], 'o-', markersize=3, label=key.partition('/')[2] or key)
-        axis.set(xlabel='step', ylabel='validation PSNR rgb, dB', title=row['variant'])
+        axis.set(xlabel='step', ylabel='validation PSNR rgb, dB', title=rows_.released_name(row))
         rate = lines[-1]['seconds'] / 60 / steps[-1]
         scale, back = functools.partial(np.multiply, rate), functools.partial(np.multiply, 1 / rate)
         above = axis.secondary_xaxis('top', functions=(scale, back))
@@ -62,7 +62,13 @@ def table_of_validations(rows: rows_.Rows) -> page.Table:
             for key in [key for key in line if key.startswith('validation_psnr/')] or ['validation_psnr']:
                 name = key.partition('/')[2] or 'all'
                 cells.append(
-                    [row['variant'], name, str(line['step']), f'{line["seconds"] / 60:.1f}', f'{line[key]:.2f}']
+                    [
+                        rows_.released_name(row),
+                        name,
+                        str(line['step']),
+                        f'{line["seconds"] / 60:.1f}',
+                        f'{line[key]:.2f}',
+                    ]
                 )
     return page.Table('Validation while training', ['weights', 'set', 'step', 'minutes', 'PSNR rgb, dB'], cells)
 

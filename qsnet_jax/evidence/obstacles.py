@@ -158,12 +158,14 @@ def _device(record: dict[str, Any]) -> str:
 
 
 def _precision(record: dict[str, Any]) -> str:
-    """The matrix products' and the computation's, and every config field of that name."""
+    """The computation's, the matrix products', and every config field of that name."""
     if 'precision' not in record:
         return ''
     config = fields.flat(record.get('config', {}))
-    named = [value for name, value in sorted(config.items()) if name.endswith('precision') or name == 'model.dtype']
-    return ' '.join(str(value) for value in (*record['precision'].values(), *named) if value)
+    dtype = record['precision'].get('dtype') or config.get('model.dtype')  # older rows have it in the config alone
+    named = [value for name, value in sorted(config.items()) if name.endswith('precision')]
+    others = [value for name, value in sorted(record['precision'].items()) if name != 'dtype']
+    return ' '.join(str(value) for value in (dtype, *others, *named) if value)
 
 
 def _records(row: dict[str, Any]) -> list[dict[str, Any]]:

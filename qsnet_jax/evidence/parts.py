@@ -43,9 +43,9 @@ def released_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
         return []
     included, cells, trainings = included_names(rows), [], []
     for row in found:
-        names = included[row['variant']]
+        names, shown = included[row['file']], rows_.released_name(row)
         for name, each in row['sets'].items():
-            cells.append([row['variant'], rows_.label(name, row), *tables.in_out(each), tables.interval(each)])
+            cells.append([shown, rows_.label(name, row), *tables.in_out(each), tables.interval(each)])
         record, config = row['provenance'], row['provenance']['config']
         network = f'width {config["model"]["channels"]}, {config["model"]["units"]} units'
         size = f'{config["data"]["batch"]} x {config["data"]["crop"]}²'
@@ -53,7 +53,7 @@ def released_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
         device = record['training'].get('device', record['device'])  # where it was not the one that scored
         device = f'{device["kind"]} x {device["count"]}'
         trainings.append(
-            [row['variant'], ', '.join(names) or '-', network, str(config['train']['steps']), size, minutes, device]
+            [shown, ', '.join(names) or '-', network, str(config['train']['steps']), size, minutes, device]
         )
     path = results / 'figures' / 'release.png'
     _save(curves.draw_validations(found), path)
@@ -70,7 +70,7 @@ def released_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
 
 
 def included_names(rows: rows_.Rows) -> dict[str, list[str]]:
-    """Of each variant of configs/release.py, the weights of the package that have its scores."""
+    """Of each row of configs/release.py, by its file, the weights of the package that have its scores."""
     paths = sorted(files.INCLUDED.glob('*.safetensors'))
     included = {path.stem: files.load_record(path).get('scores', {}) for path in paths}
     found = {}
@@ -78,7 +78,7 @@ def included_names(rows: rows_.Rows) -> dict[str, list[str]]:
         if row['kind'] == 'study' and row['size'].startswith('release'):
             own = {name: each['y'] for name, each in row['sets'].items()}
             names = [name for name, scores in included.items() if {key: scores[key]['y'] for key in scores} == own]
-            found[row['variant']] = names
+            found[row['file']] = names
     return found
 
 
@@ -98,7 +98,7 @@ def speed_items(rows: rows_.Rows, paper: dict[str, Any], results: pathlib.Path) 
         path = (results / 'bench' / row['file']).with_suffix('.png')
         figures += _figures(path, f'Time against pixels and batch, {path.stem}')
     table = page.Table('Table 2: time of one 512x512 image', ['method', 'device', 'time', 'time / ours'], cells)
-    return [page.Heading('Speed'), table, *figures]
+    return [page.Heading('Speed'), table, tables.times_without_sharing(rows, paper['table_2']), *figures]
 
 
 def sparsity_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:

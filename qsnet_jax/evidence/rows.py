@@ -111,6 +111,11 @@ def test_of(name: str, row: dict[str, Any]) -> tuple[str, bool]:
     return STANDS_IN.get(name, STANDS_IN.get(name.partition('/')[0], 'Test-I')), False
 
 
+def released_name(row: dict[str, Any]) -> str:
+    """A training of configs/release.py to read: its size and its mixture."""
+    return f'{row["size"].removeprefix("release").removeprefix("-") or "full"} {row["variant"]}'
+
+
 def by_variant(rows: Rows, size: str) -> dict[str, Rows]:
     """The finished study rows of one size, by variant, sorted by seed."""
     found: dict[str, Rows] = {}

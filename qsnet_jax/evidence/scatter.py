@@ -9,7 +9,8 @@ from typing import Any
 from qsnet_jax.evidence import forest, page
 from qsnet_jax.evidence.rows import Rows, label
 
-_SHAPE = ('channels', 'units', 'scale_channels', 'groups', 'rates', 'encoder_stride', 'norm')  # what time depends on
+# What time depends on.
+_SHAPE = ('channels', 'units', 'scale_channels', 'groups', 'decoder_groups', 'rates', 'encoder_stride', 'norm')
 _FORMS = ('for', 'partly', 'against', 'open', 'blocked')  # marks of forest, here of the sets
 
 
@@ -27,13 +28,13 @@ class Point:
 def points(rows: Rows, included: dict[str, list[str]]) -> list[Point]:
     """Every released training and every single one, on all of its sets.
 
-    included: of a released row's variant the names under which the package has its weights.
+    included: of a released row's file the names under which the package has its weights.
     """
     found = []
     for row in rows:
-        is_released = row['kind'] == 'study' and row['size'].startswith('release') and included.get(row['variant'])
+        is_released = row['kind'] == 'study' and row['size'].startswith('release') and included.get(row['file'])
         if is_released:
-            names, sets = ', '.join(included[row['variant']]), row['sets']
+            names, sets = ', '.join(included[row['file']]), row['sets']
         elif row['kind'] == 'evaluation':
             names, sets = row['file'].removesuffix('.json'), {row['dataset']: row | {'fingerprint': {}}}
         else:

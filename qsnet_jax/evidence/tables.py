@@ -142,6 +142,36 @@ def table_3(rows: rows_.Rows, variant: str, paper: dict[str, Any]) -> page.Table
     return page.Table(f'Table 3: each scale decoded alone{suffix}', ['set (images)', 'whose', *heads], cells)
 
 
+def times_without_sharing(rows: rows_.Rows, paper: dict[str, float]) -> page.Table | None:
+    """How much slower the network is without sharing, by both readings, and which of them has the paper's ratio."""
+    cells = []
+    with_, without = paper['QSNet'], paper['QSNet without sharing']
+    least, most = (without - 0.0005) / (with_ + 0.0005), (without + 0.0005) / (with_ - 0.0005)  # of rounded times
+    for row in (row for row in rows if row['kind'] == 'bench'):
+        models = row['provenance']['config']['bench']['models']
+        times = {(case['model'], case['size'], case['batch'], case['precision']): case['peers'].get('JAX', {})
+                 for case in row['cases'] if not case['training']}  # fmt: skip
+        base = next((name for name, settings in models.items() if not settings), None)
+        for (name, *case), each in times.items():
+            reading, reference = _reading(models[name]), times.get((base, *case), {})
+            if reading and 'seconds' in each and 'seconds' in reference:
+                ratio = each['seconds']['median'] / reference['seconds']['median']
+                verdict = "has the paper's ratio" if least <= ratio <= most else 'has not'
+                where = f'{row["file"].removesuffix(".json")}, {case[0]}², batch {case[1]}, {case[2]}'
+                cells.append([reading, where, f'{ratio:.2f}', verdict])
+    title = (
+        f"Time without sharing over that with; the paper's {without / with_:.1f}, {least:.2f} to {most:.2f} unrounded"
+    )
+    return page.Table(title, ['reading', 'where', 'ratio', 'verdict'], cells) if cells else None
+
+
+def _reading(settings: dict[str, Any]) -> str:
+    """Which reading of "without sharing" these overrides of the model are, '' for none."""
+    if settings.get('share_groups', True) or settings.get('share_scales') not in (False, 'none'):
+        return ''
+    return 'decoders without groups' if settings.get('decoder_groups') == 1 else 'no shuffles'
+
+
 def provenance(rows: rows_.Rows) -> page.Table:
     """Where each number comes from."""
     cells = []

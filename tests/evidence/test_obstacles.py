@@ -135,12 +135,17 @@ def test_versions_devices_and_precisions():
     def precision(row, record):
         record['precision'] = {**record['precision'], 'matmul': 'tensorfloat32'}
 
-    assert reasons(precision) == ['precisions default float32 and tensorfloat32 float32']
+    assert reasons(precision) == ['precisions float32 default and float32 tensorfloat32']
+
+    def noted(row, record):
+        record['precision'] = {**record['precision'], 'dtype': 'float32'}  # as newer rows have it
+
+    assert reasons(noted) == []
 
     def field(row, record):
         record['config']['train']['precision'] = 'bfloat16'
 
-    assert reasons(field) == ['precisions default float32 and default float32 bfloat16']
+    assert reasons(field) == ['precisions float32 default and float32 default bfloat16']
 
 
 @pytest.fixture

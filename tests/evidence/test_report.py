@@ -12,7 +12,7 @@ import pytest
 from made_rows import RESULTS, make_row, write, write_study
 
 from qsnet_jax import UserError, storage
-from qsnet_jax.evidence import claims, forest, report, rows, statistics
+from qsnet_jax.evidence import claims, forest, report, rows, statistics, tables
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def test_released_weights_stand_in_the_report_with_their_curve(found):
     text = (found / 'tables.md').read_text()
     assert text.index('## Pictures') < text.index('## Released weights')
     low, high = statistics.interval([(30 + np.arange(6.0), np.arange(6) // 2)])  # over three scenes
-    assert '| default | pairs (6) | 32.50 / 0.900 |' in text and f'{low:.2f} .. {high:.2f} |' in text
-    assert '| default | pairs | 400 | 13.3 | 31.00 |' in text  # the curve as a table
-    assert '| light | - | width 24, 4 units | 400 | 4 x 64² | 1 | cpu x 4 |' in text
+    assert '| cpu default | pairs (6) | 32.50 / 0.900 |' in text and f'{low:.2f} .. {high:.2f} |' in text
+    assert '| cpu default | pairs | 400 | 13.3 | 31.00 |' in text  # the curve as a table
+    assert '| cpu light | - | width 24, 4 units | 400 | 4 x 64² | 1 | cpu x 4 |' in text
     assert (found / 'figures/release.png').exists()
     row['provenance']['training']['training_data']['pairs']['sha256'] = 'c' * 64
     storage.write_json(found / 'rows/release-cpu-light-0.json', row)
@@ -100,6 +100,36 @@ def test_the_published_report_is_that_of_the_published_rows(tmp_path):
     report.report(tmp_path)
     for name in ('README.md', 'tables.md', 'figures/verdicts.svg', 'figures/speed_and_quality.svg'):
         assert (tmp_path / name).read_text() == (RESULTS / name).read_text()
+
+
+def test_both_readings_of_without_sharing_are_timed():
+    """7 over 5 ms is 1.18 to 1.67 before rounding; a reading has that ratio or not, against its own batch and size."""
+    models = {'full size': {}, 'not shared': {'share_groups': False, 'share_scales': 'none'}}
+    models['decoders'] = {**models['not shared'], 'decoder_groups': 1}
+    cases = [
+        {'model': name, 'size': size, 'batch': 1, 'precision': 'float32', 'training': False,
+         'peers': {'JAX': {'seconds': {'median': median}}}}
+        for name, size, median in (('full size', 256, 1.0), ('full size', 512, 4.0), ('not shared', 256, 1.05),
+                                   ('decoders', 256, 1.5))
+    ]  # fmt: skip
+    row = {'kind': 'bench', 'file': 'cpu.json', 'cases': cases, 'provenance': {'config': {'bench': {'models': models}}}}
+    table = tables.times_without_sharing([row], {'QSNet': 0.005, 'QSNet without sharing': 0.007})
+    where = 'cpu, 256², batch 1, float32'
+    assert table.rows == [
+        ['no shuffles', where, '1.05', 'has not'],
+        ['decoders without groups', where, '1.50', "has the paper's ratio"],
+    ]
+    assert "the paper's 1.4, 1.18 to 1.67 unrounded" in table.title
+
+
+def test_both_readings_of_without_sharing_are_claims():
+    """Each against the one column that the paper has."""
+    paper = json.loads((RESULTS / 'paper.json').read_text())
+    variants = {'paper': [make_row('V1', seed, 1.0) for seed in range(3)]}
+    variants |= {name: [make_row('V1', seed) for seed in range(3)] for name in ('not_shared', 'not_grouped')}
+    made = claims._of_orders(variants, 'small', paper)
+    assert [claim.text.split()[0] for claim in made] == ['Information', 'Groups']
+    assert [claim.paper for claim in made] == pytest.approx([33.15 - 31.91] * 2)
 
 
 def test_the_plot_shows_every_claim(found):
