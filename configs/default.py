@@ -91,4 +91,13 @@ def get_config():
     config.train.eval_images = 20  # images of each set that a validation scores
     config.train.checkpoint_every = 1000
     config.train.keep = 3  # latest checkpoints kept, beside the best by validation PSNR
+
+    # The sparsity study, Sec. 3.1 (--mode=sparsity). The paper gives neither rule nor bins nor filter.
+    config.sparsity = config_dict.ConfigDict()
+    config.sparsity.bins = 64  # of the log-histograms
+    config.sparsity.filter = 'd_x'  # of the figures, of contrast and of the verdict: 'd_x', 'd_y', 'd_xx' or 'd_yy'
+    config.sparsity.response = 'absolute'  # or 'signed': a histogram with two sides, each with a chord of its own
+    # Sets, or folders of photos (written ./A or /A), that are studied one by one and then as one share with these
+    # weights: './real:1,rain1400:9' is as the paper's, over 1,000 real and 9,000 synthetic images.
+    config.sparsity.pool = config_dict.placeholder(str)
     return config

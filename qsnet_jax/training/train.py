@@ -26,13 +26,12 @@ import tqdm
 from jax.sharding import Mesh
 
 from qsnet_jax import Stopped, UserError, derain, layers, losses, model, provenance, storage
-from qsnet_jax.configs import default
 from qsnet_jax.data import batches, sets, sources
 from qsnet_jax.evidence import evaluate
+from qsnet_jax.fields import WITHOUT_EFFECT, default_fields, flat
 from qsnet_jax.training import checkpoint, parallel
 from qsnet_jax.weights import files
 
-WITHOUT_EFFECT = ('note', 'data.tfds_dir', 'data.cache_gib', 'data.threads', 'data.prefetch')  # on what a run computes
 PLATEAU_TOLERANCE = 1e-6  # a window's mean loss must fall by more than this to count as better
 
 
@@ -472,19 +471,6 @@ def refuse_differences(stored: dict[str, Any], given: dict[str, Any], place: pat
             f'{place} holds a run with another config: {"; ".join(different)}. Name another --workdir (and '
             '--results, for rows), or give the config that it was made with.'
         )
-
-
-def default_fields() -> dict[str, Any]:
-    """What configs that were stored before a field existed are to be read as."""
-    return flat(json.loads(default.get_config().to_json()))
-
-
-def flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-    """Nested fields as 'a.b.c'."""
-    fields: dict[str, Any] = {}
-    for name, value in tree.items():
-        fields |= flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
-    return fields
 
 
 def _claim_start(
