@@ -1,7 +1,7 @@
 """Weights for programs that have neither this package nor, mostly, JAX; each file is checked against JAX first.
 
   .onnx          ONNX, for ONNX Runtime, OpenVINO, TensorRT, ...
-  .stablehlo     what `jax.export` writes, for CPUs and CUDA; needs JAX alone. Its metadata lie in NAME.stablehlo.json
+  .stablehlo     what `jax.export` writes, for CPUs and CUDA; needs JAX and flatbuffers; metadata in NAME.stablehlo.json
   .pth, .pt      state_dict of the PyTorch twin, in PyTorch's own format
   .safetensors   the same as safetensors
 
@@ -191,6 +191,7 @@ def _run_onnx(path: pathlib.Path) -> Restore:
 
 def _write_stablehlo(path: pathlib.Path, source: Source) -> None:
     """The network for each platform, in the form that is fast there."""
+    _need('flatbuffers')  # of jax.export, which JAX alone does not bring
 
     def predict(form: str) -> Callable[[jax.Array], jax.Array]:
         network = source.network.clone(form=form)
@@ -243,7 +244,7 @@ def _need(name: str) -> Any:
     try:
         return __import__(name)
     except ImportError as error:
-        raise UserError(f"Exporting to ONNX needs {name}: pip install 'qsnet-jax[export]'.") from error
+        raise UserError(f"This export needs {name}: pip install 'qsnet-jax[export]'.") from error
 
 
 @contextlib.contextmanager

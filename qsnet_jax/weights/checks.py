@@ -105,7 +105,7 @@ def _network(
         return network, expected_shapes(network)
     except UserError as error:
         raise fault(source, f' has settings of which no network can be built: {error}') from error
-    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
+    except Exception as error:  # what JAX and Flax raise for numbers that contradict each other, all kinds
         raise fault(source, f' has settings of which no network can be built: {error!r}.') from error
 
 

@@ -109,6 +109,28 @@ def test_settings_are_bounded_by_the_tensors(path, changes, text, monkeypatch):
     assert text in refusal(path)
 
 
+def test_settings_younger_than_a_file_take_their_default(path, monkeypatch):
+    """What a later version adds is filled in, and told."""
+    monkeypatch.setattr(checks, 'ORIGINAL', tuple(name for name in checks.ORIGINAL if name != 'share_groups'))
+    change_settings(path, share_groups=...)
+    header, data = split(path)
+    del header['__metadata__']['sha256']
+    join(path, header, data)
+    _, settings = files.load_weights(path)
+    assert settings['share_groups'] is True and model.from_config(settings) == model.from_config(SETTINGS)
+
+
+@pytest.mark.parametrize('error', [AssertionError('x'), IndexError('x'), ZeroDivisionError('x')])
+def test_whatever_a_network_cannot_be_built_of_ends_in_one_line(path, error, monkeypatch):
+    """Also what the frameworks raise below."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(model, 'shapes', fail)
+    assert 'settings of which no network can be built' in refusal(path)
+
+
 @pytest.mark.parametrize('dtype', ['I32', 'I64', 'U8', 'BOOL', 'F8_E4M3', 'F8_E5M2'])
 def test_tensors_that_are_not_floating_are_refused_unread(path, dtype):
     """Integers are no weights, whatever their bytes would mean as floats."""
