@@ -5,7 +5,8 @@
   .pth, .pt      state_dict of the PyTorch twin, in PyTorch's own format
   .safetensors   the same as safetensors
 
-The first two take and give uint8 (batch, height, width, 3) of any size, and pad, compute, round and crop inside, as
+The first two take and give uint8 (batch, height, width, 3) of any size (StableHLO: from 5x5 on), and do all inside:
+with an encoder_stride of 2 or 4 they continue the image by reflection to a multiple of that, then round and crop, as
 `derain.Derainer` does with an image in one piece. All compute in float32.
 """
 
@@ -24,13 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from qsnet_jax import UserError, derain, model, storage
+from qsnet_jax import UserError, model, storage
+from qsnet_jax.data import images
 from qsnet_jax.weights import files, torch_files
 
 FORMATS = ('.onnx', '.stablehlo', '.pth', '.pt', '.safetensors')
 OPSET = 18  # read by ONNX Runtime 1.14 and later
 PLATFORMS = ('cpu', 'cuda')
-SIZES = ((1, 5), (31, 17), (33, 47), (63, 61), (75, 101))  # of the images that a file is checked with
+SIZES = ((5, 7), (31, 17), (33, 47), (63, 61), (75, 101))  # of the images that a file is checked with
 TOLERANCE = 1  # levels of 255: ties of rounding
 Restore = Callable[[np.ndarray], np.ndarray]
 
@@ -85,13 +87,26 @@ def export(weights: str | os.PathLike, path: str | os.PathLike) -> dict[tuple[in
 
 def compare(restore: Restore, source: Source) -> dict[tuple[int, int], int]:
     """Largest difference of uint8 images from those that JAX restores, for each of SIZES."""
-    ours = derain.Derainer(source.variables, source.settings, tile=4096)  # every image in one piece
     generator, found = np.random.default_rng(0), {}
     for height, width in SIZES:
         ramp = np.linspace(0, 200, height * width).reshape(height, width, 1)
         image = (ramp + generator.uniform(0, 55, (height, width, 3))).astype(np.uint8)
-        found[height, width] = int(np.abs(restore(image[None])[0].astype(int) - ours(image)).max())
+        found[height, width] = int(np.abs(restore(image[None])[0].astype(int) - restore_in_jax(source, image)).max())
     return found
+
+
+def restore_in_jax(source: Source, image: np.ndarray) -> np.ndarray:
+    """What the network makes of a uint8 (H, W, 3) image in one piece."""
+    apply = jax.jit(source.network.apply)
+    return _in_one_piece(lambda x: apply(source.variables, jnp.asarray(x)).rain, source.network.encoder_stride, image)
+
+
+def _in_one_piece(predict: Callable[[np.ndarray], Any], stride: int, image: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) restored with the rain that `predict` finds in (1, h, w, 3), at multiples of the stride."""
+    height, width = image.shape[:2]
+    canvas = np.pad(image, ((0, -height % stride), (0, -width % stride), (0, 0)), mode='reflect')
+    x = images.to_float(canvas)
+    return images.to_uint8(x - np.asarray(predict(x[None]))[0])[:height, :width]
 
 
 def describe(source: Source) -> dict[str, str]:
@@ -124,14 +139,28 @@ def _kind(suffix: str) -> str:
     }.get(suffix, 'state_dict of the PyTorch twin')
 
 
-def _write_onnx(path: pathlib.Path, source: Source) -> None:
-    """The PyTorch twin as ONNX, without traces of the machine that it was made on."""
-    onnx = _need('onnx')
-    _need('onnxscript')
+def _restorer(source: Source) -> Any:
+    """A PyTorch module from uint8 images to restored ones, with nothing in it that ONNX does for some sizes alone."""
     from qsnet_jax.peers import torch_twin
 
     torch = torch_twin.torch
-    network = torch_twin.build(source.variables, source.settings)
+    network, stride = torch_twin.build(source.variables, source.settings), source.network.encoder_stride
+
+    def mirrored(x, dim, before, end):  # continued by reflection along an axis of whatever length, one pixel included
+        last = torch.arange(x.shape[dim])[-1:]
+        position = torch.arange(-before, end).abs() % (2 * last).clamp(min=1)
+        return x.index_select(dim, torch.minimum(position, 2 * last - position))
+
+    class Mirrored(torch.nn.Module):  # type: ignore[name-defined]
+        def __init__(self, conv: Any) -> None:
+            super().__init__()
+            self.conv, self.margin = conv, conv.padding[0]
+            conv.padding, conv.padding_mode = (0, 0), 'zeros'
+
+        def forward(self, x):
+            for dim in (2, 3):
+                x = mirrored(x, dim, self.margin, x.shape[dim] + self.margin)
+            return self.conv(x)
 
     class Restorer(torch.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
@@ -140,21 +169,27 @@ def _write_onnx(path: pathlib.Path, source: Source) -> None:
 
         def forward(self, rainy):
             height, width = rainy.shape[1:3]
-            padded = rainy.index_select(1, mirrored(height)).index_select(2, mirrored(width))
-            x = padded.permute(0, 3, 1, 2).float() / 255
+            x = rainy.permute(0, 3, 1, 2).float() / 255
+            for dim in (2, 3) if stride > 1 else ():
+                x = mirrored(x, dim, 0, (x.shape[dim] + stride - 1) // stride * stride)
             restored = (x - self.network(x).rain).clamp(0, 1) * 255
             return restored.round().to(torch.uint8).permute(0, 2, 3, 1)[:, :height, :width]
 
-    def mirrored(extent):  # positions along an axis that goes on by reflection up to a multiple of BUCKET
-        last = torch.arange(extent)[-1:]
-        position = torch.arange((extent + derain.BUCKET - 1) // derain.BUCKET * derain.BUCKET)
-        position = position % (2 * last).clamp(min=1)
-        return torch.minimum(position, 2 * last - position)
+    for number in (1, 2, 3):
+        stem = cast(Any, network.get_submodule(f'stem_{number}'))
+        stem.conv = Mirrored(stem.conv)  # ONNX pads by reflection only what is larger than the margin
+    return Restorer().eval()
 
+
+def _write_onnx(path: pathlib.Path, source: Source) -> None:
+    """The PyTorch twin as ONNX, without traces of the machine that it was made on."""
+    onnx = _need('onnx')
+    _need('onnxscript')
+    torch = torch_files.need_torch()
     axes = {number: torch.export.Dim(name) for number, name in enumerate(('batch', 'height', 'width'))}
     with _quiet():
         program = torch.onnx.export(
-            Restorer().eval(),
+            _restorer(source),
             (torch.zeros(2, 40, 50, 3, dtype=torch.uint8),),
             dynamo=True,
             verbose=False,
@@ -193,29 +228,30 @@ def _write_stablehlo(path: pathlib.Path, source: Source) -> None:
     """The network for each platform, in the form that is fast there."""
     _need('flatbuffers')  # of jax.export, which JAX alone does not bring
 
+    stride = source.network.encoder_stride
+
     def predict(form: str) -> Callable[[jax.Array], jax.Array]:
         network = source.network.clone(form=form)
         return lambda x: network.apply(source.variables, x).rain  # type: ignore[union-attr]
 
     def restore(rainy: jax.Array) -> jax.Array:
         height, width = rainy.shape[1:3]
-        padded = jnp.take(jnp.take(rainy, _mirrored(height), axis=1), _mirrored(width), axis=2)
+        padded = jnp.take(jnp.take(rainy, _mirrored(height, stride), axis=1), _mirrored(width, stride), axis=2)
         x = padded.astype(jnp.float32) / 255
         rain = jax.lax.platform_dependent(x, cpu=predict('split'), default=predict('dense'))
         restored = jnp.rint(jnp.clip(x - rain, 0, 1) * 255).astype(jnp.uint8)
         return restored[:, :height, :width]
 
-    shape = jax_export.symbolic_shape('b, h, w, 3')
+    shape = jax_export.symbolic_shape('b, h, w, 3', constraints=('h >= 5', 'w >= 5'))  # the stem's margin is 4
     exported = jax_export.export(jax.jit(restore), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
     path.write_bytes(exported.serialize())
     storage.write_json(path.with_name(f'{path.name}.json'), describe(source))
 
 
-def _mirrored(extent: Any) -> jax.Array:
-    """Positions along an axis that goes on by reflection up to a multiple of BUCKET; extent: may be a symbol."""
-    position = jnp.arange((extent + derain.BUCKET - 1) // derain.BUCKET * derain.BUCKET)
+def _mirrored(extent: Any, stride: int) -> jax.Array:
+    """Positions along an axis that goes on by reflection up to a multiple of the stride; extent: may be a symbol."""
+    position = jnp.arange((extent + stride - 1) // stride * stride)
     last = jnp.asarray(extent - 1, position.dtype)
-    position = position % jnp.maximum(2 * last, 1)
     return jnp.minimum(position, 2 * last - position)
 
 
@@ -235,8 +271,14 @@ def _run_torch(path: pathlib.Path) -> Restore:
     """A state_dict in the PyTorch twin."""
     from qsnet_jax.peers import torch_twin
 
-    restore = torch_twin.Derainer(torch_twin.load(path))
-    return lambda rainy: np.stack([restore(image) for image in rainy])
+    torch, network = torch_twin.torch, torch_twin.load(path)
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            rain = network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).rain
+        return rain.numpy().transpose(0, 2, 3, 1)
+
+    return lambda rainy: np.stack([_in_one_piece(predict, network.stride, image) for image in rainy])
 
 
 def _need(name: str) -> Any:

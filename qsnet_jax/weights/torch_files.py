@@ -80,7 +80,7 @@ def to_arrays(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def to_torch(variables: Mapping[str, Any]) -> 'dict[str, Tensor]':
     """state_dict of the twin from {'params', 'batch_stats'}; the tensors are copies."""
-    torch = _torch()
+    torch = need_torch()
     return {name: torch.from_numpy(array) for name, array in to_arrays(variables).items()}
 
 
@@ -122,7 +122,7 @@ def save_weights(
         content = safetensors.numpy.save(arrays, metadata=metadata)
     else:
         file = io.BytesIO()
-        _torch().save({**metadata, 'state_dict': to_torch(variables)}, file)
+        need_torch().save({**metadata, 'state_dict': to_torch(variables)}, file)
         content = file.getvalue()
     with storage.writable(path.parent):
         storage.write_bytes(path, content)
@@ -159,7 +159,7 @@ def _open(path: pathlib.Path) -> Iterator[Tensors]:
         with reading.open_tensors(path) as tensors:
             yield tensors
         return
-    content, torch = _plain_archive(path), _torch()
+    content, torch = _plain_archive(path), need_torch()
     if tuple(int(part) for part in torch.__version__.split('.')[:2]) < SAFE_PICKLES:
         raise fault(path, f': PyTorch {torch.__version__} does not read it safely; update it (extra [torch]).')
     try:
@@ -221,7 +221,7 @@ def _check_pickle(path: pathlib.Path, data: bytes) -> None:
 
 def _tensors(source: object, state: Any, metadata: dict[str, Any]) -> Tensors:
     """A state_dict as an opened file. Raises UserError where it holds other things than plain tensors."""
-    torch = _torch()
+    torch = need_torch()
     table = dict(state) if isinstance(state, Mapping) else {}
     if not table or not all(isinstance(value, torch.Tensor) for value in table.values()):
         raise fault(source, ' holds no state_dict, a table of tensors by name.')
@@ -239,7 +239,7 @@ def _tensors(source: object, state: Any, metadata: dict[str, Any]) -> Tensors:
     return Tensors(metadata, shapes, {name: DTYPES.get(each, each) for name, each in names.items()}, get)
 
 
-def _torch() -> Any:
+def need_torch() -> Any:
     """PyTorch, which nothing else here needs."""
     try:
         import torch

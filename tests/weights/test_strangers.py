@@ -390,6 +390,7 @@ def make_large_files(folder: pathlib.Path):
     (folder / 'lying.pth').write_bytes(lying.getvalue().replace(struct.pack('<I', 10**6), struct.pack('<I', 10)))
 
 
+@pytest.mark.skipif(not pathlib.Path('/proc/self/status').exists(), reason='memory is read where Linux tells it')
 def test_no_file_takes_long_or_much_memory(tmp_path):
     """At most 2 s of computing and 1 GiB for any file, imports included in the memory alone."""
     make_large_files(tmp_path)
@@ -401,6 +402,9 @@ def test_no_file_takes_long_or_much_memory(tmp_path):
             import torch
         except ImportError:
             torch = None
+        def peak():  # KiB; getrusage's would be that of the process which started this one
+            lines = pathlib.Path('/proc/self/status').read_text().splitlines()
+            return next(line.split()[1] for line in lines if line.startswith('VmHWM:'))
         resource.setrlimit(resource.RLIMIT_CPU, (100, 100))
         files.load_weights('default')
         for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
@@ -411,7 +415,7 @@ def test_no_file_takes_long_or_much_memory(tmp_path):
                 result = 'refused'
                 assert str(error).isprintable()
             seconds = time.process_time() - begun
-            print(path.name, result, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, sep='|')
+            print(path.name, result, seconds, peak(), sep='|')
     """)
     command = [sys.executable, '-c', program, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
