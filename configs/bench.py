@@ -5,7 +5,9 @@ from qsnet_jax.configs import default
 MODELS = {
     'full size': {},
     'stride 4': {'encoder_stride': 4},
-    'not shared': {'share_groups': False, 'share_scales': False},
+    'images exchanged too': {'share_scales': 'all'},
+    'not shared': {'share_groups': False, 'share_scales': 'none'},
+    'decoders without groups': {'share_groups': False, 'share_scales': 'none', 'decoder_groups': 1},
     'quickstart': {'channels': 24, 'units': 4, 'scale_channels': 12},
 }
 

@@ -21,8 +21,14 @@ def get_config():
     config.model.encoder_stride = 1  # 1 as printed; 2 or 4 (sibling code): after the first convolution at 1/2 or 1/4
     config.model.norm = 'batch'  # outside the units: 'batch', 'instance' (sibling code; tiles then differ) or 'none'
     config.model.share_groups = True  # shuffles inside the decoders; Table 5
-    config.model.share_scales = True  # exchange between scales before the main decoder; Table 5
-    config.model.dtype = 'float32'  # of the computation: 'float32', 'bfloat16' or 'float64' (needs JAX_ENABLE_X64)
+    # Exchange between scales before the main decoder; Table 5: 'features', 'all' (with the restored images) or 'none'.
+    config.model.share_scales = config_dict.FieldReference('features', field_type=object)
+    config.model.decoder_groups = config_dict.placeholder(
+        int
+    )  # of the decoders' convolutions; default: groups; 1: none
+    # Of the computation, in training and evaluation: 'float32', 'tf32' (its products in 10 bits on GPUs), 'bfloat16' or
+    # 'float64' (needs JAX_ENABLE_X64).
+    config.model.dtype = 'float32'
 
     # The loss, Eqs. 8-13: weights as printed. Every term is a mean over pixels and channels.
     config.loss = config_dict.ConfigDict()
@@ -53,6 +59,8 @@ def get_config():
     config.data.layer = config_dict.placeholder(str)  # pattern of the rain layers
     config.data.any_layer = False  # layers: put any layer on any background in training, not only its own
     config.data.vary_layers = 1.0  # layers/A+B: random factors of size and brightness in training, 1 / this to this
+    config.data.turn_layers = 0.0  # layers/A+B: random rotation in training, up to so many degrees
+    config.data.join_layers = 0.0  # layers/A+B: share of the training samples on which two layers lie together
     config.data.hold_out = 3  # layers/A+B: one in so many is for evaluation alone if B has no val or test; 0: none
     config.data.crop = 256  # pixels; training patches are crop x crop, small images are padded by reflection
     config.data.batch = 8  # global, over all devices and processes; not in the paper (sibling code: 1)
@@ -66,12 +74,16 @@ def get_config():
     config.train = config_dict.ConfigDict()
     config.train.steps = 100_000  # not in the paper
     config.train.learning_rate = 1e-3
+    config.train.clip = 0.0  # largest norm of the gradients, which are scaled down to it; 0: any
+    config.train.average = 0.0  # decay per step of averaged weights (.999, say), which are scored and kept; 0: none
     config.train.start_from = config_dict.placeholder(str)  # weights (a file, or default) to go on from: fine-tuning
     config.train.rain_gain = 1.0  # factor on the initial kernels of the six rain layers; small: starts at no rain
-    config.train.schedule = 'plateau'  # 'plateau' as in the paper, 'cosine' (to zero at the last step) or 'constant'
-    config.train.plateau_factor = 0.1  # the paper's; applied "when the loss stops improving"
+    # 'plateau': the paper's "when the loss stops improving", against the best window, with patience; 'previous': the
+    # sibling code's, against the window before, without; 'cosine' (to zero at the last step); 'constant'.
+    config.train.schedule = 'plateau'
+    config.train.plateau_factor = 0.1  # the paper's
     config.train.plateau_window = 1000  # steps whose mean loss is compared (sibling code: an epoch)
-    config.train.plateau_patience = 5  # windows without improvement before the factor is applied
+    config.train.plateau_patience = 5  # windows without improvement before the factor is applied; not for 'previous'
     config.train.plateau_floor = 1e-3  # smallest multiple of learning_rate
     config.train.log_every = 50  # steps per line of metrics.jsonl; its values are means over them
     config.train.eval_every = 1000  # steps between validations

@@ -1,10 +1,11 @@
 """The weights that come with the package: trained on every kind of streak that there is, for photos of any origin.
 
 Run:      launch/release.sh FOLDER, which trains `default`, goes on with `further` and from there with two specialists
-On CPUs:  launch/release.sh FOLDER cpu, a network of 48 channels and 6 units
+On CPUs:  launch/release.sh FOLDER wide: full width, everything after the first convolution at half the resolution;
+          launch/release.sh FOLDER cpu: 48 channels and 6 units, images exchanged too, as released first
 Expect:   cpu, 94, 112, 41 and 44 minutes on two cores; the general weights y 33.5 dB on RainTrainL/val (rainy 27.0),
           24.5 on the heavy hold-out (15.2), 21.8 on Rain800/val (22.5; three in four are darkened as a whole), `light`
-          34.3 on the first, `heavy` 25.5 on the second. Full size is not trained yet.
+          34.3 on the first, `heavy` 25.5 on the second. Stride 1 at full width is not trained yet.
 Where FOLDER holds RainTrainL/{train,val}/{clean,layer}, RainTrainH/train/layer, Streaks_Garg06/*.png (measured layers)
 and Rain800/{train,val}/*.jpg. Every third layer of RainTrainH and of Streaks_Garg06 is left out of training.
 """
@@ -21,6 +22,12 @@ VARIANTS = {  # weights of the sources in each mixture; none sees a background o
     'heavy': {HEAVY: 4, RAIN800: 1, DRAWN_HEAVY: 1},
 }
 STRETCHES = {'further': ('default', 1.2), 'light': ('further', 0.5), 'heavy': ('further', 0.5)}  # from, share of steps
+WIDE_VARIANTS = {
+    'default': {LIGHT: 4, HEAVY: 4, GARG06: 1, RAIN800: 2, DRAWN_LIGHT: 0.5, DRAWN_HEAVY: 1, DRAWN_WIDE: 0.5},
+    'light': VARIANTS['light'],
+    'heavy': VARIANTS['heavy'],
+}
+WIDE_STRETCHES = {'light': ('default', 0.2), 'heavy': ('default', 0.2)}
 NOTE = (
     'Weights: Apache-2.0. They were trained on images that may be used for research only or whose licence is unstated '
     '(RainTrainL, RainTrainH and their BSDS500 backgrounds, Rain800, streaks of Garg and Nayar 2006); none is included.'
@@ -28,11 +35,10 @@ NOTE = (
 
 
 def get_config(selection=''):
-    size, name = studies.split(selection, 'cpu')
+    size, name = studies.split(selection, 'cpu', 'wide')
     config = default.get_config()
     config.note = NOTE
     config.loss.detail_threshold = 8 / 255  # Rain800's JPEG differences are no rain
-    config.data.train = _mixture('default')
     config.data.eval = f'layers/RainTrainL,rain800/val,{HEAVY}'
     config.data.exclude = config.data.get_oneway_ref('eval')
     config.data.partial = True  # Rain800: 335 and 47 of its pairs
@@ -47,26 +53,46 @@ def get_config(selection=''):
     config.train.eval_sets = 3
     config.train.eval_images = 8
     config.train.eval_every = config.train.checkpoint_every = 2000
+    variants, stretches = (WIDE_VARIANTS, WIDE_STRETCHES) if size == 'wide' else (VARIANTS, STRETCHES)
     if size:
-        config.model.channels = 48
-        config.model.units = 6
-        config.model.scale_channels = 24
-        config.data.crop = 64
-        config.data.batch = 8
-        config.train.steps = 10_000
-        config.train.learning_rate = 3e-3
-        config.train.eval_every = config.train.checkpoint_every = 1000
-    study = 'release-cpu' if size else 'release'
-    variants = {variant: {'data.train': _mixture(variant)} for variant in VARIANTS}
-    for variant, (start, steps) in STRETCHES.items():
-        variants[variant] |= {
+        {'cpu': _small, 'wide': _wide}[size](config)
+    config.data.train = _mixture(variants['default'])
+    study = f'release-{size}' if size else 'release'
+    overrides = {variant: {'data.train': _mixture(mixture)} for variant, mixture in variants.items()}
+    for variant, (start, steps) in stretches.items():
+        overrides[variant] |= {
             'train.start_from': f'runs/{study}/{start}-0/weights.safetensors',  # so not under another --workdir
             'train.learning_rate': config.train.learning_rate / 2,
             'train.steps': int(config.train.steps * steps),
         }
-    return studies.arrange(config, study, variants, name, seeds=(0,))
+    return studies.arrange(config, study, overrides, name, seeds=(0,))
 
 
-def _mixture(variant):
+def _small(config):
+    """48 channels and 6 units at full resolution: five hours on two cores."""
+    config.model.channels = 48
+    config.model.units = 6
+    config.model.scale_channels = 24
+    config.model.share_scales = 'all'
+    config.data.crop = 64
+    config.data.batch = 8
+    config.train.steps = 10_000
+    config.train.learning_rate = 3e-3
+    config.train.eval_every = config.train.checkpoint_every = 1000
+
+
+def _wide(config):
+    """Full width at half the resolution, with more varied layers and averaged weights: a day on two cores."""
+    config.model.encoder_stride = 2
+    config.data.turn_layers = 15.0
+    config.data.join_layers = 0.3
+    config.data.crop = 96
+    config.data.batch = 8
+    config.train.steps = 40_000
+    config.train.average = 0.999
+    config.train.eval_every = config.train.checkpoint_every = 1000
+
+
+def _mixture(weights):
     """The value of data.train."""
-    return ','.join(f'{source}:{weight}' for source, weight in VARIANTS[variant].items())
+    return ','.join(f'{source}:{weight}' for source, weight in weights.items())

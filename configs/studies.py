@@ -19,11 +19,11 @@ def make(variants, selection):
     return arrange(config, size or 'full', {PAPER: {}, **variants}, name)
 
 
-def split(selection, reduced):
-    """(size, variant) of 'REDUCED', 'VARIANT', 'REDUCED-VARIANT' or ''; both may be ''."""
-    size, _, name = (reduced, '', '') if selection == reduced else selection.rpartition('-')
-    if size not in ('', reduced):
-        raise ValueError(f'{selection!r} is not known; write {reduced}, a variant, or {reduced}-VARIANT.')
+def split(selection, *sizes):
+    """(size, variant) of 'SIZE', 'VARIANT', 'SIZE-VARIANT' or ''; both may be ''."""
+    size, _, name = (selection, '', '') if selection in sizes else selection.rpartition('-')
+    if size not in ('', *sizes):
+        raise ValueError(f'{selection!r} is not known; write {" or ".join(sizes)}, a variant, or SIZE-VARIANT.')
     return size, name
 
 

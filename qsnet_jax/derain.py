@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from qsnet_jax import UserError, model
+from qsnet_jax import UserError, layers, model
 from qsnet_jax.data import images
 from qsnet_jax.weights import files
 
-BUCKET = 32  # canvases are multiples of this, so that a folder of mixed sizes compiles few shapes
+BUCKET = 32  # sides of tiles are multiples of this, so that photos of many sizes compile few shapes
 # Photos too, but of kinds that are not read: reported, not passed over. Raw ones hold a small preview that Pillow would
 # take for the photo.
 RAW = ('.dng', '.nef', '.cr2', '.cr3', '.arw', '.raf', '.rw2', '.orf', '.pef')
@@ -33,9 +33,10 @@ ACTIVATIONS = 12
 class Derainer:
     """Removes rain with one set of weights; call it with a uint8 (H, W, 3) image, get the restored one.
 
-    The image is continued by reflection below and to the right up to multiples of 32; a larger one than `tile` is cut
-    into overlapping tiles of tile x tile pixels whose margins, as wide as the network's receptive field, are thrown
-    away. The result is that of the whole image, in bounded memory.
+    The network sees the image at its own size: only with an encoder_stride of 2 or 4 it is continued by reflection
+    below and to the right, up to a multiple of that. A larger one than `tile` is cut into overlapping tiles of
+    tile x tile pixels whose margins, as wide as the network's receptive field, are thrown away. The result is that of
+    the whole image, in bounded memory; sums of other shapes may round a value to the neighbouring level.
     """
 
     def __init__(self, variables: dict[str, Any], settings: dict[str, Any], tile: int = TILE):
@@ -49,33 +50,41 @@ class Derainer:
                 f'use --tile={_smallest_tile(self.network)} or more.'
             )
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        return self.restore(image)[0]
+    def __call__(self, image: np.ndarray, few_shapes: bool = False) -> np.ndarray:
+        return self.restore(image, few_shapes=few_shapes)[0]
 
-    def restore(self, image: np.ndarray, scales: bool = False) -> np.ndarray:
-        """uint8 (1, H, W, 3), the restored image; with `scales` followed by those that C_1, C_2, ... alone decode."""
+    def restore(self, image: np.ndarray, scales: bool = False, few_shapes: bool = False) -> np.ndarray:
+        """uint8 (1, H, W, 3), the restored image; with `scales` followed by those that C_1, C_2, ... alone decode.
+
+        few_shapes: cuts small images into tiles too, whose sides are multiples of 32. Every new shape compiles for
+          seconds, so this is faster for images of many sizes, and slower for images of one.
+        """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
             raise UserError(f'The image is {image.dtype} {image.shape}; expected uint8 (H, W, 3).')
         height, width = image.shape[:2]
-        canvas = np.pad(image, ((0, -height % BUCKET), (0, -width % BUCKET), (0, 0)), mode='reflect')
+        canvas = pad_to_stride(image, self.network.encoder_stride)
         count = 1 + (1 + len(self.network.rates)) * scales
         restored = np.empty((count, *canvas.shape), np.uint8)
-        for core, inner, tile, rain in _one_ahead(self._predictions(canvas, scales)):
+        for core, inner, tile, rain in _one_ahead(self._predictions(canvas, scales, few_shapes)):
             restored[:, *core] = images.to_uint8(tile[inner] - np.asarray(rain)[:, *inner])
         return restored[:, :height, :width]
 
-    def _predictions(self, canvas: np.ndarray, scales: bool) -> Iterator[tuple[Any, Any, np.ndarray, jax.Array]]:
+    def _predictions(
+        self, canvas: np.ndarray, scales: bool, few_shapes: bool
+    ) -> Iterator[tuple[Any, Any, np.ndarray, jax.Array]]:
         """Where each tile belongs, the tile, and its rain, which the device may still be computing."""
-        for window, core, inner in self._tiles(canvas.shape[:2]):
+        for window, core, inner in self._tiles(canvas.shape[:2], few_shapes):
             tile = images.to_float(canvas[window])
             yield core, inner, tile, _predict(self.network, self.variables, jnp.asarray(tile[None]), scales)
 
-    def _tiles(self, shape: tuple[int, int]) -> Iterator[tuple[Any, Any, Any]]:
+    def _tiles(self, shape: tuple[int, int], few_shapes: bool) -> Iterator[tuple[Any, Any, Any]]:
         """Slices (window on the canvas, core on the canvas, core within the window) that together cover the canvas."""
         if self.network.norm == 'instance':  # every pixel sees the whole image
             spans = [[(0, extent, 0, extent)] for extent in shape]
         else:
-            spans = [_spans(extent, self.tile, _halo(self.network), self.network.encoder_stride) for extent in shape]
+            halo, stride = _halo(self.network), self.network.encoder_stride
+            tiles = [self._side(extent) if few_shapes else self.tile for extent in shape]
+            spans = [_spans(extent, tile, halo, stride) for extent, tile in zip(shape, tiles, strict=True)]
         grid = [(rows, columns) for rows in spans[0] for columns in spans[1]]
         for axes in tqdm.tqdm(grid, 'tiles', leave=False, disable=len(grid) < 4):
             yield (
@@ -83,6 +92,17 @@ class Derainer:
                 tuple(slice(first, last) for _, _, first, last in axes),
                 tuple(slice(first - start, last - start) for start, _, first, last in axes),
             )
+
+    def _side(self, extent: int) -> int:
+        """Side of the tiles along one axis of an image whose shape is to be shared: a multiple of 32 where one fits."""
+        largest = extent // BUCKET * BUCKET
+        return min(self.tile, largest) if largest >= _smallest_tile(self.network) else self.tile
+
+
+def pad_to_stride(image: np.ndarray, stride: int) -> np.ndarray:
+    """(H, W, 3) continued by reflection below and to the right, to the next multiples of the encoder's stride."""
+    height, width = image.shape[:2]
+    return np.pad(image, ((0, -height % stride), (0, -width % stride), (0, 0)), mode='reflect')
 
 
 def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
@@ -99,7 +119,7 @@ def choose_tile(settings: dict[str, Any]) -> int:
     network = model.from_config(settings)
     merged = (len(network.rates) + 1) * (network.scale_channels + 3 * network.encoder_stride**2)
     width = max(network.channels, merged / 3) / network.encoder_stride
-    itemsize = max(jnp.dtype(network.dtype).itemsize, 4)  # CPUs compute 16 bits in 32
+    itemsize = layers.at_least_float32(network.dtype).itemsize  # CPUs compute 16 bits in 32
     side = int(math.sqrt(_free_memory() / 2 / (ACTIVATIONS * width * itemsize))) // BUCKET * BUCKET
     return max(min(side, LARGEST_TILE), _smallest_tile(network))
 

@@ -1,6 +1,6 @@
 """Building blocks of QSNet: grouped, atrous and depthwise convolution, norm, ShuffleNet unit.
 
-Modules take and give feature maps as `blocks.Blocks`; `form` says how they compute, never what.
+Modules take and give feature maps as `blocks.Blocks`, (B, H, W, C) in whatever layout suits the device.
 """
 
 from collections.abc import Callable
@@ -61,12 +61,12 @@ class BatchNorm(nn.Module):
 
     def __call__(self, x: Blocks) -> Blocks:
         """Normalises by the batch, and moves the running statistics where they are mutable."""
-        means, variances = zip(*(_moments(part, (0, 1, 2)) for part in x.parts), strict=True)
+        mean, variance = _moments(x, (0, 1, 2))
         if not self.is_initializing() and self.is_mutable_collection('batch_stats'):
-            for variable, values in ((self.mean, means), (self.var, variances)):
-                natural = Blocks(values, x.channels).array().reshape(-1)
+            for variable, values in ((self.mean, mean), (self.var, variance)):
+                natural = values.array().reshape(-1)
                 variable.value = BATCH_NORM_MOMENTUM * variable.value + (1 - BATCH_NORM_MOMENTUM) * natural
-        return _standardize(x, means, variances, self.scale, self.bias)
+        return _standardize(x, mean, variance, self.scale, self.bias)
 
 
 class InstanceNorm(nn.Module):
@@ -80,33 +80,29 @@ class InstanceNorm(nn.Module):
         kept, shape = at_least_float32(self.dtype), (self.features,)
         scale = self.param('scale', nn.initializers.ones_init(), shape, kept)
         bias = self.param('bias', nn.initializers.zeros_init(), shape, kept)
-        means, variances = zip(*(_moments(part, (1, 2)) for part in x.parts), strict=True)
-        return _standardize(x, means, variances, scale, bias)
+        return _standardize(x, *_moments(x, (1, 2)), scale, bias)
 
 
-def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+def _moments(x: Blocks, axes: tuple[int, ...]) -> tuple[Blocks, Blocks]:
     """Mean and biased variance over some axes, which stay with length 1, in float32 at least."""
-    x = x.astype(at_least_float32(x.dtype))
-    mean = jnp.mean(x, axes, keepdims=True)
-    variance = jnp.mean(jnp.square(x), axes, keepdims=True) - jnp.square(mean)  # one pass over memory
-    return mean, jnp.maximum(variance, 0.0)
+    x = x.map(lambda part: part.astype(at_least_float32(part.dtype)))
+    mean = x.map(lambda part: jnp.mean(part, axes, keepdims=True))
+    square = x.map(lambda part: jnp.mean(jnp.square(part), axes, keepdims=True))  # one pass over memory with the mean
+    return mean, square.map(lambda square, mean: jnp.maximum(square - jnp.square(mean), 0.0), mean)
 
 
-def _standardize(x: Blocks, means: Any, variances: Any, scale: Array, bias: Array) -> Blocks:
+def _standardize(x: Blocks, mean: Blocks, variance: Blocks, scale: Array, bias: Array) -> Blocks:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias, computed in the precision of the statistics."""
-    parts = [
-        ((part - mean) * (lax.rsqrt(variance + EPSILON) * factor) + addend).astype(part.dtype)
-        for part, mean, variance, factor, addend in zip(
-            x.parts, means, variances, x.spread(scale), x.spread(bias), strict=True
-        )
-    ]
-    return Blocks(tuple(parts), x.channels)
+
+    def standardize(part: Array, mean: Array, variance: Array, factor: Array, addend: Array) -> Array:
+        return ((part - mean) * (lax.rsqrt(variance + EPSILON) * factor) + addend).astype(part.dtype)
+
+    return x.map(standardize, mean, variance, x.spread(scale), x.spread(bias))
 
 
 def _shift(x: Blocks, addend: Array) -> Blocks:
     """Adds one value per channel, (C,)."""
-    shifts = x.spread(addend.astype(x.parts[0].dtype))
-    return Blocks(tuple(part + shift for part, shift in zip(x.parts, shifts, strict=True)), x.channels)
+    return x.map(lambda part, shift: part + shift.astype(part.dtype), x.spread(addend))
 
 
 class Norm(nn.Module):
@@ -155,8 +151,6 @@ class Conv(nn.Module):
     padding: str = 'zeros'
     use_bias: bool = False
     dtype: Any = jnp.float32
-    form: str = 'plain'
-    in_one: bool = False
 
     @nn.compact
     def __call__(self, x: Blocks, factor: Array | None = None) -> Blocks:
@@ -173,8 +167,6 @@ class Conv(nn.Module):
             rate=self.rate,
             stride=self.stride,
             padding=self.padding,
-            form=self.form,
-            in_one=self.in_one,
         )
         if self.use_bias:
             y = _shift(y, self.param('bias', nn.initializers.zeros_init(), (self.features,), kept))
@@ -196,8 +188,6 @@ class ConvNorm(nn.Module):
     norm: str = 'batch'
     activation: Callable[[Array], Array] | None = nn.relu
     dtype: Any = jnp.float32
-    form: str = 'plain'
-    in_one: bool = False
 
     @nn.compact
     def __call__(self, x: Blocks, train: bool) -> Blocks:
@@ -209,8 +199,6 @@ class ConvNorm(nn.Module):
             self.stride,
             self.padding,
             dtype=self.dtype,
-            form=self.form,
-            in_one=self.in_one,
             name='conv',
         )
         norm = Norm(self.norm, self.features, self.dtype, name='norm')
@@ -227,20 +215,12 @@ class ShuffleUnit(nn.Module):
 
     groups: int
     dtype: Any = jnp.float32
-    form: str = 'plain'
 
     @nn.compact
     def __call__(self, x: Blocks, train: bool) -> Blocks:
         width = x.width // 4
-        # All in one array: of small 1x1 groups, one matrix product with zeros takes a fifth of what slices would.
-        common: dict[str, Any] = {'dtype': self.dtype, 'form': self.form, 'in_one': True}
-        y = ConvNorm(width, size=1, groups=self.groups, name='reduce', **common)(x, train)
-        y = blocks.channel_shuffle(y, self.groups, self.form)
-        y = ConvNorm(width, groups=width, activation=None, name='depthwise', **common)(y, train)
-        y = ConvNorm(x.width, size=1, groups=self.groups, activation=None, name='expand', **common)(y, train)
-        if x.channels != y.channels:
-            raise ValueError('ShuffleUnit: what is added lies in another order; give it one array in natural order.')
-        before, change = x.parts[0], y.parts[0]
-        # relu(before + change), in a shape that XLA does not take for cheap: the sum itself it would compute anew for
-        # every reader, each time from all units before (on CPUs a fifth of the time of the network).
-        return Blocks((jnp.where(before <= -change, 0, before + change),), x.channels)
+        y = ConvNorm(width, size=1, groups=self.groups, dtype=self.dtype, name='reduce')(x, train)
+        y = blocks.channel_shuffle(y, self.groups)
+        y = ConvNorm(width, groups=width, activation=None, dtype=self.dtype, name='depthwise')(y, train)
+        y = ConvNorm(x.width, size=1, groups=self.groups, activation=None, dtype=self.dtype, name='expand')(y, train)
+        return blocks.add_and_rectify(x, y)

@@ -93,10 +93,10 @@ def _eval() -> int:
     if _WEIGHTS.value:
         variables, settings = files.load_weights(_WEIGHTS.value)
         record = files.load_record(_WEIGHTS.value)
-        config.model.update(settings)  # what is scored and recorded
     else:
-        variables, record = train.restore_variables(config, workdir, _CHECKPOINT.value)
-        settings = config.model.to_dict()
+        variables, settings, record = train.restore_variables(workdir, _CHECKPOINT.value)
+    settings['dtype'] = config.model.dtype  # of this computation; all else is the network's own
+    config.model.update(settings)  # what is scored and recorded
     if _FRAMEWORK.value == 'torch':
         from qsnet_jax.peers import torch_twin
 

@@ -1,8 +1,8 @@
-"""QSNet as the paper draws it (Sec. 4.1, Figs. 3 and 4): encoder, five scales, five auxiliary decoders, main decoder.
+"""QSNet after Sec. 4.1 of the paper: encoder, five scales, five auxiliary decoders, main decoder.
 
-The paper leaves widths, kernel sizes and stem open. Stem, units and decoders are those of the first author's sibling
-code where it has them and our reading elsewhere; widths, rates, stride, norm and sharing are fields. Full size: 0.53 M
-parameters, 137 GMAC at 512x512.
+The paper leaves widths, kernel sizes and stem open, and the words inside its Figs. 3 to 5 were not read. Stem, units
+and decoders are those of the first author's sibling code where it has them and our reading elsewhere (FIDELITY.md);
+widths, rates, stride, norm and sharing are fields. Full size: 0.53 M parameters, 137 GMAC at 512x512.
 """
 
 import math
@@ -19,6 +19,14 @@ from qsnet_jax import UserError, blocks, layers
 from qsnet_jax.blocks import Blocks
 
 Array = jax.Array
+# Settings of `dtype`: what arrays are computed in, and the precision of products on cards that have a choice.
+DTYPES = {
+    'float32': ('float32', 'highest'),
+    'tf32': ('float32', 'tensorfloat32'),
+    'bfloat16': ('bfloat16', 'default'),
+    'float64': ('float64', 'highest'),
+}
+EXCHANGES = ('features', 'all', 'none')
 
 
 class Output(NamedTuple):
@@ -33,7 +41,7 @@ class Output(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """Group convolutions that share between groups by shuffling, then the rain layer; Fig. 4.
+    """Group convolutions that share between groups by shuffling, then the rain layer; after Sec. 4.1.
 
     (B, h, w, C) -> (B, h stride, w stride, 3).
     """
@@ -44,16 +52,17 @@ class Decoder(nn.Module):
     norm: str
     share_groups: bool
     dtype: Any
-    form: str = 'plain'
 
     @nn.compact
     def __call__(self, x: Blocks, train: bool) -> Array:
-        common: dict[str, Any] = {'dtype': self.dtype, 'form': self.form}
         for number, width in enumerate(self.widths, start=1):
-            x = layers.ConvNorm(width, groups=self.groups, norm=self.norm, name=f'conv_{number}', **common)(x, train)
+            convolve = layers.ConvNorm(
+                width, groups=self.groups, norm=self.norm, dtype=self.dtype, name=f'conv_{number}'
+            )
+            x = convolve(x, train)
             if self.share_groups:
-                x = blocks.channel_shuffle(x, self.groups, self.form)
-        x = layers.Conv(3 * self.stride**2, use_bias=True, name='rain', **common)(x)
+                x = blocks.channel_shuffle(x, self.groups)
+        x = layers.Conv(3 * self.stride**2, use_bias=True, dtype=self.dtype, name='rain')(x)
         return layers.depth_to_space(x.array(), self.stride)
 
 
@@ -64,14 +73,18 @@ class QSNet(nn.Module):
     `mutable=['batch_stats']` returns the updated running ones.
 
     channels: width of the encoder; the stem, the bottleneck and the main decoder follow from it.
-    groups: of every group convolution. units: ShuffleNet units in the encoder. scale_channels: width of each scale.
+    groups: of every group convolution. decoder_groups: of those in the decoders, `groups` where it is None; 1 gives
+        decoders without groups.
+    units: ShuffleNet units in the encoder. scale_channels: width of each scale.
     rates: of the atrous convolutions C_2, C_3, ...; C_1 is pointwise.
     encoder_stride: 1 as printed ("features keep the same size"); with 2 or 4 everything after the stem's first
         convolution runs at that fraction of the size.
     norm: 'batch', 'instance' or 'none', outside the encoder's units, which always have batch norm.
-    share_groups: shuffles between the groups in all decoders. share_scales: the exchange between scales before the
-        main decoder. Both False is "without sharing" of Table 5.
-    dtype: of the computation, 'float32', 'bfloat16' or 'float64'; parameters and statistics are float32 at least.
+    share_groups: shuffles between the groups in all decoders.
+    share_scales: the exchange between scales before the main decoder, see `exchange`. False and 'none', or
+        decoder_groups=1, are the two readings of "without sharing" in Table 5.
+    dtype: of the computation, 'float32', 'tf32' (float32 whose products a GPU rounds to 10 bits), 'bfloat16' or
+        'float64'; parameters and statistics are float32 at least.
     form: how it is computed, never what: 'plain', 'split', 'dense' (see `blocks`), or 'auto', the fastest here. On CPUs
         that has no forward-mode derivatives (jvp); 'dense' has.
 
@@ -86,31 +99,34 @@ class QSNet(nn.Module):
     encoder_stride: int = 1
     norm: str = 'batch'
     share_groups: bool = True
-    share_scales: bool = True
+    share_scales: str = 'features'
+    decoder_groups: int | None = None
     dtype: str = 'float32'
     form: str = 'auto'
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Output:
         self._check(images)
-        form = blocks.default_form() if self.form == 'auto' else self.form
-        dtype, stride = jnp.dtype(self.dtype), self.encoder_stride
-        kept = layers.at_least_float32(dtype)
-        images = images.astype(kept)
-        common: dict[str, Any] = {'norm': self.norm, 'dtype': dtype, 'form': form}
-        stem_strides = (1, min(stride, 2), stride // min(stride, 2))
+        with jax.default_matmul_precision(DTYPES[self.dtype][1]):
+            return self._predict(images.astype(layers.at_least_float32(self.dtype)), train)
 
-        x = blocks.of(((images - 0.5) / 0.5).astype(dtype))
+    def _predict(self, images: Array, train: bool) -> Output:
+        """Encoder, scales with their decoders, exchange, main decoder."""
+        dtype, stride = jnp.dtype(DTYPES[self.dtype][0]), self.encoder_stride
+        common: dict[str, Any] = {'norm': self.norm, 'dtype': dtype}
         widths = (self.channels // 4, self.channels // 2, self.channels)
-        for number, (width, size, step) in enumerate(zip(widths, (9, 3, 3), stem_strides, strict=True), start=1):
-            x = layers.ConvNorm(width, size=size, stride=step, padding='reflect', name=f'stem_{number}', **common)(
-                x, train
-            )
-        for number in range(1, self.units + 1):
-            x = layers.ShuffleUnit(self.groups, dtype, form, name=f'unit_{number}')(x, train)
+        strides = (1, min(stride, 2), stride // min(stride, 2))
 
-        decoder: dict[str, Any] = {'groups': self.groups, 'stride': stride, 'share_groups': self.share_groups, **common}
-        features, aux_rain = [], []
+        x = blocks.of(((images - 0.5) / 0.5).astype(dtype), self.form)
+        for number, (width, size, step) in enumerate(zip(widths, (9, 3, 3), strides, strict=True), start=1):
+            stem = layers.ConvNorm(width, size=size, stride=step, padding='reflect', name=f'stem_{number}', **common)
+            x = stem(x, train)
+        for number in range(1, self.units + 1):
+            x = layers.ShuffleUnit(self.groups, dtype, name=f'unit_{number}')(x, train)
+
+        groups = self.decoder_groups or self.groups
+        decoder: dict[str, Any] = {'groups': groups, 'stride': stride, 'share_groups': self.share_groups, **common}
+        features, restored, aux_rain = [], [], []
         for number, rate in enumerate((0, *self.rates), start=1):
             scale = layers.ConvNorm(
                 self.scale_channels,
@@ -119,18 +135,17 @@ class QSNet(nn.Module):
                 rate=rate or 1,
                 name=f'C_{number}',
                 **common,
-            )(x, train)
-            rain = Decoder((self.scale_channels, self.scale_channels // 2), name=f'A_{number}', **decoder)(scale, train)
-            rain = rain.astype(kept)
-            restored = layers.space_to_depth(images - rain, stride).astype(dtype)  # B_i; no stop-gradient, no clipping
-            features += [scale, blocks.of(restored)]
+            )
+            features.append(scale(x, train))
+            auxiliary = Decoder((self.scale_channels, self.scale_channels // 2), name=f'A_{number}', **decoder)
+            rain = auxiliary(features[-1], train).astype(images.dtype)
+            image = layers.space_to_depth(images - rain, stride).astype(dtype)  # B_i; no stop-gradient, no clipping
+            restored.append(blocks.of(image, self.form))
             aux_rain.append(rain)
 
-        x = blocks.concatenate(features)
-        if self.share_scales:
-            x = blocks.channel_shuffle(x, len(aux_rain), form)
+        x = exchange(features, restored, self.share_scales, groups)
         rain = Decoder(widths[::-1], name='main', **decoder)(x, train)
-        return Output(rain.astype(kept), tuple(aux_rain))
+        return Output(rain.astype(images.dtype), tuple(aux_rain))
 
     def check_settings(self) -> None:
         """Raises UserError for settings that no network can be built of."""
@@ -143,15 +158,27 @@ class QSNet(nn.Module):
             raise UserError(f'channels is {self.channels}; it must be a multiple of 4 x groups = {step}.')
         if self.scale_channels % (2 * self.groups) or self.scale_channels < 2 * self.groups:
             raise UserError(f'scale_channels is {self.scale_channels}; it must be a multiple of 2 x groups.')
-        merged = (len(self.rates) + 1) * (self.scale_channels + 3 * self.encoder_stride**2)
-        if merged % self.groups:
-            raise UserError(f'{merged} channels enter the main decoder; not a multiple of groups = {self.groups}.')
-        if self.dtype not in ('float32', 'bfloat16', 'float64'):
-            raise UserError(f"dtype is {self.dtype!r}; it must be 'float32', 'bfloat16' or 'float64'.")
+        self._check_decoders()
+        if self.dtype not in DTYPES:
+            raise UserError(f'dtype is {self.dtype!r}; it must be one of {", ".join(DTYPES)}.')
         if self.norm not in ('batch', 'instance', 'none'):
             raise UserError(f"norm is {self.norm!r}; it must be 'batch', 'instance' or 'none'.")
         if self.encoder_stride not in (1, 2, 4):
             raise UserError(f'encoder_stride is {self.encoder_stride}; it must be 1, 2 or 4.')
+
+    def _check_decoders(self) -> None:
+        """Refuses sharing and groups that the decoders cannot be built with."""
+        if self.share_scales not in EXCHANGES:
+            raise UserError(f'share_scales is {self.share_scales!r}; it must be one of {", ".join(EXCHANGES)}.')
+        groups = self.groups if self.decoder_groups is None else self.decoder_groups
+        if groups < 1 or (self.scale_channels // 2) % groups or (self.channels // 4) % groups:
+            raise UserError(
+                f'decoder_groups is {groups}; it must divide scale_channels / 2 = {self.scale_channels // 2} and '
+                f'channels / 4 = {self.channels // 4}.'
+            )
+        merged = (len(self.rates) + 1) * (self.scale_channels + 3 * self.encoder_stride**2)
+        if merged % groups:
+            raise UserError(f'{merged} channels enter the main decoder; not a multiple of its groups = {groups}.')
 
     def check_size(self, height: int, width: int) -> None:
         """Raises UserError for an image size that does not suit the stride."""
@@ -169,6 +196,22 @@ class QSNet(nn.Module):
         if images.ndim != 4 or images.shape[-1] != 3 or not jnp.issubdtype(images.dtype, jnp.floating):
             raise UserError(f'images are {images.dtype} {images.shape}; expected floats in [0, 1] of (B, H, W, 3).')
         self.check_size(*images.shape[1:3])
+
+
+def exchange(features: list[Blocks], restored: list[Blocks], kind: str, groups: int) -> Blocks:
+    """What the main decoder sees of the scales' features F_i and restored images B_i: n (B, h, w, .) each -> one.
+
+    kind: 'features', the paper's words: the F_i exchange by a shuffle over the scales, then the B_i are concatenated
+        with them, spread evenly so that each of the decoder's `groups` has its share of both (with three groups one
+        colour of every B_i). 'all': features and images are shuffled together, which puts all images into the last
+        group. 'none': scale after scale, each followed by its image.
+    """
+    if kind == 'features':
+        shared = blocks.channel_shuffle(blocks.concatenate(features), len(features))
+        images = blocks.concatenate(restored)
+        return blocks.concatenate([shared, blocks.channel_shuffle(images, images.width // groups)], groups)
+    x = blocks.concatenate([x for pair in zip(features, restored, strict=True) for x in pair])
+    return blocks.channel_shuffle(x, len(features)) if kind == 'all' else x
 
 
 def shapes(network: QSNet) -> dict[str, Any]:
@@ -228,5 +271,16 @@ def receptive_radius(model: QSNet) -> int:
 
 def from_config(settings: Any) -> QSNet:
     """The network of `config.model`, or of the settings stored with weights (any mapping of QSNet's fields)."""
-    settings = dict(settings)
-    return QSNet(**{**settings, 'rates': tuple(settings['rates'])})
+    return QSNet(**current(settings))
+
+
+def current(settings: Any) -> dict[str, Any]:
+    """Settings as they are written today, of those stored at any time.
+
+    `share_scales` was a flag before there were several exchanges: True was 'all', False 'none'. `decoder_groups` was
+    that of all others.
+    """
+    settings = {'decoder_groups': None, **settings}
+    flags = {True: 'all', False: 'none', 'True': 'all', 'False': 'none'}
+    sharing = settings['share_scales']
+    return {**settings, 'rates': tuple(settings['rates']), 'share_scales': flags.get(sharing, sharing)}

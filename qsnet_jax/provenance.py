@@ -30,6 +30,7 @@ def collect(config: dict[str, Any], seed: int | None) -> dict[str, Any]:
         'versions': {'python': platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         'device': {'platform': device.platform, 'kind': device.device_kind, 'count': jax.device_count()},
         'precision': {
+            'dtype': config.get('model', {}).get('dtype'),
             'matmul': jax.config.values['jax_default_matmul_precision'] or 'default',
             'x64': bool(jax.config.values['jax_enable_x64']),
             'xla_flags': os.environ.get('XLA_FLAGS', ''),

@@ -54,14 +54,14 @@ def random_case(case, dtype):
 FORMS = ('plain', 'split', 'dense')
 
 
-def scattered(x, generator):
+def scattered(x, generator, form='split'):
     """The feature map in two parts, its channels in random order with zeros between, as shuffles leave it."""
     order = generator.permutation([*range(x.shape[-1]), blocks.PAD, blocks.PAD])
     parts, channels = [], []
     for held in np.split(order, [3]):
         parts.append(np.where(held == blocks.PAD, 0, x[..., held]).astype(x.dtype))
         channels.append(tuple(int(channel) for channel in held))
-    return blocks.Blocks(tuple(jnp.asarray(part) for part in parts), tuple(channels))
+    return blocks.Blocks(tuple(jnp.asarray(part) for part in parts), tuple(channels), form)
 
 
 @pytest.mark.parametrize('form', FORMS)
@@ -71,10 +71,8 @@ def test_convolution_equals_its_definition(case, form):
     _, groups, _, _, rate, stride, padding = case
     x, kernel = random_case(case, np.float32)
     expected = reference_convolution(x.astype(np.float64), kernel.astype(np.float64), groups, rate, stride, padding)
-    for given in (blocks.of(jnp.asarray(x)), scattered(x, np.random.default_rng(1))):
-        y = blocks.convolve(
-            given, jnp.asarray(kernel), groups=groups, rate=rate, stride=stride, padding=padding, form=form
-        )
+    for given in (blocks.of(jnp.asarray(x), form), scattered(x, np.random.default_rng(1), form)):
+        y = blocks.convolve(given, jnp.asarray(kernel), groups=groups, rate=rate, stride=stride, padding=padding)
         found = y.array()
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
@@ -86,7 +84,7 @@ def test_padding_stays_zero(case, form):
     """What an array holds beyond its channels is zero: it is summed over by the next convolution."""
     _, groups, _, _, rate, stride, padding = case
     x, kernel = (jnp.asarray(value) for value in random_case(case, np.float32))
-    y = blocks.convolve(blocks.of(x), kernel, groups=groups, rate=rate, stride=stride, padding=padding, form=form)
+    y = blocks.convolve(blocks.of(x, form), kernel, groups=groups, rate=rate, stride=stride, padding=padding)
     assert sorted(channel for held in y.channels for channel in held if channel != blocks.PAD) == list(range(y.width))
     for part, held in zip(y.parts, y.channels, strict=True):
         assert part.shape[-1] == len(held)
@@ -104,7 +102,7 @@ def test_kernel_gradient_of_images_smaller_than_the_kernel(depth, features, rate
     kernel = jnp.asarray(generator.normal(size=(3, 3, depth, features)).astype(np.float32))
 
     def loss(kernel, form):
-        return jnp.sum(jnp.sin(blocks.convolve(blocks.of(x), kernel, rate=rate, form=form).array()))
+        return jnp.sum(jnp.sin(blocks.convolve(blocks.of(x, form), kernel, rate=rate).array()))
 
     found, expected = (jax.grad(loss)(kernel, form) for form in ('split', 'plain'))
     np.testing.assert_allclose(found, expected, atol=2e-5 * float(jnp.abs(expected).max()))
@@ -126,7 +124,7 @@ def test_gradients_equal_those_of_the_plain_form(case, form):
     x, kernel = (jnp.asarray(value) for value in random_case(case, np.float32))
 
     def loss(x, kernel, form):
-        y = blocks.convolve(blocks.of(x), kernel, groups=groups, rate=rate, stride=stride, padding=padding, form=form)
+        y = blocks.convolve(blocks.of(x, form), kernel, groups=groups, rate=rate, stride=stride, padding=padding)
         return jnp.sum(jnp.sin(y.array()))
 
     gradients = jax.grad(loss, (0, 1))(x, kernel, form), jax.grad(loss, (0, 1))(x, kernel, 'plain')
@@ -134,33 +132,34 @@ def test_gradients_equal_those_of_the_plain_form(case, form):
         np.testing.assert_allclose(found, expected, atol=2e-5 * float(jnp.abs(expected).max()))
 
 
-def test_in_one_is_one_array_in_order():
-    """What ShuffleNet units add must lie alike."""
-    x, kernel = (jnp.asarray(value) for value in random_case((3, 3, 14, 21, 1, 1, 'zeros'), np.float32))
-    for form in FORMS:
-        y = blocks.convolve(blocks.of(x), kernel, groups=3, form=form, in_one=True)
-        assert len(y.parts) == 1
-        assert y.channels[0][:21] == tuple(range(21))
+@pytest.mark.parametrize('form', FORMS)
+def test_what_is_added_may_lie_anywhere(form):
+    """relu(x + y) adds channel to channel, whatever the order and the padding of either."""
+    generator = np.random.default_rng(0)
+    x, y = (generator.normal(size=(1, 3, 4, 6)).astype(np.float32) for _ in range(2))
+    for first in (blocks.of(jnp.asarray(x), form), scattered(x, generator, form)):
+        for second in (blocks.of(jnp.asarray(y), form), scattered(y, generator, form)):
+            np.testing.assert_array_equal(blocks.add_and_rectify(first, second).array(), np.maximum(x + y, 0))
 
 
 def test_convolution_refuses_widths_that_do_not_divide():
     """Channels that do not fit the groups are an error that names them."""
     with pytest.raises(ValueError, match='7 input and 6 output channels'):
-        blocks.convolve(blocks.of(jnp.zeros((1, 4, 4, 7))), jnp.zeros((3, 3, 2, 6)), groups=3, form='split')
+        blocks.convolve(blocks.of(jnp.zeros((1, 4, 4, 7))), jnp.zeros((3, 3, 2, 6)), groups=3)
 
 
 def test_unknown_form_is_refused():
     """A name that is none of the three is an error, not a default."""
     with pytest.raises(ValueError, match='fast'):
-        blocks.convolve(blocks.of(jnp.zeros((1, 4, 4, 6))), jnp.zeros((3, 3, 2, 6)), groups=3, form='fast')
+        blocks.of(jnp.zeros((1, 4, 4, 6)), 'fast')
 
 
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize(('channels', 'groups'), [(12, 3), (33, 3), (345, 5), (6, 1)])
 def test_shuffle_is_its_definition(channels, groups, form):
     """Channel g * n + j goes to j * groups + g, for every channel."""
-    x = blocks.of(jnp.arange(channels).reshape(1, 1, 1, channels))
-    found = np.asarray(blocks.channel_shuffle(x, groups, form).array()).ravel()
+    x = blocks.of(jnp.arange(channels).reshape(1, 1, 1, channels), form)
+    found = np.asarray(blocks.channel_shuffle(x, groups).array()).ravel()
     size = channels // groups
     for g, j in itertools.product(range(groups), range(size)):
         assert found[j * groups + g] == g * size + j
@@ -170,14 +169,14 @@ def test_shuffle_is_its_definition(channels, groups, form):
 def test_shuffle_by_the_cofactor_undoes_it(form):
     """Shuffling by C / groups restores the order."""
     x = jnp.arange(24).reshape(1, 1, 2, 12)
-    twice = blocks.channel_shuffle(blocks.channel_shuffle(blocks.of(x), 3, form), 4, form)
+    twice = blocks.channel_shuffle(blocks.channel_shuffle(blocks.of(x, form), 3), 4)
     np.testing.assert_array_equal(twice.array(), x)
 
 
 def test_shuffle_refuses_a_remainder():
     """Seven channels have no three equal groups."""
     with pytest.raises(ValueError, match='7 channels'):
-        blocks.channel_shuffle(blocks.of(jnp.zeros((1, 1, 1, 7))), 3, 'split')
+        blocks.channel_shuffle(blocks.of(jnp.zeros((1, 1, 1, 7))), 3)
 
 
 def test_concatenation_counts_on():
@@ -187,3 +186,15 @@ def test_concatenation_counts_on():
     found = blocks.concatenate([scattered(x, generator), scattered(y, generator)])
     assert found.width == 9
     np.testing.assert_array_equal(found.array(), np.concatenate([x, y], axis=-1))
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_concatenation_by_groups_gives_each_its_share(form):
+    """The g-th third of every map, one after the other, is the g-th third of the result."""
+    generator = np.random.default_rng(0)
+    x, y = (generator.normal(size=(1, 2, 2, width)).astype(np.float32) for width in (6, 9))
+    found = blocks.concatenate([scattered(x, generator, form), scattered(y, generator, form)], groups=3)
+    expected = [piece for g in range(3) for piece in (x[..., 2 * g : 2 * g + 2], y[..., 3 * g : 3 * g + 3])]
+    np.testing.assert_array_equal(found.array(), np.concatenate(expected, axis=-1))
+    with pytest.raises(ValueError, match='6 channels'):
+        blocks.concatenate([blocks.of(jnp.asarray(x), form)], groups=4)

@@ -1,5 +1,7 @@
 """Size, shapes, wiring and receptive field of the network."""
 
+import re
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -86,11 +88,13 @@ def test_parameter_names_are_stable():
 
 FORM_CASES = [
     {},
-    {'norm': 'instance', 'share_groups': False, 'share_scales': False},
+    {'norm': 'instance', 'share_groups': False, 'share_scales': 'none'},
     {'norm': 'none', 'rates': (2, 3)},
     {'channels': 60, 'scale_channels': 54, 'units': 2},  # groups wide enough to be kept apart
     {'channels': 60, 'scale_channels': 54, 'units': 2, 'share_groups': False},
-    {'channels': 60, 'scale_channels': 54, 'encoder_stride': 2, 'share_scales': False},
+    {'channels': 60, 'scale_channels': 54, 'encoder_stride': 2, 'share_scales': 'none'},
+    {'channels': 60, 'scale_channels': 54, 'share_scales': 'all'},
+    {'channels': 60, 'scale_channels': 54, 'encoder_stride': 2, 'decoder_groups': 1},
     {'channels': 24, 'scale_channels': 18, 'encoder_stride': 4},
     {'channels': 16, 'scale_channels': 12, 'groups': 2, 'rates': (1,)},
 ]
@@ -153,6 +157,9 @@ def test_strides_keep_the_size(stride):
         ({'encoder_stride': 3}, '1, 2 or 4'),
         ({'norm': 'layer'}, 'layer'),
         ({'dtype': 'float16'}, 'float16'),
+        ({'share_scales': 'some'}, 'features, all, none'),
+        ({'decoder_groups': 2}, 'must divide'),
+        ({'decoder_groups': 0}, 'must divide'),
         ({'dtype': 'float64'}, 'JAX_ENABLE_X64'),
     ],
 )
@@ -206,11 +213,13 @@ def test_instance_norm_has_no_receptive_radius():
         model.receptive_radius(model.QSNet(norm='instance'))
 
 
-@pytest.mark.parametrize('setting', ['share_groups', 'share_scales'])
-def test_sharing_changes_the_output_but_no_parameter(setting):
+@pytest.mark.parametrize(
+    'change', [{'share_groups': False}, {'share_scales': 'none'}, {'share_scales': 'all'}], ids=lambda each: str(each)
+)
+def test_sharing_changes_the_output_but_no_parameter(change):
     """Without sharing the same parameters give another result, through the decoders alone."""
     images = random_images(12, 12)
-    shared, separate = ({**TINY, setting: flag} for flag in (True, False))
+    shared, separate = TINY, {**TINY, **change}
     assert shapes(shared).keys() == shapes(separate).keys()
     difference = jnp.abs(run(shared, images).rain - run(separate, images).rain).max()
     assert difference > 1e-4
@@ -219,9 +228,83 @@ def test_sharing_changes_the_output_but_no_parameter(setting):
 def test_without_sharing_scales_stay_apart_from_auxiliary_outputs():
     """The exchange between scales comes after the auxiliary decoders, whose output it leaves alone."""
     images = random_images(12, 12)
-    shared, separate = (run({**TINY, 'share_scales': flag}, images) for flag in (True, False))
+    shared, separate = (run({**TINY, 'share_scales': kind}, images) for kind in ('features', 'none'))
     for first, second in zip(shared.aux_rain, separate.aux_rain, strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(('stride', 'groups'), [(1, 3), (2, 3), (2, 2), (1, 1)])
+def test_every_group_of_the_main_decoder_has_its_share(stride, groups):
+    """With 'features' each group gets as many channels of each scale's features, and of each scale's image, as others.
+
+    With three groups it is one colour of every restored image.
+    """
+    scales, width, depth = 5, 6, 3 * stride**2
+    features = [blocks.of(jnp.full((1, 1, 1, width), 100.0 + scale)) for scale in range(scales)]
+    restored = [
+        blocks.of((1000.0 * scale + jnp.arange(1.0 * depth)).reshape(1, 1, 1, depth)) for scale in range(scales)
+    ]
+    restored = [x.map(lambda part: -part - 1) for x in restored]
+    merged = np.asarray(model.exchange(features, restored, 'features', groups).array()).ravel()
+    for part in np.split(merged, groups):
+        for scale in range(scales):
+            assert (part == 100.0 + scale).sum() == width // groups
+            own = -part[part < 0] - 1
+            own = own[own // 1000 == scale] % 1000
+            assert len(own) == depth // groups or depth % groups
+            assert groups != 3 or len(set(own % 3)) == 1
+    assert len(set(merged[merged < 0])) == scales * depth
+
+
+def test_exchanges_of_features_interleave_the_scales():
+    """Channel j of scale F_i is at 5 j + i of what the groups share, as after a shuffle of five blocks."""
+    features = [blocks.of(jnp.arange(6.0).reshape(1, 1, 1, 6) + 10 * scale) for scale in range(5)]
+    restored = [blocks.of(jnp.full((1, 1, 1, 3), -1.0)) for _ in range(5)]
+    merged = np.asarray(model.exchange(features, restored, 'features', 1).array()).ravel()
+    np.testing.assert_array_equal(merged[:30], [10 * scale + j for j in range(6) for scale in range(5)])
+
+
+def test_the_former_exchange_puts_all_images_into_the_last_group():
+    """'all' is what weights from before the other exchanges were trained with: 15 image channels at the end."""
+    features = [blocks.of(jnp.ones((1, 1, 1, 6))) for _ in range(5)]
+    restored = [blocks.of(jnp.full((1, 1, 1, 3), -1.0)) for _ in range(5)]
+    merged = np.asarray(model.exchange(features, restored, 'all', 3).array()).ravel()
+    np.testing.assert_array_equal(merged, [1] * 30 + [-1] * 15)
+
+
+@pytest.mark.parametrize(('flag', 'meaning'), [(True, 'all'), (False, 'none')])
+def test_settings_stored_before_there_were_several_exchanges_are_read(flag, meaning):
+    """A flag of old files and configs means what it did; their decoders have the groups of all else."""
+    old = {'channels': 12, 'groups': 3, 'units': 1, 'scale_channels': 6, 'rates': [1, 2], 'encoder_stride': 1}
+    old |= {'norm': 'batch', 'share_groups': True, 'share_scales': flag, 'dtype': 'float32'}
+    network = model.from_config(old)
+    assert (network.share_scales, network.decoder_groups, network.rates) == (meaning, None, (1, 2))
+
+
+def test_decoders_without_groups_have_nothing_to_share():
+    """With decoder_groups=1 kernels are dense, and shuffles between groups are the identity."""
+    settings = {**TINY, 'decoder_groups': 1}
+    assert shapes(settings)['params/main/conv_1/conv/kernel'].shape == (3, 3, 45, 12)
+    images = random_images(8, 8)
+    shared, separate = (run({**settings, 'share_groups': flag}, images) for flag in (True, False))
+    np.testing.assert_array_equal(shared.rain, separate.rain)
+
+
+@pytest.mark.parametrize(('dtype', 'precision'), [('float32', 'HIGHEST'), ('tf32', 'HIGH'), ('bfloat16', 'DEFAULT')])
+@pytest.mark.usefixtures('lenient_promotion')
+def test_precision_reaches_every_product(dtype, precision):
+    """Each convolution and matrix product of forward and backward pass is lowered with the precision of `dtype`."""
+    network = model.QSNet(**TINY, dtype=dtype, form='dense')
+    variables, images = model.initialize(network, 0), random_images(8, 8)
+
+    def loss(params):
+        return network.apply({**variables, 'params': params}, images, True, mutable=['batch_stats'])[0].rain.sum()
+
+    text = jax.jit(jax.grad(loss)).lower(variables['params']).as_text()
+    products = [line for line in text.splitlines() if 'stablehlo.convolution' in line or 'dot_general' in line]
+    assert len(products) > 50
+    assert all({*re.findall(r'HIGHEST|HIGH|DEFAULT', line)} <= {precision} for line in products)
+    assert precision == 'DEFAULT' or all(precision in line for line in products)
 
 
 def test_without_group_sharing_a_group_sees_only_itself():

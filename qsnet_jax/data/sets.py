@@ -239,7 +239,8 @@ def _open_layers(root: pathlib.Path, data: Any, role: str, cache: sources.Cache)
     layout = {'clean': data.clean or layouts.LAYERS['clean'], 'layer': data.layer or layouts.LAYERS['layer']}
     if not (data.any_layer and role == 'train'):
         return sources.Layers(_find_checked(root, [layout], 'layer').items, cache)
-    return _any_layer(root, _side(root, layout['clean']), root, _side(root, layout['layer']), 1.0, cache)
+    sides = _side(root, layout['clean']), _side(root, layout['layer'])
+    return _any_layer(root, sides[0], root, sides[1], sources.Variation(), cache)
 
 
 def _open_any_layer(name: str, data: Any, role: str, cache: sources.Cache) -> sources.AnyLayer:
@@ -259,7 +260,8 @@ def _open_any_layer(name: str, data: Any, role: str, cache: sources.Cache) -> so
         numbered = enumerate(layers.items())
         layers = dict(item for i, item in numbered if (i % data.hold_out == 0) == (role == 'eval'))
     clean = _side(clean_root, data.clean or layouts.LAYERS['clean'])
-    source = _any_layer(clean_root, clean, layer_root, layers, data.vary_layers, cache)
+    vary = sources.Variation(data.vary_layers, data.turn_layers, data.join_layers)
+    source = _any_layer(clean_root, clean, layer_root, layers, vary, cache)
     if role == 'eval':  # the layer of each is fixed; all that share one form a group, for every background comes once
         source.groups = [source.layer_of(index).stem for index in range(len(source.names))]
         source.names = [f'{name}+{layer}' for name, layer in zip(source.names, source.groups, strict=True)]
@@ -279,7 +281,7 @@ def _any_layer(
     clean: dict[str, pathlib.Path],
     layer_root: pathlib.Path,
     layers: dict[str, pathlib.Path],
-    vary: float,
+    vary: sources.Variation,
     cache: sources.Cache,
 ) -> sources.AnyLayer:
     """The source of these files. Raises UserError where a side has none, or files that cannot be read."""

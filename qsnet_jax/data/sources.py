@@ -7,10 +7,11 @@ rain are functions of the random generator that is passed in and of nothing else
 import dataclasses
 import functools
 import hashlib
+import math
 import pathlib
 import threading
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -127,15 +128,27 @@ class Layers(_Files):
         return _file_contents(self.items[index].files)
 
 
+class Variation(NamedTuple):
+    """How training varies rain layers, beside shifting and mirroring them.
+
+    factor: they are enlarged and brightened by random factors in [1 / factor, factor]. turn: rotated by up to so many
+    degrees. join: share of the samples in which two layers lie together, weighted at random so that the variance stays.
+    """
+
+    factor: float = 1.0
+    turn: float = 0.0
+    join: float = 0.0
+
+
 class AnyLayer(_Files):
     """Clean files and grey rain layers of any size and number: rainy = min(255, clean + layer).
 
-    Training puts a random layer on each background, shifted, mirrored and, with `vary` > 1, enlarged and brightened by
-    random factors in [1 / vary, vary]. For scoring, item i gets number i modulo their count of the layers that are as
-    large as its background; where none is, of all, continued by reflection.
+    Training puts a random layer on each background, shifted, mirrored and varied. For scoring, item i gets number i
+    modulo their count of the layers that are as large as its background; where none is, of all, continued by
+    reflection.
     """
 
-    def __init__(self, items: list[layouts.Item], layers: list[pathlib.Path], vary: float, cache: Cache):
+    def __init__(self, items: list[layouts.Item], layers: list[pathlib.Path], vary: Variation, cache: Cache):
         super().__init__(items, cache)
         self.layers, self.vary = layers, vary
 
@@ -155,15 +168,30 @@ class AnyLayer(_Files):
     def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
         clean = self.cache.read(self.items[index].files['clean'])
         clean = cut(clean, random_window(clean.shape, crop, generator), crop)
-        layer = self.cache.read_layer(self.layers[generator.integers(len(self.layers))])
-        enlarged, gain = self.vary ** generator.uniform(-1, 1, 2) if self.vary > 1 else (1.0, 1.0)
+        layer = self._varied_layer(crop, generator)
+        if self.vary.join and generator.random() < self.vary.join:
+            share = generator.random()
+            other = brightened(self._varied_layer(crop, generator), math.sqrt(1 - share))
+            layer = cv2.add(brightened(layer, math.sqrt(share)), other)  # up to 255
+        return rain.add_rain(clean, layer), clean
+
+    def _varied_layer(self, crop: int, generator: np.random.Generator) -> np.ndarray:
+        """A random window (crop, crop) of a random layer, varied."""
+        layer, factor = self.cache.read_layer(self.layers[generator.integers(len(self.layers))]), self.vary.factor
+        enlarged, gain = factor ** generator.uniform(-1, 1, 2) if factor > 1 else (1.0, 1.0)
+        angle = generator.uniform(-self.vary.turn, self.vary.turn) if self.vary.turn else 0.0
         side = max(round(crop / enlarged), 1)
-        layer = cut(layer, random_window(layer.shape, side, generator), side)
-        if side != crop:
+        slant = abs(math.cos(math.radians(angle))) + abs(math.sin(math.radians(angle)))
+        window = max(math.ceil(side * slant), 1)  # what a square of `side` reaches when it is turned
+        layer = cut(layer, random_window(layer.shape, window, generator), window)
+        if angle:
+            middle, shift = (window - 1) / 2, (crop - window) / 2
+            turn = cv2.getRotationMatrix2D((middle, middle), angle, crop / side) + np.array([[0, 0, shift]] * 2)
+            layer = cv2.warpAffine(layer, turn, (crop, crop), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        elif side != crop:
             how = cv2.INTER_LINEAR if side < crop else cv2.INTER_AREA
             layer = cv2.resize(layer, (crop, crop), interpolation=how)
-        layer = brightened(layer[:, :: generator.choice((-1, 1))], gain)
-        return rain.add_rain(clean, layer), clean
+        return brightened(layer[:, :: generator.choice((-1, 1))], gain)
 
     def contents(self, index: int) -> Contents:
         return _file_contents(self.items[index].files) + self._layer_contents

@@ -22,7 +22,7 @@ import numpy as np
 import scipy.special
 import tqdm
 
-from qsnet_jax import derain, metrics, storage
+from qsnet_jax import metrics, storage
 from qsnet_jax.data import images, sets, sources
 
 PROTOCOLS = metrics.PROTOCOLS
@@ -132,10 +132,9 @@ def _evaluate_source(
             rainy, clean = source.load(index)
             begun = time.perf_counter()
             outputs = derainer.restore(rainy, scales=True)
-            canvas = tuple(-(-extent // derain.BUCKET) for extent in rainy.shape[:2])
             elapsed = round(time.perf_counter() - begun, 4)
-            seconds = elapsed if canvas in timed else None  # the first of its size compiles
-            timed.add(canvas)
+            seconds = elapsed if rainy.shape in timed else None  # the first of its size compiles
+            timed.add(rainy.shape)
             pending.append(pool.submit(_row, image_name, source.groups[index], seconds, rainy, clean, outputs))
             if index < PICTURES:
                 panel = np.concatenate((rainy, outputs[0], clean), axis=1)

@@ -29,7 +29,6 @@ from qsnet_jax.training import parallel, train
 
 OURS = 'JAX'
 SHORTEST = 0.02  # seconds; calls that take less are repeated within a round until they last this long
-PRECISIONS = {'float32': 'float32', 'tf32': 'tensorfloat32', 'bfloat16': 'default'}  # of products, as JAX names them
 Call = Callable[[], Any]  # runs once and waits for the device
 
 
@@ -44,9 +43,11 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
             '--mode=bench needs a config that says what to time: --config=configs/bench.py, :gpu or :small.'
         )
     settings = config.bench
-    unknown = set(settings.precisions) - set(PRECISIONS)
+    unknown = set(settings.precisions) - set(model.DTYPES)
     if unknown or settings.rounds < 1:
-        raise UserError(f'bench.precisions knows {tuple(PRECISIONS)} and bench.rounds is 1 or more; found {settings}.')
+        raise UserError(
+            f'bench.precisions knows {tuple(model.DTYPES)} and bench.rounds is 1 or more; found {settings}.'
+        )
     device = jax.devices()[0]
     cores = f' {len(os.sched_getaffinity(0))} cores' if device.platform == 'cpu' else ''
     stem = results / re.sub(r'[^a-z0-9]+', '-', f'{device.device_kind}{cores}'.lower()).strip('-')
@@ -97,7 +98,7 @@ def _title(case: dict[str, Any]) -> str:
 def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
     """One case: every peer's time, memory and start, and where our own time goes."""
     config = ml_collections.ConfigDict(config.to_dict())
-    overrides = {**config.bench.models[case['model']], 'dtype': _dtype(case['precision'])}
+    overrides = {**config.bench.models[case['model']], 'dtype': case['precision']}
     config.model.update(overrides)
     network = model.from_config(config.model)
     shape = (case['batch'], case['size'], case['size'], 3)
@@ -108,29 +109,28 @@ def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
     calls: dict[str, Call] = {}
     facts: dict[str, dict[str, Any]] = {}
     absent: dict[str, str] = {}
-    with jax.default_matmul_precision(PRECISIONS[case['precision']]):
-        if case['training']:
-            makers = _training_makers(config, {'rainy': rainy, 'clean': clean}, variables)
-        else:
-            makers = _inference_makers(config, rainy, variables)
-        for name, make in makers:
-            try:
-                begun = time.perf_counter()
-                call, memory = make()
-                call()
-                facts[name] = {'start_seconds': round(time.perf_counter() - begun, 2)}
-                facts[name]['memory_mib'] = _peak(call) if memory is None else memory
-                calls[name] = call
-            except Exception as error:  # a failure, of whatever kind, is a finding
-                absent[name] = _reason(error)
-        seconds = take_turns(calls, config.bench.rounds)
-        parts: dict[str, float] = {}
+    if case['training']:
+        makers = _training_makers(config, {'rainy': rainy, 'clean': clean}, variables)
+    else:
+        makers = _inference_makers(config, rainy, variables)
+    for name, make in makers:
         try:
-            parts = _parts(config, rainy, clean, variables, case['training'])
-        except Exception as error:
-            absent['parts'] = _reason(error)
-        calls.clear()
-        gc.collect()
+            begun = time.perf_counter()
+            call, memory = make()
+            call()
+            facts[name] = {'start_seconds': round(time.perf_counter() - begun, 2)}
+            facts[name]['memory_mib'] = _peak(call) if memory is None else memory
+            calls[name] = call
+        except Exception as error:  # a failure, of whatever kind, is a finding
+            absent[name] = _reason(error)
+    seconds = take_turns(calls, config.bench.rounds)
+    parts: dict[str, float] = {}
+    try:
+        parts = _parts(config, rainy, clean, variables, case['training'])
+    except Exception as error:
+        absent['parts'] = _reason(error)
+    calls.clear()
+    gc.collect()
     gmac = model.multiply_adds(network, *shape[1:3]) * shape[0] / 1e9
     work = 2e9 * gmac * (3 if case['training'] else 1)  # a gradient costs twice the forward pass
     pixels = shape[0] * shape[1] * shape[2]
@@ -238,7 +238,7 @@ def _twin(config: Any, variables: Any, channels_last: bool) -> tuple[Any, Any, A
     from qsnet_jax.peers import torch_twin
 
     device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
-    torch_twin.take_precision_of_jax()
+    torch_twin.set_precision(config.model.dtype)
     torch.backends.cudnn.benchmark = True
     layout = torch.channels_last if channels_last else torch.contiguous_format
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -396,8 +396,9 @@ def _ceilings(precision: str) -> dict[str, float]:
     """What the device can do at best: TFLOP/s of a large matrix product, GB/s of a large array read and written."""
     is_cpu = jax.default_backend() == 'cpu'
     side, length = (2048, 2**26) if is_cpu else (8192, 2**29)
-    dtype = jnp.dtype(_dtype(precision))
-    with jax.default_matmul_precision(PRECISIONS[precision]):
+    name, products = model.DTYPES[precision]
+    dtype = jnp.dtype(name)
+    with jax.default_matmul_precision(products):
         matrix, line = jnp.ones((side, side), dtype), jnp.ones(length, dtype)
         product, add = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1, donate_argnums=0)
 
@@ -410,10 +411,6 @@ def _ceilings(precision: str) -> dict[str, float]:
         'tflops': 2 * side**3 / min(times['product']) / 1e12,
         'gigabytes_per_second': 2 * length * dtype.itemsize / min(times['copy']) / 1e9,
     }
-
-
-def _dtype(precision: str) -> str:
-    return 'bfloat16' if precision == 'bfloat16' else 'float32'
 
 
 def _peak(call: Call) -> float | None:

@@ -98,7 +98,7 @@ class _Twin:
                 f'JAX computes on {platform} and this PyTorch cannot. Install one that can, or hide the device.'
             )
         self.device = torch.device('cpu' if platform == 'cpu' else 'cuda')
-        torch_twin.take_precision_of_jax()
+        torch_twin.set_precision(config.model.dtype)
         self._settings, self._loss = config.model.to_dict(), config.loss
         self.network = torch_twin.QSNet(self._settings)
         self.network.load_state_dict(torch_twin.to_torch(variables))

@@ -9,7 +9,7 @@ Where the frameworks differ by default, one choice holds on both sides:
   batch norm           epsilon 1e-5; instance norm the same, with scale and bias
   Adam                 beta 0.9 and 0.999, epsilon 1e-8 outside the root (the default of both)
   padding              explicit and symmetric: zeros, but reflection in the stem
-  precision            float32 as the frameworks compute it; on NVIDIA cards both may use TF32 (see compare)
+  precision            as `dtype` says on both sides: products in TF32 for 'tf32' alone (`set_precision`)
   sub-pixel layout     offset-major, (i * stride + j) * C + c, not nn.PixelShuffle's channel-major order
 """
 
@@ -18,7 +18,6 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 
 from qsnet_jax import UserError, derain, model, priors
@@ -153,6 +152,7 @@ class QSNet(nn.Module):
         fields.check_settings()
         groups, stride, norm = fields.groups, fields.encoder_stride, fields.norm
         self.stride, self.share_scales, self.scales = stride, fields.share_scales, len(fields.rates) + 1
+        self.decoder_groups = groups if fields.decoder_groups is None else fields.decoder_groups
         widths = (fields.channels // 4, fields.channels // 2, fields.channels)
         strides = (1, min(stride, 2), stride // min(stride, 2))
         for number, (before, width, size, step) in enumerate(
@@ -167,10 +167,10 @@ class QSNet(nn.Module):
             size = 3 if rate else 1
             scale = ConvNorm(fields.channels, width, size=size, groups=groups, rate=rate or 1, norm=norm)
             self.add_module(f'C_{number}', scale)
-            decoder = Decoder(width, (width, width // 2), groups, stride, norm, fields.share_groups)
+            decoder = Decoder(width, (width, width // 2), self.decoder_groups, stride, norm, fields.share_groups)
             self.add_module(f'A_{number}', decoder)
         merged = self.scales * (width + 3 * stride**2)
-        self.main = Decoder(merged, widths[::-1], groups, stride, norm, fields.share_groups)
+        self.main = Decoder(merged, widths[::-1], self.decoder_groups, stride, norm, fields.share_groups)
         if fields.dtype == 'float64':
             self.double()
 
@@ -185,16 +185,24 @@ class QSNet(nn.Module):
         x = (rainy - 0.5) / 0.5
         for name in (*(f'stem_{i}' for i in range(1, 4)), *(f'unit_{i}' for i in range(1, self.fields.units + 1))):
             x = self.get_submodule(name)(x)
-        merged, aux_rain = [], []
+        scales, images, aux_rain = [], [], []
         for number in range(1, self.scales + 1):
             features = self.get_submodule(f'C_{number}')(x)
             rain = self.get_submodule(f'A_{number}')(features).to(rainy.dtype)
-            merged += [features, space_to_depth(rainy - rain, self.stride).to(features.dtype)]
+            scales.append(features)
+            images.append(space_to_depth(rainy - rain, self.stride).to(features.dtype))
             aux_rain.append(rain)
-        x = torch.cat(merged, dim=1)
-        if self.share_scales:
-            x = channel_shuffle(x, self.scales)
-        return Output(self.main(x).to(rainy.dtype), tuple(aux_rain))
+        return Output(self.main(self._merge(scales, images)).to(rainy.dtype), tuple(aux_rain))
+
+    def _merge(self, scales: list[Tensor], images: list[Tensor]) -> Tensor:
+        """The main decoder's input, from features (B, C, h, w) and images (B, 3 stride^2, h, w) of all scales."""
+        if self.share_scales == 'features':  # channel c of all scales side by side; every group its part, and images
+            parts = torch.stack(scales, dim=2).flatten(1, 2).chunk(self.decoder_groups, dim=1)
+            layers = torch.cat(images, dim=1)
+            own = [layers[:, group :: self.decoder_groups] for group in range(self.decoder_groups)]
+            return torch.cat([piece for pair in zip(parts, own, strict=True) for piece in pair], dim=1)
+        x = torch.cat([piece for pair in zip(scales, images, strict=True) for piece in pair], dim=1)
+        return channel_shuffle(x, self.scales) if self.share_scales == 'all' else x
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
@@ -269,10 +277,9 @@ def build(variables: Mapping[str, Any], settings: Mapping[str, Any]) -> QSNet:
     return network.eval()
 
 
-def take_precision_of_jax() -> None:
-    """Both use TF32 or neither: XLA's default is TF32 where the card has it."""
-    is_exact = jax.config.values['jax_default_matmul_precision'] in ('float32', 'highest')
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not is_exact
+def set_precision(dtype: str) -> None:
+    """PyTorch rounds products to TF32, on cards that can, for the setting 'tf32' alone."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = dtype == 'tf32'
 
 
 class Derainer:
@@ -288,8 +295,7 @@ class Derainer:
         """uint8 (1, H, W, 3), the restored image; with `scales` followed by those that C_1, C_2, ... alone decode."""
         self.network.eval()
         height, width = image.shape[:2]
-        bottom, right = -height % derain.BUCKET, -width % derain.BUCKET
-        canvas = images.to_float(np.pad(image, ((0, bottom), (0, right), (0, 0)), mode='reflect'))
+        canvas = images.to_float(derain.pad_to_stride(image, self.network.stride))
         parameter = next(self.network.parameters())
         rainy = torch.as_tensor(canvas.transpose(2, 0, 1)[None].copy()).to(parameter)
         with torch.no_grad():

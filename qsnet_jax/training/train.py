@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import grain
@@ -38,12 +38,16 @@ PLATEAU_TOLERANCE = 1e-6  # a window's mean loss must fall by more than this to 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a run carries from step to step; `step` updates have been made."""
+    """All that a run carries from step to step; `step` updates have been made.
+
+    average: running means {'params', 'batch_stats'} with `config.train.average`, else None.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    average: Any = None
 
 
 class Diverged(UserError):
@@ -52,6 +56,13 @@ class Diverged(UserError):
 
 def make_optimizer(settings: Any) -> optax.GradientTransformationExtraArgs:
     """Adam with the schedule of `config.train`; update takes `value=loss` for the plateau rule (Sec. 5.1)."""
+    if settings.clip:
+        return optax.chain(optax.clip_by_global_norm(settings.clip), _adam(settings))
+    return _adam(settings)
+
+
+def _adam(settings: Any) -> optax.GradientTransformationExtraArgs:
+    """Adam with its schedule."""
     if settings.schedule == 'plateau':
         plateau = optax.contrib.reduce_on_plateau(
             factor=settings.plateau_factor,
@@ -62,9 +73,50 @@ def make_optimizer(settings: Any) -> optax.GradientTransformationExtraArgs:
             min_scale=settings.plateau_floor,
         )
         return optax.chain(optax.adam(settings.learning_rate), plateau)
+    if settings.schedule == 'previous':
+        rule = reduce_on_previous(settings.plateau_factor, settings.plateau_window, settings.plateau_floor)
+        return optax.chain(optax.adam(settings.learning_rate), rule)
     if settings.schedule in ('cosine', 'constant'):
         return optax.with_extra_args_support(optax.adam(_schedule(settings)))
-    raise UserError(f"train.schedule is {settings.schedule!r}; it must be 'plateau', 'cosine' or 'constant'.")
+    raise UserError(
+        f"train.schedule is {settings.schedule!r}; it must be 'plateau', 'previous', 'cosine' or 'constant'."
+    )
+
+
+class PreviousState(NamedTuple):
+    """Of `reduce_on_previous`: the factor so far, the sum and steps of this window, the mean of the one before."""
+
+    scale: jax.Array
+    total: jax.Array
+    steps: jax.Array
+    mean: jax.Array
+
+
+def reduce_on_previous(factor: float, window: int, floor: float) -> optax.GradientTransformationExtraArgs:
+    """Multiplies updates by `factor` once more after each window of steps whose mean loss does not improve.
+
+    The rule of the sibling code, whose window is an epoch: the mean must fall below that of the window before, whatever
+    came earlier, by more than PLATEAU_TOLERANCE. floor: the smallest product of the factors. update takes `value=loss`.
+    """
+
+    def init(params: Any) -> PreviousState:
+        dtype = jax.dtypes.canonicalize_dtype(float)
+        numbers = {'scale': 1, 'total': 0, 'mean': np.inf}
+        return PreviousState(
+            **{name: jnp.asarray(value, dtype) for name, value in numbers.items()}, steps=jnp.zeros((), jnp.int32)
+        )
+
+    def update(updates: Any, state: PreviousState, params: Any = None, *, value: jax.Array, **_: Any) -> Any:
+        total, steps = state.total + value.astype(state.total.dtype), state.steps + 1
+        mean, is_over = total / steps, steps == window
+        is_worse = is_over & (mean > state.mean - PLATEAU_TOLERANCE)
+        scale = jnp.where(is_worse, jnp.maximum(state.scale * factor, floor), state.scale)
+        state = PreviousState(
+            scale, jnp.where(is_over, 0, total), jnp.where(is_over, 0, steps), jnp.where(is_over, mean, state.mean)
+        )
+        return jax.tree.map(lambda step: step * scale.astype(step.dtype), updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _schedule(settings: Any) -> Callable[[jax.Array], jax.Array]:
@@ -76,8 +128,9 @@ def _schedule(settings: Any) -> Callable[[jax.Array], jax.Array]:
 
 def learning_rate(step: jax.Array, opt_state: Any, settings: Any) -> jax.Array:
     """The rate of update `step`, counted from 0, which left `opt_state` behind."""
+    opt_state = opt_state[-1] if settings.clip else opt_state
     rate = jnp.asarray(_schedule(settings)(step), jax.dtypes.canonicalize_dtype(float))
-    return rate * opt_state[-1].scale if settings.schedule == 'plateau' else rate
+    return rate * opt_state[-1].scale if settings.schedule in ('plateau', 'previous') else rate
 
 
 def init_state(config: Any) -> TrainState:
@@ -89,7 +142,19 @@ def init_state(config: Any) -> TrainState:
         variables['params'],
     )
     opt_state = make_optimizer(config.train).init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, variables['batch_stats'], opt_state)
+    state = TrainState(jnp.zeros((), jnp.int32), params, variables['batch_stats'], opt_state)
+    return dataclasses.replace(state, average=_variables(state)) if config.train.average else state
+
+
+def _variables(state: TrainState) -> dict[str, Any]:
+    """The network's variables after the last update."""
+    return {'params': state.params, 'batch_stats': state.batch_stats}
+
+
+def averaged(average: Any, variables: Any, step: jax.Array, decay: float) -> Any:
+    """Running means after update `step`, counted from 0; decay (1 + step) / (10 + step) while that is the smaller."""
+    kept = jnp.minimum(decay, (1.0 + step.astype(jnp.float32)) / (10.0 + step.astype(jnp.float32)))
+    return jax.tree.map(lambda mean, new: mean + ((1 - kept).astype(new.dtype)) * (new - mean), average, variables)
 
 
 def start_state(config: Any) -> TrainState:
@@ -101,7 +166,7 @@ def start_state(config: Any) -> TrainState:
     if not name:
         return state
     variables, settings = files.load_weights(name)
-    given = {**config.model.to_dict(), 'dtype': settings['dtype']}  # of the computation alone
+    given = {**model.current(config.model), 'dtype': settings['dtype']}  # of the computation alone
     different = [
         f'{field} is {settings[field]} there and {value} here'
         for field, value in given.items()
@@ -114,7 +179,7 @@ def start_state(config: Any) -> TrainState:
         )
     like = {'params': state.params, 'batch_stats': state.batch_stats}
     variables = jax.tree.map(lambda value, other: jnp.asarray(value, other.dtype), variables, like)
-    return dataclasses.replace(state, **variables)
+    return dataclasses.replace(state, **variables, average=variables if config.train.average else None)
 
 
 def train_step(
@@ -140,7 +205,11 @@ def train_step(
         'learning_rate': learning_rate(state.step, opt_state, config.train),
     }
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+    new = TrainState(state.step + 1, params, batch_stats, opt_state)
+    if config.train.average:
+        average = averaged(state.average, _variables(new), state.step, config.train.average)
+        new = dataclasses.replace(new, average=average)
+    return new, metrics
 
 
 def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple[TrainState, dict[str, Any]]:
@@ -181,26 +250,24 @@ def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple
 
 
 def export(state: TrainState) -> dict[str, Any]:
-    """The network's variables, on this process's first device."""
-    return jax.device_get({'params': state.params, 'batch_stats': state.batch_stats})
+    """The network's variables, averaged ones where there are, on this process's first device."""
+    return jax.device_get(_variables(state) if state.average is None else state.average)
 
 
-def restore_variables(config: Any, workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Variables of the checkpoint 'latest', 'best' or a step, and the record of their training.
+def restore_variables(workdir: pathlib.Path, which: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Variables of the checkpoint 'latest', 'best' or a step, the settings of their network, the record of training.
 
-    Raises UserError where there is no such checkpoint, or one of another network.
+    Raises UserError where there is no such checkpoint.
     """
     directory = workdir / 'checkpoints'
     if not directory.is_dir():
         raise UserError(f'{workdir} holds no run. Train first (--mode=train), or name --workdir or --weights.')
-    stored = json.loads((workdir / 'config.json').read_text())
-    refuse_differences({'model': stored['model']}, {'model': json.loads(config.model.to_json())}, workdir)
-    config = ml_collections.ConfigDict(stored)
+    config = ml_collections.ConfigDict(json.loads((workdir / 'config.json').read_text()))
     with contextlib.closing(checkpoint.open_manager(directory, read_only=True)) as manager:
         step = checkpoint.find_step(manager, which)
         state = checkpoint.restore(manager, step, parallel.replicate(init_state(config), parallel.make_mesh()))
     record = json.loads((workdir / 'run.json').read_text())['starts'][-1]
-    return export(state), {**record, 'step': step}
+    return export(state), model.current(config.model), {**record, 'step': step}
 
 
 def _loop(
@@ -352,10 +419,21 @@ def check_fields(config: Any) -> None:
         for name in names:
             if config[section][name] < 1:
                 raise UserError(f'{section}.{name} is {config[section][name]}; it must be at least 1.')
-    within = {'vary_layers': (1, math.inf), 'brightness': (0, 0.99), 'hold_out': (0, math.inf)}
+    within = {
+        'vary_layers': (1, math.inf),
+        'turn_layers': (0, 180),
+        'join_layers': (0, 1),
+        'brightness': (0, 0.99),
+        'hold_out': (0, math.inf),
+    }
     for name, (least, most) in within.items():
         if not least <= config.data[name] <= most:
             raise UserError(f'data.{name} is {config.data[name]}; it must be in [{least}, {most}].')
+    if not 0 <= config.train.average < 1 or config.train.clip < 0:
+        raise UserError(
+            f'train.average is {config.train.average}, train.clip {config.train.clip}; expected an average in [0, 1) '
+            'and a clip of at least 0.'
+        )
     if not 0 < config.train.plateau_factor < 1:
         raise UserError(f'train.plateau_factor is {config.train.plateau_factor}; it must be between 0 and 1.')
     if config.seed < 0:
@@ -374,7 +452,8 @@ def _claim_config(config: Any, workdir: pathlib.Path, is_begun: bool) -> None:
 
 def refuse_differences(stored: dict[str, Any], given: dict[str, Any], place: pathlib.Path) -> None:
     """Raises UserError that names the fields in which two configs differ, but for those that change no result."""
-    stored, given = flat(stored), flat(given)
+    stored, given = ({**tree, 'model': model.current(tree['model'])} for tree in (stored, given))
+    stored, given = flat(json.loads(json.dumps(stored))), flat(json.loads(json.dumps(given)))
     defaults = default_fields()
     stored = {name: stored.get(name, defaults.get(name)) for name in stored.keys() | given.keys()}  # fields added since
     different = [

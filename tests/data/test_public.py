@@ -154,8 +154,8 @@ def test_tensorflow_is_not_imported(data, tmp_path):
     write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})
     program = (
         'import sys\n'
-        'from configs import default\n'
-        'from qsnet_jax import main, prepare, train\n'
+        'from qsnet_jax.configs import default\n'
+        'from qsnet_jax import main\nfrom qsnet_jax.data import prepare\nfrom qsnet_jax.training import train\n'
         'config = default.get_config()\n'
         f'config.data.update(dict(root={data.root!r}, tfds_dir={data.tfds_dir!r}, partial=True))\n'
         "config.data.train, config.data.eval = 'pairs', 'rain100h'\n"

@@ -68,7 +68,7 @@ def test_draw_is_the_same_in_threads_and_processes():
         threaded = list(pool.map(lambda index: rain.draw_layer(LIGHT, 64, 64, 0, index), range(12)))
     np.testing.assert_array_equal(threaded, layers)
     program = (
-        'import sys; from qsnet_jax import rain;'
+        'import sys; from qsnet_jax.data import rain;'
         "sys.stdout.buffer.write(rain.draw_layer(rain.STYLES['light'], 64, 64, 0, 7).tobytes())"
     )
     run = subprocess.run([sys.executable, '-c', program], capture_output=True, check=True)

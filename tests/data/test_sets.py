@@ -238,6 +238,43 @@ def test_varied_layers_are_enlarged_and_brightened_within_bounds(tmp_path, data)
     assert set(np.unique(rainy)) == {0, 100}
 
 
+def line_layer(data, tmp_path):
+    """A black background, and two layers with a vertical line each."""
+    write(tmp_path, 'B/clean/a.png', np.zeros((90, 90, 3), np.uint8))
+    for name, column in (('x', 40), ('y', 50)):
+        layer = np.zeros((90, 90), np.uint8)
+        layer[:, column : column + 3] = 200
+        write(tmp_path, f'L/{name}.png', layer)
+    data.root, data.hold_out = str(tmp_path), 0
+
+
+def test_turned_layers_have_streaks_of_other_directions(tmp_path, data):
+    """The line leans by up to the stated angle to both sides, and the patch is filled to its corners."""
+    line_layer(data, tmp_path)
+    data.turn_layers = 30.0
+    source, leaning = open_source('layers/B+L', data, 'train'), []
+    for seed in range(60):
+        rainy, _ = source.sample(0, 48, np.random.default_rng(seed))
+        rows, columns = np.nonzero(rainy[..., 0] > 100)
+        if len(rows) and np.ptp(rows) > 40:
+            leaning.append(np.degrees(np.arctan(np.polyfit(rows, columns, 1)[0])))
+    assert len(leaning) > 20 and max(leaning) > 15 and min(leaning) < -15 and np.abs(leaning).max() < 31
+
+
+def test_joined_layers_lie_together(tmp_path, data):
+    """With a share of one, two layers are on every patch, weighted so that their squares add up to one."""
+    line_layer(data, tmp_path)
+    data.join_layers = 1.0
+    source, pairs = open_source('layers/B+L', data, 'train'), 0
+    for seed in range(40):
+        rainy, _ = source.sample(0, 90, np.random.default_rng(seed))
+        found = sorted({int(value) for value in rainy[5, :, 0]} - {0})
+        if len(found) == 2:
+            pairs += 1
+            assert np.hypot(*found) == pytest.approx(200, abs=2)
+    assert pairs > 5
+
+
 def test_backgrounds_that_training_and_evaluation_share_are_left_out_of_any_layer(tmp_path, data):
     """data.exclude works on backgrounds without layers of their own."""
     for number in range(3):

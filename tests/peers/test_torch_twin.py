@@ -29,9 +29,13 @@ CHANGES = {
     'stride 4': {'encoder_stride': 4},
     'instance': {'norm': 'instance'},
     'no norm': {'norm': 'none'},
-    'nothing shared': {'share_groups': False, 'share_scales': False},
+    'nothing shared': {'share_groups': False, 'share_scales': 'none'},
     'groups not shared': {'share_groups': False},
-    'scales not shared': {'share_scales': False},
+    'scales not shared': {'share_scales': 'none'},
+    'images exchanged': {'share_scales': 'all'},
+    'no groups in decoders': {'decoder_groups': 1},
+    'no groups, stride 2': {'decoder_groups': 1, 'encoder_stride': 2, 'share_scales': 'none'},
+    'images exchanged, stride 4': {'share_scales': 'all', 'encoder_stride': 4},
 }
 # Every setting at full size, which compiles for long, and in a small network; the quickstart's.
 CASES = [
@@ -252,7 +256,7 @@ def test_a_missing_shuffle_breaks_parity(place):
     output = network.apply(variables, ours)
     expected = np.stack([output.rain, *output.aux_rain]).transpose(0, 1, 4, 2, 3)
     if place == 'scales':
-        twin.share_scales = False
+        twin.share_scales = 'none'
     elif place == 'unit_1':
         twin.unit_1.groups = 1
     else:

@@ -91,7 +91,10 @@ def test_unknown_selections_are_refused(selection):
         losses.get_config(selection)
 
 
-@pytest.mark.parametrize('config', ['losses.py:small-V1', 'losses.py:V1', 'release.py:cpu-default', 'scales.py:small'])
+@pytest.mark.parametrize(
+    'config',
+    ['losses.py:small-V1', 'losses.py:V1', 'release.py:cpu-default', 'release.py:wide-light', 'scales.py:small'],
+)
 def test_fields_of_a_chosen_variant_can_be_given(config, monkeypatch):
     """Those without a value too, as on the command line; a variant still takes its own."""
     name, _, selection = config.partition('.py:')

@@ -1,7 +1,9 @@
 """The step, the loop, and what happens when it is interrupted."""
 
 import contextlib
+import functools
 import json
+import math
 import shutil
 import signal
 
@@ -142,7 +144,7 @@ def test_training_goes_on_from_weights(tiny_config, tmp_path, mesh):
     (tmp_path / 'first/weights.safetensors').unlink()
     _, again = train.train(tiny_config, tmp_path / 'second', mesh)
     assert again == json.loads(json.dumps(record))  # this start made no step: the weights are still those of the first
-    _, restored = train.restore_variables(tiny_config, tmp_path / 'second', 'latest')
+    _, settings, restored = train.restore_variables(tmp_path / 'second', 'latest')
     assert restored['start_from'] == record['start_from']
 
 
@@ -350,6 +352,76 @@ def test_plateau_rule_divides_by_ten_when_windows_stop_improving(tiny_config):
     stalled = rates(settings, [0.3] * 12)
     assert stalled[0] == pytest.approx(1e-3)
     assert sorted(set(np.round(np.log10(stalled)))) == [-5, -4, -3]
+
+
+def plain_rules(schedule, losses, window, patience, factor, floor):
+    """The rate's factor after each step, by both rules as a reader of the papers would write them."""
+    scale, kept, bad, found = 1.0, math.inf, 0, []
+    for end in range(1, len(losses) + 1):
+        if end % window == 0:
+            mean = sum(losses[end - window : end]) / window
+            is_better = mean < kept - 1e-6 if schedule == 'plateau' else mean <= kept - 1e-6
+            bad = 0 if is_better else bad + 1
+            if bad == (patience if schedule == 'plateau' else 1):
+                scale, bad = max(scale * factor, floor), 0
+            kept = mean if is_better or schedule == 'previous' else kept
+        found.append(scale)
+    return found
+
+
+@pytest.mark.parametrize('schedule', ['plateau', 'previous'])
+@pytest.mark.parametrize('seed', range(4))
+def test_rules_for_the_rate_equal_plain_ones(tiny_config, schedule, seed):
+    """On noisy losses that fall, stall and rise, every step has the rate of the rule written out in plain Python."""
+    generator = np.random.default_rng(seed)
+    losses = np.concatenate([np.linspace(1, 0.6, 20), np.full(20, 0.6), np.linspace(0.6, 0.7, 20)])
+    losses = np.float32(losses + generator.normal(0, 0.02, 60)).tolist()
+    settings = tiny_config.train
+    settings.update({'schedule': schedule, 'plateau_window': 3, 'plateau_patience': 2, 'plateau_factor': 0.5})
+    expected = plain_rules(schedule, losses, 3, 2, 0.5, settings.plateau_floor)
+    assert len(set(expected)) > 3
+    np.testing.assert_allclose(rates(settings, losses), 1e-3 * np.array(expected), rtol=1e-5)
+
+
+def test_the_rules_differ_where_losses_rise_and_fall_again(tiny_config):
+    """A window better than the one before, but not than the best, counts for the sibling's rule alone."""
+    losses = [1.0] * 2 + [0.5] * 2 + [0.9] * 2 + [0.8] * 2 + [0.7] * 2
+    tiny_config.train.update({'plateau_patience': 3, 'schedule': 'previous'})
+    previous = rates(tiny_config.train, losses)
+    assert previous[-1] == pytest.approx(1e-4) and previous[4] == pytest.approx(1e-3)
+    tiny_config.train.schedule = 'plateau'
+    assert rates(tiny_config.train, losses)[8] == pytest.approx(1e-3)
+
+
+def test_averaged_weights_are_the_stated_mean(tiny_config):
+    """After each step the mean moves by 1 - decay, at first faster; it is what is exported and scored."""
+    tiny_config.train.average = 0.5
+    state, step = train.init_state(tiny_config), jax.jit(functools.partial(train.train_step, config=tiny_config))
+    generator = np.random.default_rng(0)
+    path = ('params', 'main', 'rain', 'kernel')
+    mean = functools.reduce(dict.__getitem__, path, train.export(state))
+    for number in range(3):
+        batch = {side: generator.integers(255, size=(4, 24, 24, 3), dtype=np.uint8) for side in ('rainy', 'clean')}
+        state, _ = step(state, batch)
+        new = np.asarray(state.params['main']['rain']['kernel'])
+        kept = min(0.5, (1 + number) / (10 + number))
+        mean = kept * mean + (1 - kept) * new
+        np.testing.assert_allclose(functools.reduce(dict.__getitem__, path, train.export(state)), mean, atol=1e-6)
+        assert np.abs(mean - new).max() > 1e-5
+    assert train.export(state)['batch_stats'].keys() == state.batch_stats.keys()
+
+
+def test_gradients_are_clipped_to_their_norm(tiny_config):
+    """A hundredth of the norm of the first gradient gives updates of Adam on the scaled gradient, and the same rate."""
+    tiny_config.train.clip = 0.25
+    optimizer = train.make_optimizer(tiny_config.train)
+    params = {'a': jnp.zeros(3), 'b': jnp.zeros(2)}
+    gradients = {'a': jnp.array([3.0, 0.0, 4.0]), 'b': jnp.array([0.0, 12.0])}  # norm 13
+    _, state = optimizer.update(gradients, optimizer.init(params), params, value=jnp.float32(1))
+    moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (3,)]
+    np.testing.assert_allclose(moments[0], 0.1 * 0.25 / 13 * np.array([3.0, 0.0, 4.0]), rtol=1e-5)
+    rate = train.learning_rate(jnp.int32(0), state, tiny_config.train)
+    assert float(rate) == pytest.approx(tiny_config.train.learning_rate)
 
 
 def test_cosine_schedule_falls_to_zero(tiny_config):

@@ -14,7 +14,8 @@ from qsnet_jax.weights import files
 
 SETTINGS = {
     'channels': 12, 'groups': 3, 'units': 1, 'scale_channels': 6, 'rates': [1, 2], 'encoder_stride': 1,
-    'norm': 'batch', 'share_groups': True, 'share_scales': True, 'dtype': 'float32',
+    'norm': 'batch', 'share_groups': True, 'share_scales': 'features', 'decoder_groups': None,
+    'dtype': 'float32',
 }  # fmt: skip
 
 ZERO_GROUPS = json.dumps({**SETTINGS, 'groups': 0})
