@@ -198,6 +198,20 @@ def test_a_bit_that_turned_is_found(variables, tmp_path, suffix):
         assert ('damaged' if suffix == '.safetensors' else 'Bad CRC-32') in refusal(path)
 
 
+def test_settings_that_are_given_pass_over_stored_ones_of_any_kind(tmp_path, variables):
+    """Tables of strangers may hold anything under these names."""
+    torch = pytest.importorskip('torch')
+    path = tmp_path / 'w.pth'
+    state = torch_files.to_torch(variables)
+    torch.save({'state_dict': state, 'settings': 3, 'record': [1], 'format': None}, path)
+    torch_files.load_weights(path, SETTINGS)
+    torch.save({'state_dict': state, 'settings': torch.zeros(2), 'sha256': torch.zeros(2)}, path)
+    assert 'damaged' in refusal(path, lambda path: torch_files.load_weights(path, SETTINGS))
+    assert 'no settings' in refusal(path)
+    torch.save({'state_dict': state, 'settings': torch.zeros(2), 'format': torch_files.MARK}, path)
+    assert 'has settings that' in refusal(path)
+
+
 def test_files_without_a_checksum_load(path, variables):
     """Those that were written before there was one."""
     header, data = split(path)
