@@ -61,8 +61,8 @@ def read(
 
     source: what messages call the file. name_of, shape_of: how the file names and shapes a variable of the network.
     Raises UserError for settings that the tensors do not bear out, missing, extra, wrongly shaped and not floating
-    tensors, all before data are read; then for values that are not finite, negative
-    variances and a checksum that does not fit.
+    tensors, all before data are read; then for values that are not finite, negative variances and a checksum that does
+    not fit.
     """
     network, expected = _network(source, settings, tensors.shapes)
     kept = layers.at_least_float32(network.dtype)
@@ -87,7 +87,7 @@ def read(
         if bad:
             raise fault(source, f' holds {text}: {", ".join(bad[:10])}.')
     stored = tensors.metadata.get('sha256')  # files of before have none
-    if stored is not None and stored != reading.digest(tensors.metadata.get('settings', ''), found):
+    if stored is not None and str(stored) != reading.digest(str(tensors.metadata.get('settings')), found):
         raise fault(source, ' is damaged: its tensors or settings are not those that were written (sha256).')
     return arrays, {name: getattr(network, name) for name in fields()}
 

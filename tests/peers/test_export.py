@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -85,12 +86,12 @@ def test_exports_restore_what_jax_restores(suffix, changes, exported, lenient_pr
     source, path, printed = exported(suffix, **changes)
     assert re.search(r'largest difference from JAX: [01] of 255 levels \(5x7: [01], .*75x101: [01]\)\n$', printed)
     restore = {'.onnx': export._run_onnx, '.stablehlo': export._run_stablehlo}[suffix](path)
-    weights = export._read(source)
+    read = export._read(source)
     for shape in ((2, 33, 64), (1, 64, 32), *([(1, 1, 1), (1, 2, 9), (3, 3, 4)] if suffix == '.onnx' else [])):
         rainy = picture(*shape)
         restored = restore(rainy)
         assert restored.dtype == np.uint8 and restored.shape == rainy.shape
-        expected = np.stack([export.restore_in_jax(weights, image) for image in rainy])
+        expected = np.stack([export.restore_in_jax(read, image) for image in rainy])
         assert np.abs(restored.astype(int) - expected).max() <= 1
         assert np.abs(restored.astype(int) - rainy).mean() > 1  # and it is no copy
 
@@ -191,7 +192,9 @@ def test_the_examples_run_without_this_package(suffix, exported, tmp_path, lenie
     blocked = EXAMPLES.get(suffix, ())
     block = f'import sys\nfor name in {blocked}: sys.modules[name] = None\n'
     program = f'{block}{code}\nnp.save("restored.npy", restored)\n'
-    done = subprocess.run([sys.executable, '-c', program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    root = {'PYTHONPATH': str(pathlib.Path(weights.__file__).parents[2])}
+    command = [sys.executable, '-c', program]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     expected = export.restore_in_jax(export._read(source), rainy[0])
     assert np.abs(np.load(tmp_path / 'restored.npy')[0].astype(int) - expected).max() <= 1
