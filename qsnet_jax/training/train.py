@@ -143,7 +143,12 @@ def init_state(config: Any) -> TrainState:
     )
     opt_state = make_optimizer(config.train).init(params)
     state = TrainState(jnp.zeros((), jnp.int32), params, variables['batch_stats'], opt_state)
-    return dataclasses.replace(state, average=_variables(state)) if config.train.average else state
+    return _with_average(state) if config.train.average else state
+
+
+def _with_average(state: TrainState) -> TrainState:
+    """The mean starts at the variables, in memory of its own, for a step gives its state's memory away."""
+    return dataclasses.replace(state, average=jax.tree.map(jnp.copy, _variables(state)))
 
 
 def _variables(state: TrainState) -> dict[str, Any]:
@@ -179,7 +184,8 @@ def start_state(config: Any) -> TrainState:
         )
     like = {'params': state.params, 'batch_stats': state.batch_stats}
     variables = jax.tree.map(lambda value, other: jnp.asarray(value, other.dtype), variables, like)
-    return dataclasses.replace(state, **variables, average=variables if config.train.average else None)
+    state = dataclasses.replace(state, **variables)
+    return _with_average(state) if config.train.average else state
 
 
 def train_step(

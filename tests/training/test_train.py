@@ -411,6 +411,20 @@ def test_averaged_weights_are_the_stated_mean(tiny_config):
     assert train.export(state)['batch_stats'].keys() == state.batch_stats.keys()
 
 
+def test_a_run_with_averaged_weights_resumes_exactly(tiny_config, tmp_path):
+    """Six steps equal four, a restart, and two more; the mean is part of the state."""
+    tiny_config.train.update({'average': 0.9, 'steps': 6})
+    whole, _ = train.train(tiny_config, tmp_path / 'whole')
+    tiny_config.train.steps = 4
+    train.train(tiny_config, tmp_path / 'parts')
+    stored = json.loads((tmp_path / 'parts/config.json').read_text())
+    stored['train']['steps'] = tiny_config.train.steps = 6
+    (tmp_path / 'parts/config.json').write_text(json.dumps(stored))
+    parts, _ = train.train(tiny_config, tmp_path / 'parts')
+    assert_equal(whole, parts)
+    assert not np.array_equal(whole.average['params']['main']['rain']['kernel'], whole.params['main']['rain']['kernel'])
+
+
 def test_gradients_are_clipped_to_their_norm(tiny_config):
     """A hundredth of the norm of the first gradient gives updates of Adam on the scaled gradient, and the same rate."""
     tiny_config.train.clip = 0.25
