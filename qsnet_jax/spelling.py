@@ -1,0 +1,37 @@
+"""How names and messages are spelled for people: what a terminal would obey, or cannot show, is escaped."""
+
+import sys
+
+_JOINERS = '\u200c\u200d'  # within words of some scripts, and within emoji
+
+
+def shown(text: object, keep: str = '') -> str:
+    """A name or a message as it may be printed, in one line.
+
+    Control characters, line breaks and characters that turn the direction of text become escapes such as \\x1b; so do
+    the bytes of a file name that is not UTF-8, as \\xe4. keep: characters that stay all the same.
+    """
+    return ''.join(
+        character if character.isprintable() or character in keep or _is_harmless(character) else _escaped(character)
+        for character in str(text)
+    )
+
+
+def print_escaped() -> None:
+    """From now on, what the streams cannot encode is printed escaped: names that are not UTF-8, or any in a C locale."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):  # not what notebooks and tests put there
+            stream.reconfigure(errors='backslashreplace')
+
+
+def _is_harmless(character: str) -> bool:
+    """Spaces of other scripts and joiners, which Python does not call printable."""
+    return character in _JOINERS or (character.isspace() and character in '\u00a0\u3000\u2009\u202f')
+
+
+def _escaped(character: str) -> str:
+    """The escape of one character; bytes that Python smuggles through as surrogates become those bytes again."""
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f'\\x{code - 0xDC00:02x}'
+    return character.encode('unicode_escape').decode('ascii')
