@@ -18,7 +18,7 @@ def shown(text: object, keep: str = '') -> str:
 
 
 def print_escaped() -> None:
-    """From now on, what the streams cannot encode is printed escaped: names that are not UTF-8, or any in a C locale."""
+    """From now on, what the streams cannot encode is printed escaped: bytes of odd names, accents in a C locale."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):  # not what notebooks and tests put there
             stream.reconfigure(errors='backslashreplace')

@@ -16,6 +16,7 @@ import struct
 import zlib
 
 import numpy as np
+
 from qsnet_jax import UserError, memory
 from qsnet_jax.data import jpeg
 
@@ -88,7 +89,7 @@ def check_memory(image) -> None:
 
 
 def is_deep(image, rawmode: str, args, file) -> bool:
-    """Whether samples of more than 8 bits are reduced; rawmode and args: how Pillow's decoder finds them in the file."""
+    """Whether samples of more than 8 bits are reduced; rawmode and args: what Pillow's decoder is told."""
     if image.format == 'JPEG2000':
         head = _content(file)
         start = head.find(b'\xff\x4f\xff\x51')

@@ -1,4 +1,4 @@
-"""Image files in and out, uint8 and float: the only place that does either.
+"""Image files in and out: the only place that does either. Arrays are of `arrays`, whose functions are found here too.
 
 Files come from strangers. The format is taken from the content, never from the name; whatever cannot be read in full
 ends in an `ImageError`, and whatever has to change on the way to uint8 (H, W, 3) RGB is one of these conversions:
@@ -29,6 +29,9 @@ from PIL import Image, TiffImagePlugin
 
 from qsnet_jax import storage
 from qsnet_jax.data import containers, metadata, quiet
+from qsnet_jax.data.arrays import check_picture as check_picture
+from qsnet_jax.data.arrays import to_float as to_float
+from qsnet_jax.data.arrays import to_uint8 as to_uint8
 from qsnet_jax.data.containers import MAX_PIXELS, ImageError
 
 EXTENSIONS = (
@@ -66,6 +69,11 @@ class Photo:
     dpi: tuple[float, float] | None
     notes: tuple[str, ...]  # one short sentence for each thing the file loses
     options: dict = dataclasses.field(default_factory=dict)  # what else Pillow's encoder is told
+
+    @classmethod
+    def of_pixels(cls, pixels: np.ndarray, format: str = 'PNG') -> 'Photo':
+        """A photo of uint8 (H, W, 3), or (H, W) for grey, of which nothing else is known."""
+        return cls(pixels, None, pixels.ndim == 2, format, None, None, None, ())
 
 
 def read(path) -> np.ndarray:
@@ -106,8 +114,8 @@ def open_photo(path) -> Photo:
         _encode(io.BytesIO(), np.zeros((1, 1, 3), np.uint8), dataclasses.replace(photo, alpha=None))
     except Exception:  # metadata from strangers; Pillow's encoders raise whatever they trip over
         note = 'EXIF, resolution and colour profile cannot be written again and are dropped'
-        bare = {'exif': None, 'dpi': None, 'icc_profile': None, 'options': {}}
-        photo = dataclasses.replace(photo, **bare, notes=photo.notes + (note,))
+        notes = (*photo.notes, note)
+        photo = dataclasses.replace(photo, exif=None, dpi=None, icc_profile=None, options={}, notes=notes)
     return photo
 
 
@@ -131,27 +139,8 @@ def save(path, rgb: np.ndarray) -> None:
     extension = pathlib.Path(path).suffix.lower()
     if extension not in formats:
         raise _error(path, f'has the extension {extension!r}', 'one of ' + ', '.join(formats), 'rename the output')
-    photo = Photo(rgb, None, rgb.ndim == 2, formats[extension], None, None, None, ())
+    photo = Photo.of_pixels(rgb, formats[extension])
     _write(path, lambda file: _encode(file, rgb, photo))
-
-
-def to_float(image: np.ndarray) -> np.ndarray:
-    """uint8 0..255 -> float32 0..1, any shape."""
-    image = np.asarray(image)
-    if image.dtype != np.uint8:
-        raise ValueError(f'to_float takes uint8, got {image.dtype}; other types do not say what white is')
-    return image.astype(np.float32) / np.float32(255)
-
-
-def to_uint8(array: np.ndarray) -> np.ndarray:
-    """Float 0..1 -> uint8 0..255 of any shape; clips, then rounds to the nearest. NaN is an error."""
-    array = np.asarray(array)
-    if array.dtype.kind in 'biucSUO':
-        raise ValueError(f'to_uint8 takes floats in 0..1, got {array.dtype}')
-    array = array.astype(np.float32)
-    if np.isnan(array).any():
-        raise ValueError(f'to_uint8 got {np.isnan(array).sum()} NaN of {array.size} values; look for their cause')
-    return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
 
 
 def _error(path, found: str, expected: str, remedy: str) -> ImageError:
@@ -199,7 +188,7 @@ def _opened(path, content: bytes | None = None):
 
 def _failure(path, error: Exception, said: list[str]) -> ImageError:
     """What an exception says of a file: of the disk, of the memory, or of its content."""
-    if getattr(error, 'errno', None):
+    if isinstance(error, OSError) and error.errno:
         return _error(path, f'cannot be read ({os.strerror(error.errno)})', 'a disk that answers', 'look after it')
     if isinstance(error, MemoryError) or 'out of memory' in str(error):
         return _error(path, 'needs more memory than there is', 'enough for its pixels', 'free some, or shrink it')

@@ -7,8 +7,8 @@ import struct
 
 from PIL import Image, ImageChops
 
-# Bytes that stand between the end of a scan's data and the marker behind it are skipped; where data are missing they are
-# decoded in their place. So a picture that changes when these are put in is not whole. None of them is a marker's.
+# Bytes between the end of a scan's data and the marker behind it are skipped; where data are missing they are decoded
+# in their place. So a picture that changes when these are put in is not whole. None of them is a marker's.
 PADDING = bytes((37 * index + 91) % 255 for index in range(96))
 
 _FRAMES = (0xC0, 0xC1, 0xC2)  # coded with Huffman's tables; arithmetic codes may leave out zeros at their end
@@ -57,8 +57,8 @@ def missing(image: Image.Image, content: bytes, formats: tuple[str, ...]) -> str
         return lacking
     if frame.code not in _FRAMES:
         return None
-    found = [[*positions, scan.end] for scan, (positions, _) in zip(frame.scans, restarts, strict=True)]
-    cuts = (0, *itertools.chain.from_iterable(found), len(content))
+    ends = [[*positions, scan.end] for scan, (positions, _) in zip(frame.scans, restarts, strict=True)]
+    cuts = (0, *itertools.chain.from_iterable(ends), len(content))
     padded = PADDING.join(content[start:end] for start, end in itertools.pairwise(cuts))
     try:
         with Image.open(io.BytesIO(padded), formats=formats) as other:

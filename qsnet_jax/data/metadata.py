@@ -1,4 +1,4 @@
-"""What describes a picture beside its pixels: EXIF, colours, resolution; what of it is kept, and what is said of the rest."""
+"""What describes a picture beside its pixels: EXIF, colours, resolution; what is kept, what is said of the rest."""
 
 import dataclasses
 import os
@@ -99,8 +99,8 @@ def _turn(tags: dict, turned: int, size: tuple[int, int]) -> None:
         if tag in tags:
             tags[tag] = extent
     if turned != 1:
-        for tag in _PLACES:
-            tags.pop(tag, None)
+        for place in _PLACES:
+            tags.pop(place, None)
     if turned in (5, 6, 7, 8):
         found = {tag: tags.pop(tag) for tag in _FOCAL if tag in tags}
         tags |= {other: found[tag] for tag, other in zip(_FOCAL, _FOCAL[::-1], strict=True) if tag in found}

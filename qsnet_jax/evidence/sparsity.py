@@ -7,6 +7,7 @@ that only 5 % of such samples reach; their values are independent, which those o
 
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,8 @@ import numpy as np
 import scipy.stats
 import tqdm
 
-from qsnet_jax import UserError, derain, priors, provenance, storage
+from qsnet_jax import UserError, derain, priors, provenance, spelling, storage
+from qsnet_jax import photos as photo_folders
 from qsnet_jax.data import images, sets, sources
 
 BINS = 64
@@ -33,11 +35,13 @@ def run(config: Any, folder: str | None, weights: str | None, results: pathlib.P
     derainer = derain.load(weights)
     if folder:
         base = pathlib.Path(folder).expanduser()
-        files = derain.find_photos(base)
-        base = base if base.is_dir() else base.parent
+        found = photo_folders.find_photos(base)
+        files, base = [file for file in found.photos if os.access(file, os.R_OK)], found.base
         parts = [(str(file.relative_to(base)), sources.sha256(file.read_bytes())) for file in files]
         fingerprint = {'count': len(files), 'sha256': sources.digest(parts)}
-        study(base.resolve().name, walk(files, base), fingerprint, record, derainer, results)
+        study(base.resolve().name, walk(found.photos, base), fingerprint, record, derainer, results)
+        for failure in found.failures:
+            print(spelling.shown(f'failed: {failure}'))
         return
     for name, source in sets.open_evaluation(config.data, config.data.eval, sources.Cache(0)).items():
         fingerprint = sources.fingerprint(source)
@@ -69,7 +73,7 @@ def study(
             continue
         if len(examples) < EXAMPLES:
             restored = derainer(image)
-            examples.append((photo, gray, luma(restored), luma(derain.removed(image, restored))))
+            examples.append((photo, gray, luma(restored), luma(photo_folders.removed(image, restored))))
     if not verdicts:
         raise UserError(f'{name} holds no image that is not flat; there is nothing to decide.')
     row = {
@@ -128,7 +132,7 @@ def walk(files: list[pathlib.Path], base: pathlib.Path) -> Iterator[tuple[str, n
         except images.ImageError as error:
             failures.append(f'failed: {error}')
     for failure in failures:
-        print(failure)
+        print(spelling.shown(failure))
 
 
 def walk_source(source: sources.Source) -> Iterator[tuple[str, np.ndarray]]:
