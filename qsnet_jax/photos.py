@@ -156,7 +156,7 @@ def _walk(found: Found, target: pathlib.Path | None) -> None:
 
 def _judge(found: Found, path: pathlib.Path, entry: os.DirEntry) -> pathlib.Path | None:
     """Takes a file, passes over it, or returns a folder to look into."""
-    suffix = path.suffix.lower()
+    suffix = path.suffix.lower().strip()
     if entry.name.startswith('.') or entry.name.lower() in SYSTEM:
         found.passed['hidden or of a system'] += 1
         return None

@@ -1,7 +1,9 @@
 """How names and messages are spelled for people: what a terminal would obey, or cannot show, is escaped."""
 
 import sys
+from typing import Any
 
+_FORMULAS = ('=', '+', '-', '@', '\t', '\r', '\n', '\uff1d', '\uff0b', '\uff0d', '\uff20')  # also at full width
 _JOINERS = '\u200c\u200d'  # within words of some scripts, and within emoji
 
 
@@ -22,6 +24,19 @@ def print_escaped() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):  # not what notebooks and tests put there
             stream.reconfigure(errors='backslashreplace')
+
+
+def cell(value: Any) -> Any:
+    """A value for a table in a file. A text that spreadsheets would run gets an apostrophe in front.
+
+    So does one that begins with an apostrophe, so that `uncell` can take it off again. Numbers stay as they are.
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith((*_FORMULAS, "'")) else value
+
+
+def uncell(text: str) -> str:
+    """The text that `cell` was given."""
+    return text.removeprefix("'")
 
 
 def _is_harmless(character: str) -> bool:
