@@ -27,6 +27,7 @@ FREE_OF_BOUND = 1_000_000  # pixels up to which few bytes may hold a picture
 BYTES_PER_PIXEL = {'WEBP': 24, 'JPEG2000': 32}
 BYTES_PER_PIXEL_OF_OTHERS = 16
 MOST_COUNTED = 9  # pages of a TIFF
+ZEROS = 64  # bytes at the end of compressed data that no encoder writes
 SMALL = 64 * 2**20  # bytes for which the free memory is not asked
 
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # Adam7
@@ -102,7 +103,7 @@ def is_deep(image, rawmode: str, args, file) -> bool:
 def check_before(image, file, num_bytes: int) -> None:
     """Refuses what is seen to be incomplete without decoding."""
     if image.format == 'TIFF':
-        _check_tiff(image.tag_v2, num_bytes)
+        _check_tiff(image.tag_v2, file, num_bytes)
     if image.format == 'JPEG2000':
         _check_jpeg_2000(_content(file))
     if image.format == 'PPM':
@@ -113,8 +114,10 @@ def check_after(image, file, formats) -> None:
     """Refuses a decoded picture, not yet turned, whose data ended early and whose rest the decoder made up."""
     if image.format == 'PNG':
         last = np.asarray(image.crop((0, max(image.height - 2, 0), image.width, image.height)))
-        if not last.any():  # black, or never written: the last pass of an interlaced PNG holds every other row
-            _check_png(file)
+        # Black, or never written; the last pass of an interlaced one holds every other row.
+        _check_png(_content(file), may_be_short=not all(row.any() for row in last))
+    if image.format == 'WEBP':
+        _check_webp(_content(file))
     if image.format in ('JPEG', 'MPO') and (lacking := jpeg.missing(image, _content(file), formats)):
         raise incomplete(lacking)
 
@@ -125,7 +128,7 @@ def _content(file) -> bytes:
     return file.read()
 
 
-def _check_tiff(tags, num_bytes: int) -> None:
+def _check_tiff(tags, file, num_bytes: int) -> None:
     """Every strip or tile must be named, lie within the file, and hold its pixels where they are not compressed."""
     bits, samples, kind = _values(tags.get(258, (1,))), tags.get(277, 1), _values(tags.get(339, (1,)))[0]
     if kind == 3:
@@ -135,6 +138,8 @@ def _check_tiff(tags, num_bytes: int) -> None:
         raise Refused(f'holds integers from {low} to {high}', '0 to 65535', 'export it as 8 or 16-bit grey or RGB')
     if tags.get(254, 0) & 1 or 50706 in tags:  # NewSubfileType: a reduced copy; DNGVersion
         raise Refused('holds a preview, as raw data of a camera do', 'a developed photo', 'export it as TIFF or JPEG')
+    if 347 in tags and not bytes(tags[347]).endswith(b'\xff\xd9'):
+        raise incomplete('its JPEG tables end early')
     width, height, planar = tags[256], tags[257], tags.get(284, 1) == 2
     if 322 in tags:
         what, across, rows = 'tiles', tags[322], tags.get(323, 0)
@@ -159,6 +164,10 @@ def _check_tiff(tags, num_bytes: int) -> None:
         held = counts[index] if counts else least
         if not 0 < offsets[index] <= num_bytes - held or held < least:
             raise incomplete(f'it holds {index} of {needed} {what}')
+        if tags.get(259) == 7:  # JPEG
+            file.seek(max(offsets[index], offsets[index] + held - 4))
+            if b'\xff\xd9' not in file.read(4):
+                raise incomplete(f'it holds {index} of {needed} {what} to their end')
 
 
 def _values(tag) -> tuple:
@@ -171,9 +180,8 @@ def _bits_per_pixel(bits: tuple, samples: int) -> int:
     return sum(bits) if len(bits) >= samples else bits[0] * samples
 
 
-def _check_png(file) -> None:
-    """The compressed data must inflate to all rows of all passes."""
-    content = _content(file)
+def _check_png(content: bytes, may_be_short: bool) -> None:
+    """The data must be as their checksums say and, where they `may_be_short`, inflate to all rows of all passes."""
     width, height, depth, colour, _, _, interlaced = struct.unpack('>IIBBBBB', content[16:29])
     passes = _PASSES if interlaced else ((0, 0, 1, 1),)
     needed = 0
@@ -181,16 +189,29 @@ def _check_png(file) -> None:
         columns, rows = -(-(width - left) // across), -(-(height - top) // down)
         needed += rows * (1 + -(-columns * depth * _CHANNELS[colour] // 8)) if columns > 0 and rows > 0 else 0
     held, position, stream = 0, 8, zlib.decompressobj()
-    while position + 8 <= len(content) and held < needed:
+    while position + 8 <= len(content):
         length, kind = struct.unpack('>I4s', content[position : position + 8])
+        end = position + 8 + length
         if kind == b'IDAT':
-            data = content[position + 8 : position + 8 + length]
+            if zlib.crc32(content[position + 4 : end]) != int.from_bytes(content[end : end + 4], 'big'):
+                raise incomplete('its data are not those that its checksums are of')
+            data = content[position + 8 : end] if may_be_short else b''
             while data and held < needed:
                 held += len(stream.decompress(data, 2**20))
                 data = stream.unconsumed_tail
-        position += length + 12
-    if held < needed:
+        position = end + 4
+    if may_be_short and held < needed:
         raise incomplete(f'its data end after {held} of {needed} bytes')
+
+
+def _check_webp(content: bytes) -> None:
+    """The picture's data must not end in many zeros, as those of a download do that was never finished."""
+    position = 12
+    while position + 8 <= len(content):
+        kind, length = struct.unpack('<4sI', content[position : position + 8])
+        position += 8 + length + length % 2
+        if kind in (b'VP8 ', b'VP8L', b'ALPH') and length > ZEROS and not any(content[position - ZEROS : position]):
+            raise incomplete('its data end in zeros')
 
 
 def _check_ppm(file, num_bytes: int) -> None:

@@ -3,13 +3,14 @@
 import dataclasses
 import io
 import itertools
+import re
 import struct
 
 from PIL import Image, ImageChops
 
 # Bytes between the end of a scan's data and the marker behind it are skipped; where data are missing they are decoded
 # in their place. So a picture that changes when these are put in is not whole. None of them is a marker's.
-PADDING = bytes((37 * index + 91) % 255 for index in range(96))
+PADDING = b'\xf7\xbd' * 48
 
 _FRAMES = (0xC0, 0xC1, 0xC2)  # coded with Huffman's tables; arithmetic codes may leave out zeros at their end
 _ALONE = (0x01, *range(0xD0, 0xD8))  # markers without a length
@@ -21,7 +22,7 @@ class _Scan:
     """The bytes of one scan, and what it should have: the restart markers, and its coefficients."""
 
     start: int
-    end: int
+    end: int  # where filling and the marker behind it begin
     components: list[int]
     band: tuple[int, int]  # first and last coefficient
     bit: int  # the lowest that it brings
@@ -36,6 +37,7 @@ class _Frame:
     height: int = 0
     width: int = 0
     factors: dict[int, tuple[int, int]] = dataclasses.field(default_factory=dict)  # by component, across and down
+    is_ended: bool = False
     scans: list[_Scan] = dataclasses.field(default_factory=list)
 
 
@@ -45,8 +47,8 @@ def missing(image: Image.Image, content: bytes, formats: tuple[str, ...]) -> str
         frame = _parse(content)
     except (struct.error, IndexError, ValueError, ZeroDivisionError):
         return 'its markers are not in order'
-    if not frame.scans:
-        return 'it holds no scan'
+    if not frame.scans or not frame.is_ended:
+        return 'it has no end'
     restarts = [_restarts(content, scan) for scan in frame.scans]
     for scan, found in zip(frame.scans, restarts, strict=True):
         positions, numbers = found
@@ -86,6 +88,7 @@ def _parse(content: bytes) -> _Frame:
             continue
         code = content[position + 1]
         if code == 0xD9:
+            frame.is_ended = True
             break
         if code in _ALONE:
             position += 2
@@ -110,13 +113,13 @@ def _parse(content: bytes) -> _Frame:
 def _end_of_scan(content: bytes, position: int) -> int:
     """Where the marker behind the data of a scan begins; the end of the file if there is none."""
     while (position := content.find(b'\xff', position)) >= 0 and position + 1 < len(content):
-        code = content[position + 1]
-        if code == 0xFF:
-            position += 1
-        elif code == 0x00 or 0xD0 <= code <= 0xD7:
-            position += 2
-        else:
+        marker = position
+        while content[marker + 1 : marker + 2] == b'\xff':  # filling before a marker, of any length
+            marker += 1
+        code = content[marker + 1] if marker + 1 < len(content) else 0xD9
+        if code != 0x00 and not 0xD0 <= code <= 0xD7:
             return position
+        position = marker + 2
     return len(content)
 
 
@@ -137,12 +140,12 @@ def _scan(frame: _Frame, header: bytes, start: int, end: int, interval: int) -> 
 
 def _restarts(content: bytes, scan: _Scan) -> tuple[list[int], list[int]]:
     """Positions and numbers of the restart markers within a scan."""
-    positions, position = [], scan.start
-    while 0 <= (position := content.find(b'\xff', position, scan.end)) < scan.end - 1:
-        if 0xD0 <= content[position + 1] <= 0xD7:
-            positions.append(position)
-        position += 1 if content[position + 1] == 0xFF else 2
-    return positions, [content[position + 1] - 0xD0 for position in positions]
+    positions = []
+    numbers = []
+    for marker in re.finditer(rb'\xff+([\xd0-\xd7])', content[scan.start : scan.end]):
+        positions.append(scan.start + marker.start())
+        numbers.append(marker[1][0] - 0xD0)
+    return positions, numbers
 
 
 def _lacking(frame: _Frame) -> str | None:
