@@ -25,7 +25,7 @@ PIXELS_PER_BYTE = {'JPEG': 512, 'MPO': 512, 'WEBP': 10_000, 'JPEG2000': 10_000}
 FREE_OF_BOUND = 1_000_000  # pixels up to which few bytes may hold a picture
 # Memory at its peak for each pixel of RGB or RGBA, measured: the decoder's own, Pillow's picture, and the arrays.
 BYTES_PER_PIXEL = {'WEBP': 24, 'JPEG2000': 32}
-BYTES_PER_PIXEL_OF_OTHERS = 16
+BYTES_PER_PIXEL_OF_OTHERS = 20
 MOST_COUNTED = 9  # pages of a TIFF
 ZEROS = 64  # bytes at the end of compressed data that no encoder writes
 SMALL = 64 * 2**20  # bytes for which the free memory is not asked

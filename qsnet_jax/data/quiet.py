@@ -53,6 +53,6 @@ def printed(said: list[str]) -> Iterator[None]:
             content = file.read()
             for line in content.decode(errors='replace').splitlines(keepends=True):
                 if _LIBRARY.match(line) and not _OTHERS.search(line):
-                    said.append(line.strip())
+                    said.append(line.strip().removeprefix('tempfile.tif: '))  # Pillow's name for every file
                 else:
                     os.write(2, line.encode())

@@ -1,4 +1,4 @@
-"""Damaged picture files from seeds of many formats, read under a memory limit; `python fuzz.py COUNT SEED` prints counts."""
+"""Damaged picture files from seeds of many formats; `python tests/data/fuzz.py COUNT SEED FOLDER` reads them."""
 
 import collections
 import io
@@ -175,6 +175,7 @@ def run(count, seed, folder):
         else:
             counts['whole'] += 1
             good = photo.rgb.dtype == np.uint8 and photo.rgb.ndim == 3 and photo.rgb.shape[2] == 3
+            is_cut &= name != 'plain.pgm'  # whose last number may be another one
             if not good or (is_cut and not np.array_equal(photo.rgb, pixels[name])):
                 wrong.append((index, name, f'half a picture, {len(content)} of {len(whole[name])} bytes'))
         if time.perf_counter() - begun > SECONDS:
