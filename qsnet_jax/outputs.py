@@ -80,13 +80,14 @@ def prepare(jobs: list[Job], folder: pathlib.Path, overwrite: bool) -> Record:
     fold = _try(folder)
     real = {parent: fold(os.path.realpath(parent)) for parent in {path.parent for job in jobs for path in job.files}}
     places = {path: f'{real[path.parent]}/{fold(path.name)}' for job in jobs for path in job.files}
-    _check_inputs(jobs, places, fold)
-    _check_each_other(jobs, places)
     try:
+        _check_inputs(jobs, places, fold)
+        _check_each_other(jobs, places)
         record = Record(folder)
         foreign = [] if overwrite else [path for path in places if os.path.lexists(path) and not record.holds(path)]
     except OSError as error:
-        raise UserError(f'--output={folder} cannot be read: {error.strerror}. Name another folder.') from error
+        place = error.filename or folder
+        raise UserError(f'--output: {place} cannot be read: {error.strerror}. Name another folder.') from error
     if foreign:
         more = f' and {len(foreign) - 1} more files' if len(foreign) > 1 else ''
         raise UserError(
@@ -116,7 +117,12 @@ def _try(folder: pathlib.Path) -> Callable[[str], str]:
             f'--output={folder} cannot be written: {error.strerror}. Name another folder, or see to its permissions '
             'and free space.'
         ) from error
-    return (lambda name: unicodedata.normalize('NFC', name).casefold()) if takes_both else (lambda name: name)
+    return _fold if takes_both else str
+
+
+def _fold(name: str) -> str:
+    """One spelling for all that such drives take for the same."""
+    return unicodedata.normalize('NFC', name).casefold()
 
 
 def _check_inputs(jobs: list[Job], places: dict[pathlib.Path, str], fold: Callable[[str], str]) -> None:
