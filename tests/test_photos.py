@@ -2,6 +2,9 @@
 
 import errno
 import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -339,3 +342,21 @@ def test_memory_of_the_device_names_the_photo(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Copier, '__call__', fail)
     assert run(tmp_path / 'in', tmp_path / 'out') == (1, 0)
     assert 'failed: a.png: out of memory with tiles of 512 pixels; use a smaller --tile' in capsys.readouterr().out
+
+
+def test_the_command_line_prints_odd_names_on_any_stream(tmp_path):
+    """With ASCII alone on both streams the report is whole, escaped, and the status says that something failed."""
+    save(tmp_path / 'in' / os.fsdecode(b'n\xe4cht \xe4.png'))
+    (tmp_path / 'in/\u00fc\x1b[2J.jpg').write_bytes(b'')
+    command = [sys.executable, '-m', 'qsnet_jax.main', '--mode=derain']
+    command += [f'--input={tmp_path}/in', f'--output={tmp_path}/out']
+    environment = {**os.environ, 'PYTHONIOENCODING': 'ascii', 'PYTHONUTF8': '1'}
+    options = {'capture_output': True, 'env': environment, 'cwd': pathlib.Path(__file__).parents[1]}
+    done = subprocess.run(command, **options)
+    assert done.returncode == 1
+    assert b'1 of 2 photos derained' in done.stdout and rb'/\xfc\x1b[2J.jpg: is empty' in done.stdout
+    assert b'\x1b[2J' not in done.stdout + done.stderr and b'Traceback' not in done.stderr
+    save(tmp_path / 'out' / os.fsdecode(b'n\xe4cht \xe4.png'), seed=3)
+    done = subprocess.run(command, **options)
+    assert done.returncode == 1 and done.stderr.count(b'error: ') == 1
+    assert rb'n\xe4cht \xe4.png would be replaced' in done.stderr

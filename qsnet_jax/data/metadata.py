@@ -109,7 +109,7 @@ def _turn(tags: dict, turned: int, size: tuple[int, int]) -> None:
 def _profile(image, is_grey: bool) -> tuple[bytes | None, list[str]]:
     """The colour profile, if it is one of pictures such as will be written, or a note."""
     profile = image.info.get('icc_profile')
-    if not profile or image.mode == 'CMYK':
+    if profile is None or profile == b'' or image.mode == 'CMYK':
         return None, []
     if not isinstance(profile, bytes) or len(profile) < 128 or profile[36:40] != b'acsp':
         return None, ['damaged colour profile dropped']

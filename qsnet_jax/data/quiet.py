@@ -24,12 +24,10 @@ def python_warnings(said: list[str]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings():
         warnings.simplefilter('always')
-        try:
-            yield
-        finally:
-            said += dict.fromkeys(str(warning.message) for warning in caught)
+        warnings.showwarning = lambda message, *rest, **more: said.append(str(message))
+        yield
 
 
 @contextlib.contextmanager
