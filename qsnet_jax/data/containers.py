@@ -47,6 +47,15 @@ class Refused(Exception):
     remedy: str = 'fetch or export it again'
 
 
+@dataclasses.dataclass
+class _Header:
+    """Of a picture that is not opened yet, what Pillow's images have."""
+
+    format: str
+    width: int
+    height: int
+
+
 def incomplete(how: str) -> Refused:
     """A picture of which something is missing."""
     return Refused(f'is truncated or damaged ({how})')
@@ -65,6 +74,25 @@ def check_size(image, num_bytes: int) -> None:
     if bound and pixels > max(bound * num_bytes, FREE_OF_BOUND):
         found = f'claims {image.width} x {image.height} pixels in {num_bytes} bytes'
         raise Refused(found, f'at most {bound} pixels per byte')
+
+
+def check_webp_header(file, num_bytes: int) -> None:
+    """The same of a WebP before Pillow opens it, for that alone takes the memory of the whole picture."""
+    file.seek(0)
+    head = file.read(30)
+    file.seek(0)
+    if head[:4] != b'RIFF' or head[8:12] != b'WEBP' or len(head) < 30:
+        return
+    if head[12:16] == b'VP8X':
+        width, height = (int.from_bytes(head[start : start + 3], 'little') + 1 for start in (24, 27))
+    elif head[12:16] == b'VP8L':
+        bits = int.from_bytes(head[21:25], 'little')
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (size & 0x3FFF for size in struct.unpack_from('<HH', head, 26))
+    header = _Header('WEBP', width, height)
+    check_size(header, num_bytes)
+    check_memory(header)
 
 
 def _count_frames(image) -> str:
@@ -106,6 +134,8 @@ def check_before(image, file, num_bytes: int) -> None:
         _check_tiff(image.tag_v2, file, num_bytes)
     if image.format == 'JPEG2000':
         _check_jpeg_2000(_content(file))
+    if image.format in ('JPEG', 'MPO') and (found := jpeg.check_scans(_content(file))):
+        raise Refused(found, f'at most {jpeg.MAX_SCANS}')
     if image.format == 'PPM':
         _check_ppm(file, num_bytes)
 

@@ -167,7 +167,7 @@ def _opened(path, content: bytes | None = None):
             _check_is_file(path)
         with open(path, 'rb') if content is None else io.BytesIO(content) as file, quiet.python_warnings(said):
             num_bytes = file.seek(0, os.SEEK_END)
-            file.seek(0)
+            containers.check_webp_header(file, num_bytes)
             with Image.open(file, formats=_formats(path)) as image:
                 containers.check_size(image, num_bytes)
                 containers.check_before(image, file, num_bytes)

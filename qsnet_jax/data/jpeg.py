@@ -12,8 +12,12 @@ from PIL import Image, ImageChops
 # in their place. So a picture that changes when these are put in is not whole. None of them is a marker's.
 PADDING = b'\xf7\xbd' * 48
 
+MAX_SCANS = 100  # each goes through the whole picture, however few its bytes; encoders write about ten
+
 _FRAMES = (0xC0, 0xC1, 0xC2)  # coded with Huffman's tables; arithmetic codes may leave out zeros at their end
 _ALONE = (0x01, *range(0xD0, 0xD8))  # markers without a length
+_MARKER = re.compile(rb'\xff+[^\x00\xff\xd0-\xd7]')  # behind the data of a scan
+_RESTART = re.compile(rb'\xff+([\xd0-\xd7])')
 _ROWS = 256  # that are compared at once
 
 
@@ -41,6 +45,15 @@ class _Frame:
     scans: list[_Scan] = dataclasses.field(default_factory=list)
 
 
+def check_scans(content: bytes) -> str | None:
+    """Whether there are so many scans that decoding might not end; what to say then."""
+    try:
+        count = len(_parse(content).scans)
+    except (struct.error, IndexError, ValueError, ZeroDivisionError):
+        return None  # the decoder will say so
+    return f'holds {count} scans' if count > MAX_SCANS else None
+
+
 def missing(image: Image.Image, content: bytes, formats: tuple[str, ...]) -> str | None:
     """What a decoded JPEG, not yet turned, lacks; None if it is whole, as far as can be known."""
     try:
@@ -52,7 +65,7 @@ def missing(image: Image.Image, content: bytes, formats: tuple[str, ...]) -> str
     restarts = [_restarts(content, scan) for scan in frame.scans]
     for scan, found in zip(frame.scans, restarts, strict=True):
         positions, numbers = found
-        if any(number != index % 8 for index, number in enumerate(numbers)) or len(numbers) < scan.restarts:
+        if any(number != index % 8 for index, number in enumerate(numbers)) or len(numbers) != scan.restarts:
             return f'{len(numbers)} of the {scan.restarts} restart markers of a scan in order'
     lacking = _lacking(frame)
     if lacking:
@@ -111,16 +124,9 @@ def _parse(content: bytes) -> _Frame:
 
 
 def _end_of_scan(content: bytes, position: int) -> int:
-    """Where the marker behind the data of a scan begins; the end of the file if there is none."""
-    while (position := content.find(b'\xff', position)) >= 0 and position + 1 < len(content):
-        marker = position
-        while content[marker + 1 : marker + 2] == b'\xff':  # filling before a marker, of any length
-            marker += 1
-        code = content[marker + 1] if marker + 1 < len(content) else 0xD9
-        if code != 0x00 and not 0xD0 <= code <= 0xD7:
-            return position
-        position = marker + 2
-    return len(content)
+    """Where the marker behind the data of a scan begins, with its filling; the end of the file if there is none."""
+    found = _MARKER.search(content, position)
+    return found.start() if found else len(content)
 
 
 def _scan(frame: _Frame, header: bytes, start: int, end: int, interval: int) -> _Scan:
@@ -140,11 +146,12 @@ def _scan(frame: _Frame, header: bytes, start: int, end: int, interval: int) -> 
 
 def _restarts(content: bytes, scan: _Scan) -> tuple[list[int], list[int]]:
     """Positions and numbers of the restart markers within a scan."""
-    positions = []
-    numbers = []
-    for marker in re.finditer(rb'\xff+([\xd0-\xd7])', content[scan.start : scan.end]):
-        positions.append(scan.start + marker.start())
+    positions, numbers = [], []
+    for marker in _RESTART.finditer(content, scan.start, scan.end):
+        positions.append(marker.start())
         numbers.append(marker[1][0] - 0xD0)
+        if len(numbers) > scan.restarts:  # too many, of which a hostile file may hold millions
+            break
     return positions, numbers
 
 

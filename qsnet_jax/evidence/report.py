@@ -32,8 +32,8 @@ def report(results: pathlib.Path) -> None:
         raise UserError(f"The paper's figures are missing: {places[0]}, which comes with the repository.")
     paper = json.loads(place.read_text())
     items = sections(rows, paper, results)
-    storage.write_bytes(results / 'README.md', page.markdown(items, results).encode())
-    storage.write_bytes(results / 'report.html', page.html(items, results).encode())
+    storage.write_bytes(results / 'README.md', page.markdown(items, results).encode(errors='backslashreplace'))
+    storage.write_bytes(results / 'report.html', page.html(items, results).encode(errors='backslashreplace'))
     print(f'{len(rows)} rows; {results / "README.md"} and {results / "report.html"}')
 
 

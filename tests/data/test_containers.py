@@ -330,3 +330,54 @@ def test_only_its_name_makes_a_tga():
     np.testing.assert_array_equal(images.decode(content, 'a.TGA'), fuzz.picture())
     with pytest.raises(images.ImageError, match='another kind'):
         images.decode(content, 'a.png')
+
+
+def test_a_jpeg_of_many_scans_is_refused_at_once():
+    """Each scan of a progressive JPEG goes through the whole picture, so that a small file could cost hours."""
+    content = jpeg_of(progressive=True)
+    scan = content.rindex(b'\xff\xda')
+    begun = time.perf_counter()
+    with pytest.raises(images.ImageError, match='holds 20010 scans; expected at most 100'):
+        images.decode(content[:-2] + content[scan:-2] * 20_000 + b'\xff\xd9', 'a.jpg')
+    assert time.perf_counter() - begun < 2
+
+
+@pytest.mark.parametrize('filling', [b'\xff\xd0', b'\xff', b'\xff\x00', b'\0', b'\xff\xd8', b'\xff\xe0\0\2'])
+def test_megabytes_of_markers_take_no_time(filling):
+    """Whatever stands in a scan, looking through it takes about as long as reading it."""
+    content = jpeg_of(restart_marker_blocks=2)
+    begun = time.perf_counter()
+    decoded(content[:700] + filling * (2**22 // len(filling)) + content[700:], 'a.jpg')
+    assert time.perf_counter() - begun < 10
+
+
+LIMITED = """
+import pathlib, resource, sys
+from qsnet_jax import memory
+from qsnet_jax.data import images
+if sys.argv[2] != "asked":
+    memory.free = lambda: 2**60
+used = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20,) * 2)
+try:
+    images.open_photo(sys.argv[1])
+except images.ImageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ('format', 'asked'),
+    [('JPEG', 'asked'), ('PNG', 'not'), ('TIFF', 'not'), ('JPEG', 'not'), ('WEBP', 'asked'), ('JPEG2000', 'asked')],
+)
+def test_a_picture_beyond_the_limit_of_the_process_is_refused_as_such(tmp_path, format, asked):
+    """In a process with 100 MiB left, memory is named, and damage is not; asked for before decoding, and without.
+
+    Libraries of WebP and JPEG 2000 do not say why they fail.
+    """
+    rows, columns = np.mgrid[:2400, :4000]
+    image = Image.fromarray(np.stack([rows // 12, columns // 16, (rows + columns) // 28], -1).astype(np.uint8))
+    image.save(tmp_path / 'a', format)
+    command = [sys.executable, '-c', LIMITED, str(tmp_path / 'a'), asked]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=pathlib.Path(__file__).parents[2])
+    assert 'memory' in done.stdout and 'damaged' not in done.stdout and done.stderr == ''
