@@ -267,10 +267,14 @@ def _load(path, content: bytes | None = None) -> Photo:
 
 def _decode(image, file, said: list[str]) -> None:
     """Decodes all pixels; raises Refused where some of them are missing."""
-    with quiet.printed(said) if image.format == 'TIFF' else contextlib.nullcontext():
-        image.load()
-    for line in said if image.format == 'TIFF' else ():
-        if ('Warning, ' not in line and ': ' in line) or 'remature' in line:
+    lines: list[str] = []
+    try:
+        with quiet.printed(lines) if image.format == 'TIFF' else contextlib.nullcontext():
+            image.load()
+    finally:
+        said += lines
+    for line in lines:
+        if 'Warning, ' not in line or 'remature' in line:  # errors that Pillow does not ask for
             raise containers.incomplete(line)
     identity = _identity(file)
     if identity not in _whole:

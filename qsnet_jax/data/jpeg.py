@@ -159,9 +159,9 @@ def _lacking(frame: _Frame) -> str | None:
     """Whether some component, or in a progressive file some coefficient or its last bit, comes in no scan."""
     lowest: dict[tuple[int, int], int] = {}
     for scan in frame.scans:
-        first, last = scan.band if frame.code in (0xC2, 0xCA) else (0, 63)
+        (first, last), bit = (scan.band, scan.bit) if frame.code in (0xC2, 0xCA) else ((0, 63), 0)
         for component, coefficient in itertools.product(scan.components, range(first, last + 1)):
-            lowest[component, coefficient] = scan.bit
+            lowest[component, coefficient] = bit
     needed = set(itertools.product(frame.factors, range(64)))
     if any(lowest.get(key, 1) for key in needed):
         return f'its {len(frame.scans)} scans do not bring all of it'

@@ -95,3 +95,42 @@ def test_the_derainer_says_so():
 def test_the_public_names_stay():
     """Scripts find them in images."""
     assert images.to_float is arrays.to_float and images.to_uint8 is arrays.to_uint8
+
+
+# uint8 and float
+
+
+def test_all_levels_survive_the_round_trip():
+    """to_uint8(to_float(x)) == x for all 256 levels, in any shape, through float32."""
+    levels = np.arange(256, dtype=np.uint8).reshape(2, 8, 16)
+    floats = images.to_float(levels)
+    assert floats.dtype == np.float32 and floats.min() == 0 and floats.max() == 1
+    np.testing.assert_array_equal(floats, levels / np.float32(255))
+    back = images.to_uint8(floats)
+    assert back.dtype == np.uint8
+    np.testing.assert_array_equal(back, levels)
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float32, np.float64])
+def test_to_uint8_rounds_to_the_nearest(dtype):
+    """A value 0.4 of a level away goes back to its level, and nothing is truncated."""
+    levels = np.arange(1, 255)
+    for offset in (-0.3, 0.3):  # float16 resolves an eighth of a level near 1
+        np.testing.assert_array_equal(images.to_uint8(((levels + offset) / 255).astype(dtype)), levels)
+
+
+def test_to_uint8_clips():
+    """Values outside 0..1, infinities included, become black or white and never wrap around."""
+    np.testing.assert_array_equal(
+        images.to_uint8(np.array([-np.inf, -0.1, 1.01, 300.0, np.inf])), [0, 0, 255, 255, 255]
+    )
+
+
+def test_wrong_types_and_nan_are_refused():
+    """NaN, integers to to_uint8 and floats to to_float are errors."""
+    with pytest.raises(ValueError, match='1 NaN'):
+        images.to_uint8(np.array([0.5, np.nan]))
+    with pytest.raises(ValueError, match='floats in 0..1, got uint8'):
+        images.to_uint8(RGB)
+    with pytest.raises(ValueError, match='uint8, got float64'):
+        images.to_float(RGB / 255)
