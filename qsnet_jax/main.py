@@ -7,7 +7,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from qsnet_jax import Stopped, UserError
+from qsnet_jax import Stopped, UserError, spelling
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Settings; configs/default.py lists and explains them all.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for --config=configs/NAME.py.')
@@ -40,10 +40,12 @@ _DISTRIBUTED = flags.DEFINE_string(
     'train, study: several processes as one; auto (Slurm and other clusters) or HOST:PORT,PROCESSES,INDEX.',
 )
 _ONLY = flags.DEFINE_string('only', None, 'study: these variants alone, as in V1,V2.')
+_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'derain: replace files in --output that are no results of ours.')
 _LAYERS = flags.DEFINE_bool('layers', False, 'derain: also write what was removed, as NAME.rain.png beside each photo.')
 
 
 def main(arguments: list[str]) -> int:
+    spelling.print_escaped()
     if len(arguments) > 1:
         raise app.UsageError(f'{arguments[1:]} not understood; flags are written --name=value.')
     if not flags.FLAGS['verbosity'].present:
@@ -60,7 +62,7 @@ def main(arguments: list[str]) -> int:
             parallel.start(_DISTRIBUTED.value)
         return _VERBS[_MODE.value]()
     except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
+        print(spelling.shown(f'error: {error}', keep='\n'), file=sys.stderr)
         return 1
     except Stopped as stop:
         print(stop, file=sys.stderr)
@@ -111,12 +113,12 @@ def _eval() -> int:
 
 
 def _derain() -> int:
-    from qsnet_jax import derain
+    from qsnet_jax import derain, photos
 
     if not _INPUT.value or not _OUTPUT.value:
         raise UserError('--mode=derain needs --input=FILE_OR_FOLDER and --output=FOLDER.')
     derainer = derain.load(_WEIGHTS.value, _TILE.value, _DTYPE.value)
-    return int(derain.derain_files(derainer, _INPUT.value, _OUTPUT.value, _LAYERS.value) > 0)
+    return int(photos.derain_files(derainer, _INPUT.value, _OUTPUT.value, _LAYERS.value, _OVERWRITE.value) > 0)
 
 
 def _prepare() -> int:

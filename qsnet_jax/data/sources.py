@@ -50,7 +50,7 @@ def fingerprint(source: Source) -> dict[str, Any]:
 
 def digest(parts: Iterable[tuple[str, str]]) -> str:
     """One hash over names and the hashes of their contents, whatever their order."""
-    return sha256('\n'.join(sorted(f'{name} {content}' for name, content in parts)).encode())
+    return sha256('\n'.join(sorted(f'{name} {content}' for name, content in parts)).encode(errors='surrogateescape'))
 
 
 def sha256(content: bytes) -> str:

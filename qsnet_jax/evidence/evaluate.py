@@ -22,7 +22,7 @@ import numpy as np
 import scipy.sparse.csgraph
 import tqdm
 
-from qsnet_jax import metrics, storage
+from qsnet_jax import metrics, spelling, storage
 from qsnet_jax.data import images, sets, sources
 from qsnet_jax.evidence import statistics
 
@@ -272,10 +272,10 @@ def _tree(scores: Any, summarize: Callable[[Any, float], Any]) -> dict[str, Any]
 
 
 def write_csv(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """One line per row; the columns are those of any of them."""
+    """One line per row; the columns are those of any of them. Names are spelled as `spelling.cell` says."""
     text = io.StringIO()
     columns = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator='\n')
     writer.writeheader()
-    writer.writerows(rows)
-    storage.write_bytes(path, text.getvalue().encode())
+    writer.writerows({column: spelling.cell(value) for column, value in row.items()} for row in rows)
+    storage.write_bytes(path, text.getvalue().encode(errors='surrogateescape'))

@@ -28,11 +28,11 @@ def report(results: pathlib.Path) -> None:
     paper = json.loads(place.read_text())
     found, others = claims_.collect(rows, paper), claims_.others(rows, paper)
     storage.write_bytes(results / 'figures' / 'verdicts.svg', forest.draw(found, True, is_alone=True).encode())
-    storage.write_bytes(results / 'README.md', overview(found, others, results).encode())
+    storage.write_bytes(results / 'README.md', overview(found, others, results).encode(errors='backslashreplace'))
     items = [*opening(found, others, results), *details(rows, paper, results)]
     text = page.markdown([item for item in items if not isinstance(item, page.Sliders)], results)
-    storage.write_bytes(results / 'tables.md', text.encode())
-    storage.write_bytes(results / 'report.html', page.html(items, forest.STYLE).encode())
+    storage.write_bytes(results / 'tables.md', text.encode(errors='backslashreplace'))
+    storage.write_bytes(results / 'report.html', page.html(items, forest.STYLE).encode(errors='backslashreplace'))
     print(f'{len(rows)} rows; {results / "README.md"} and {results / "report.html"}')
 
 

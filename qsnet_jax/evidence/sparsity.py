@@ -7,6 +7,7 @@ that only 5 % of such samples reach; their values are independent, which those o
 
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any, TypeAlias
@@ -16,7 +17,8 @@ import numpy as np
 import scipy.stats
 import tqdm
 
-from qsnet_jax import UserError, derain, priors, provenance, storage
+from qsnet_jax import UserError, derain, priors, provenance, spelling, storage
+from qsnet_jax import photos as photo_folders
 from qsnet_jax.configs import default
 from qsnet_jax.data import images, sets, sources
 from qsnet_jax.evidence import evaluate, statistics
@@ -62,11 +64,13 @@ def check(settings: Any) -> None:
 
 def _open_folder(folder: str) -> tuple[str, Photos, dict[str, Any]]:
     """Name, photos and fingerprint of a folder."""
-    base = pathlib.Path(folder).expanduser()
-    files = derain.find_photos(base)
-    base = base if base.is_dir() else base.parent
-    parts = [(str(file.relative_to(base)), sources.sha256(file.read_bytes())) for file in files]
-    return base.resolve().name, walk(files, base), {'count': len(files), 'sha256': sources.digest(parts)}
+    found = photo_folders.find_photos(pathlib.Path(folder).expanduser())
+    for failure in found.failures:
+        print(spelling.shown(f'failed: {failure}'))
+    files = [file for file in found.photos if os.access(file, os.R_OK)]
+    parts = [(str(file.relative_to(found.base)), sources.sha256(file.read_bytes())) for file in files]
+    fingerprint = {'count': len(files), 'sha256': sources.digest(parts)}
+    return found.base.resolve().name, walk(found.photos, found.base), fingerprint
 
 
 def study(
@@ -94,7 +98,7 @@ def study(
         labels.append(shared)
         if len(examples) < EXAMPLES:
             restored = derainer(image)
-            examples.append((photo, gray, luma(restored), luma(derain.removed(image, restored))))
+            examples.append((photo, gray, luma(restored), luma(photo_folders.removed(image, restored))))
     if not verdicts:
         raise UserError(f'{name} holds no image that is not flat; there is nothing to decide.')
     scenes = evaluate.join_groups(*(list(each) for each in zip(*labels, strict=True)))
@@ -197,7 +201,7 @@ def walk(files: list[pathlib.Path], base: pathlib.Path) -> Photos:
         except images.ImageError as error:
             failures.append(f'failed: {error}')
     for failure in failures:
-        print(failure)
+        print(spelling.shown(failure))
 
 
 def walk_source(source: sources.Source) -> Photos:

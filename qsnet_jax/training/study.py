@@ -15,7 +15,7 @@ import jax
 import ml_collections
 from jax.experimental import multihost_utils
 
-from qsnet_jax import UserError, derain, provenance, storage
+from qsnet_jax import UserError, derain, provenance, spelling, storage
 from qsnet_jax.configs import studies
 from qsnet_jax.data import sets, sources
 from qsnet_jax.evidence import evaluate
@@ -172,13 +172,14 @@ def _provenance(scored: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _set(result: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
     """The results of one set, with its fingerprint and the scores of every image, for comparisons in pairs."""
     name = result['dataset'].replace('/', '-')
-    with (folder / 'eval' / name / 'per_image.csv').open(newline='') as file:
+    path = folder / 'eval' / name / 'per_image.csv'
+    with path.open(newline='', encoding='utf-8', errors='surrogateescape') as file:
         rows = list(csv.DictReader(file))
     labels = [f'output_{protocol}_{measure}' for protocol in evaluate.PROTOCOLS for measure in evaluate.MEASURES]
     labels += [f'{scale}_{protocol}_psnr' for scale in result['scales'] for protocol in evaluate.PROTOCOLS]
     columns = {label: [_number(row[label]) for row in rows] for label in labels}
     kept = {key: value for key, value in result.items() if key not in ('dataset', 'provenance')}
-    names = {'name': [row['name'] for row in rows], 'scene': [row['scene'] for row in rows]}
+    names = {column: [spelling.uncell(row[column]) for row in rows] for column in ('name', 'scene')}
     return {
         **kept,
         'fingerprint': result['provenance']['dataset'],

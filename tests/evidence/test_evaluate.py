@@ -3,13 +3,14 @@
 import csv
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 from conftest import draw_pair
 from test_derain import make
 
-from qsnet_jax import metrics
+from qsnet_jax import metrics, spelling
 from qsnet_jax.data import images, sets, sources
 from qsnet_jax.evidence import evaluate, statistics
 
@@ -187,3 +188,12 @@ def test_other_files_than_before_are_announced(pairs_root, tmp_path, capsys):
     result = evaluate.evaluate(make(), config, tmp_path, {'training': training})['pairs/val']
     assert 'trained on these very images' in capsys.readouterr().out
     assert result['provenance']['dataset']['seen_in_training'] == ['pairs']
+
+
+@pytest.mark.parametrize('name', ['=HYPERLINK("x")', '-rf', "'quoted", os.fsdecode(b'n\xe4cht')])
+def test_a_table_takes_any_name(tmp_path, name):
+    """No formula for a spreadsheet, bytes of any kind, numbers as they are, and the name can be had back."""
+    evaluate.write_csv(tmp_path / 'a.csv', [{'name': name, 'gain': -0.5}])
+    with (tmp_path / 'a.csv').open(newline='', encoding='utf-8', errors='surrogateescape') as file:
+        (row,) = csv.DictReader(file)
+    assert row['gain'] == '-0.5' and row['name'][0] not in '=-' and spelling.uncell(row['name']) == name

@@ -12,6 +12,7 @@ from qsnet_jax import UserError, derain, priors, provenance, storage
 from qsnet_jax.data import images
 from qsnet_jax.evidence import claims, report, sparsity
 from qsnet_jax.evidence import rows as rows_
+from qsnet_jax.photos import find_photos
 
 SETTINGS = default.get_config().sparsity
 
@@ -183,7 +184,7 @@ def test_nothing_to_decide_is_an_error(tmp_path):
 
 def test_real_rain_is_mostly_sparse(data_root):
     """On photos of real rain the mean rule calls 85 % or more sparse, the strict rule far fewer."""
-    files = derain.find_photos(data_root / 'real')
+    files = find_photos(data_root / 'real').photos
     decided = [sparsity.decide(sparsity.luma(images.open_photo(file).rgb), -1.5, SETTINGS)['d_x'] for file in files]
     assert np.mean([each['mean'] for each in decided]) >= 0.85
     assert np.mean([each['every'] for each in decided]) <= 0.6

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -263,3 +264,15 @@ def test_tensorboard_shows_what_the_row_says(done):
     assert expected and any('validation_psnr' in tag for tag, _ in expected)
     for key, value in expected.items():
         assert events[key] == pytest.approx(value, rel=1e-6)  # TensorBoard holds float32
+
+
+def test_rows_hold_names_as_they_are(tmp_path):
+    """A table's guard against spreadsheets does not reach the rows that are compared image by image."""
+    columns = [f'output_{protocol}_{measure}' for protocol in evaluate.PROTOCOLS for measure in evaluate.MEASURES]
+    names = ['=1+1', "'a", os.fsdecode(b'n\xe4cht'), 'plain']
+    (tmp_path / 'eval/pairs').mkdir(parents=True)
+    rows = [{'name': name, 'scene': name, **dict.fromkeys(columns, -1.5)} for name in names]
+    evaluate.write_csv(tmp_path / 'eval/pairs/per_image.csv', rows)
+    result = {'dataset': 'pairs', 'scales': {}, 'provenance': {'dataset': {}, 'evaluation_seconds': 1}}
+    images = study._set(result, tmp_path)['images']
+    assert images['name'] == images['scene'] == names and images[columns[0]] == [-1.5] * 4

@@ -1,0 +1,56 @@
+"""What image libraries say beside their results, caught, so that it can be told with the name of the file."""
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+
+# Pillow logs what it raises as well; what it only logs concerns its own plug-ins.
+logging.getLogger('PIL').setLevel(logging.CRITICAL + 1)
+
+_LOCK = threading.RLock()  # there is one standard error for all threads
+_LIBRARY = re.compile(r'[\w./ -]+: \S')  # libtiff names a function or the file, and goes on after a colon
+_OTHERS = re.compile(r'[\r\x1b]|^[IWEF]\d{4} |%\|')  # progress bars and logs of other threads
+
+
+@contextlib.contextmanager
+def python_warnings(said: list[str]) -> Iterator[None]:
+    """Adds Pillow's warnings to `said`; in the main thread alone, for Python's filters belong to all threads."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter('always')
+        warnings.showwarning = lambda message, *rest, **more: said.append(str(message))
+        yield
+
+
+@contextlib.contextmanager
+def printed(said: list[str]) -> Iterator[None]:
+    """Adds the lines that C code prints on standard error to `said`; those of others are printed afterwards."""
+    with _LOCK, tempfile.TemporaryFile() as file:
+        try:
+            kept = os.dup(2)
+        except OSError:  # closed
+            yield
+            return
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            content = file.read()
+            for line in content.decode(errors='replace').splitlines(keepends=True):
+                if _LIBRARY.match(line) and not _OTHERS.search(line):
+                    said.append(line.strip().removeprefix('tempfile.tif: '))  # Pillow's name for every file
+                else:
+                    os.write(2, line.encode())
