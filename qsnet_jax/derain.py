@@ -182,7 +182,8 @@ def load(
 ) -> Derainer:
     """A Derainer with the weights of a file, of a name in the package, or with the package's default.
 
-    tile: None lets the free memory decide, see `choose_tile`. few_shapes: see Derainer. dtype: computes in 'bfloat16', say, not as in training.
+    tile: None lets the free memory decide, see `choose_tile`. dtype: computes in 'bfloat16', say, not as in training.
+    few_shapes: see Derainer.
     """
     variables, settings = files.load_weights(weights or files.INCLUDED / 'default.safetensors')
     settings = {**settings, 'dtype': dtype or settings['dtype']}
