@@ -10,8 +10,15 @@ def get_config():
     config = config_dict.ConfigDict()
     config.seed = 0  # everything random follows from it: initial parameters, order, crops, drawn rain
     config.note = ''  # kept with the weights: the licence of the data, say
+    _network(config)
+    _loss(config)
+    _data(config)
+    _training(config)
+    return config
 
-    # The network, Sec. 4.1. The paper fixes 12 units, rates and the number of scales; the rest is our reading.
+
+def _network(config):
+    # Sec. 4.1. The paper fixes 12 units, rates and the number of scales; the rest is our reading.
     config.model = config_dict.ConfigDict()
     config.model.channels = 132  # encoder width, a multiple of 4 x groups; stem and main decoder follow from it
     config.model.groups = 3  # of every group convolution
@@ -24,7 +31,9 @@ def get_config():
     config.model.share_scales = True  # exchange between scales before the main decoder; Table 5
     config.model.dtype = 'float32'  # of the computation: 'float32', 'bfloat16' or 'float64' (needs JAX_ENABLE_X64)
 
-    # The loss, Eqs. 8-13: weights as printed. Every term is a mean over pixels and channels.
+
+def _loss(config):
+    # Eqs. 8-13: weights as printed. Every term is a mean over pixels and channels.
     config.loss = config_dict.ConfigDict()
     config.loss.content = 1.0  # lambda_C, Eq. 10
     config.loss.quasi_sparsity = 1e-3  # lambda_Q, Eq. 9
@@ -34,7 +43,9 @@ def get_config():
     config.loss.pixel_range = 1.0  # images are in [0, this] inside the loss: 1 or 255; changes the balance of Eq. 12
     config.loss.detail_threshold = 0.0  # tau of the rain map in [0, 1]: 0 for lossless pairs, 8 / 255 for JPEG pairs
 
-    # Data. A name is drawn_light, drawn_heavy or drawn_wide (rain drawn on photos that come with scikit-image and
+
+def _data(config):
+    # A name is drawn_light, drawn_heavy or drawn_wide (rain drawn on photos that come with scikit-image and
     # matplotlib; with /SUB on those of that folder below `root`), pairs or layers (files of your own under `root`;
     # pairs/SUB is the sub-folder SUB; layers/A+B puts any layer of B on any background of A), a public set (rain100h,
     # rain100l, rain_train_h, rain_train_l, rain800, rain1200, rain1400, rain13k, ddc, spa; with /SPLIT another split
@@ -62,7 +73,9 @@ def get_config():
     config.data.threads = 2  # that read, crop and draw batches ahead
     config.data.prefetch = 16  # batches read ahead
 
-    # Training, Sec. 5.1.
+
+def _training(config):
+    # Sec. 5.1.
     config.train = config_dict.ConfigDict()
     config.train.steps = 100_000  # not in the paper
     config.train.learning_rate = 1e-3
@@ -79,4 +92,3 @@ def get_config():
     config.train.eval_images = 20  # images of each set that a validation scores
     config.train.checkpoint_every = 1000
     config.train.keep = 3  # latest checkpoints kept, beside the best by validation PSNR
-    return config

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from qsnet_jax import UserError
-from qsnet_jax.data import layouts, overlap, public, rain, sources
+from qsnet_jax.data import layouts, overlap, prepared, public, rain, sources
 
 # Photos that come with the dependencies, as 'package: file': title and licence. Training and held-out photos share no
 # scene.
@@ -143,7 +143,7 @@ def _open_test_i(data: Any, cache: sources.Cache) -> sources.Source:
     parts: list[tuple[str, sources.Source, list[int]]] = []
     absent = []
     for name, pairs in wanted.items():
-        if 'test' not in public.splits_there(name, data):
+        if 'test' not in prepared.splits_there(name, data):
             absent.append(name)
             continue
         source = _open_public(name, 'test', data, 'eval', cache)
@@ -168,8 +168,8 @@ def _open_test_i(data: Any, cache: sources.Cache) -> sources.Source:
 
 def _open_public(name: str, folder: str, data: Any, role: str, cache: sources.Cache) -> sources.Source:
     """A prepared public set; `folder` may name a split, a part, or both."""
-    ready = public.prepare(name, data)
-    available, words = public.splits(ready), [word for word in folder.split('/') if word]
+    ready = prepared.prepare(name, data)
+    available, words = prepared.splits(ready), [word for word in folder.split('/') if word]
     known = public.SPECS[name].parts
     named, parts = [word for word in words if word in available], [word for word in words if word in known]
     wanted = named or [
@@ -180,7 +180,7 @@ def _open_public(name: str, folder: str, data: Any, role: str, cache: sources.Ca
             f'No {folder or {"train": "training", "eval": "test"}[role] + " split"} in {name}; there are '
             f'{", ".join(f"{name}/{word}" for word in (*available, *known))}.'
         )
-    return public.Prepared(ready, wanted[0], parts[0] if parts else '', cache)
+    return prepared.Prepared(ready, wanted[0], parts[0] if parts else '', cache)
 
 
 def _open_drawn(style: str, name: str, data: Any, role: str, cache: sources.Cache) -> sources.Drawn:

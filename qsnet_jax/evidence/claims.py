@@ -14,11 +14,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import scipy.stats
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, fields
 from qsnet_jax.configs import scales, studies
 from qsnet_jax.data import sets
 from qsnet_jax.evidence import evaluate, page
-from qsnet_jax.training import train
 
 TESTS = ('Test-I', 'Test-II', 'Test-III')
 # Which of the paper's tests a set is, or stands in for; all others stand in for Test-I.
@@ -103,7 +102,7 @@ def check_studies(rows: Rows) -> None:
         chosen = sorted((row for row in rows if row['size'] == size), key=lambda row: len(row['overrides']))
         first = chosen[0]  # the paper's own settings, where there is a row of them
         for row in chosen[1:]:
-            own = {*train.flat(row['overrides']), *train.flat(first['overrides'])}
+            own = {*fields.flat(row['overrides']), *fields.flat(first['overrides'])}
             ours, theirs = _common(first), _common(row)
             both = ours.keys() & theirs.keys()
             compared = both if 'failed' in (row | first) else ours.keys() | theirs.keys()
@@ -120,8 +119,8 @@ def check_studies(rows: Rows) -> None:
 def _common(row: dict[str, Any]) -> dict[str, Any]:
     """What runs of one size have in common: config but for the seed, data (not where they lie), device, precision."""
     record = row['provenance']
-    config = train.default_fields() | train.flat(record['config'])
-    free = ('seed', 'data.root', *train.WITHOUT_EFFECT)
+    config = fields.default_fields() | fields.flat(record['config'])
+    free = ('seed', 'data.root', *fields.WITHOUT_EFFECT)
     kept = {name: value for name, value in config.items() if name not in free}
     kept |= {f'scored images of {name}': each['fingerprint']['sha256'] for name, each in row['sets'].items()}
     trained = (record.get('training') or {}).get('training_data', {})

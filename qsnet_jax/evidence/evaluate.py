@@ -26,7 +26,7 @@ from qsnet_jax import derain, metrics, storage
 from qsnet_jax.data import images, sets, sources
 
 PROTOCOLS = metrics.PROTOCOLS
-MEASURES = ('psnr', 'ssim')
+MEASURES = metrics.MEASURES
 PICTURES = 4  # before/after pictures written per data set
 RESAMPLES = 10_000
 Column: TypeAlias = tuple[np.ndarray, np.ndarray]  # scores, and of each the number of its group
@@ -76,18 +76,6 @@ def validate(derainer: Callable[[np.ndarray], np.ndarray], source: sources.Sourc
         rainy, clean = source.load(index)
         scores.append(metrics.psnr(derainer(rainy), clean, 'rgb'))
     return float(np.mean(scores))
-
-
-def score(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
-    """{'rgb_psnr', 'rgb_ssim', 'y_psnr', 'y_ssim'} of one uint8 (H, W, 3) image; SSIM is NaN below 11 pixels."""
-    has_ssim = min(clean.shape[:2]) >= metrics.WINDOW
-    return {
-        f'{protocol}_{measure}': getattr(metrics, measure)(restored, clean, protocol)
-        if measure == 'psnr' or has_ssim
-        else math.nan
-        for protocol in PROTOCOLS
-        for measure in MEASURES
-    }
 
 
 def format_table(results: dict[str, dict[str, Any]]) -> str:
@@ -206,7 +194,7 @@ def _row(
     }
     candidates = {'input': rainy, 'output': outputs[0], **{f'C_{i}': x for i, x in enumerate(outputs[1:], start=1)}}
     for label, image in candidates.items():
-        row |= {f'{label}_{measure}': value for measure, value in score(image, clean).items()}
+        row |= {f'{label}_{measure}': value for measure, value in metrics.score(image, clean).items()}
     return row
 
 

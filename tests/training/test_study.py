@@ -70,7 +70,7 @@ def rows(folder):
 @pytest.mark.parametrize('name', NAMES)
 def test_variants_change_what_they_name_and_build(name):
     """Every variant, small and full, is a network that can be built, and differs from the paper's in these fields."""
-    module = importlib.import_module(f'configs.{name}')
+    module = importlib.import_module(f'qsnet_jax.configs.{name}')
     for size in ('', 'small'):
         config = module.get_config(size)
         paper = train.flat(studies.select(config, studies.PAPER).to_dict())
@@ -95,7 +95,7 @@ def test_unknown_selections_are_refused(selection):
 def test_fields_of_a_chosen_variant_can_be_given(config, monkeypatch):
     """Those without a value too, as on the command line; a variant still takes its own."""
     name, _, selection = config.partition('.py:')
-    module = importlib.import_module(f'configs.{name}')
+    module = importlib.import_module(f'qsnet_jax.configs.{name}')
     values = flags.FlagValues()
     given = ['--config.data.root=here', '--config.data.tfds_dir=there', '--config.data.eval=drawn_light']
     monkeypatch.setattr(sys, 'argv', ['test', *given])  # where ml_collections looks for the fields to define
@@ -148,7 +148,7 @@ def test_released_mixtures_are_not_scored_on_what_they_are_trained_on(data_root)
 @pytest.mark.parametrize('name', ['losses', 'sharing', 'atrous_rates', 'loss_weights', 'scales'])
 def test_one_seed_gives_all_variants_the_same_start(name):
     """The same initial parameters wherever shapes agree (here everywhere), and the same data, crops and seed."""
-    config = importlib.import_module(f'configs.{name}').get_config('small')
+    config = importlib.import_module(f'qsnet_jax.configs.{name}').get_config('small')
     first = study.variant(config, studies.PAPER, 3)
     expected = model.initialize(model.from_config(first.model), first.seed)
     for variant in config.study.variants:
