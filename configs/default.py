@@ -53,6 +53,10 @@ def _data(config):
     config.data = config_dict.ConfigDict()
     config.data.train = config_dict.FieldReference('drawn_light,drawn_heavy', field_type=object)
     config.data.eval = config_dict.FieldReference('drawn_light,drawn_heavy', field_type=object)
+    # What a run watches, and chooses the best checkpoint by: 'held_out', scenes of the training sources that are left
+    # out of training, or names as in `eval`, which is scored once, at the end.
+    config.data.validation = config_dict.FieldReference('held_out', field_type=object)
+    config.data.validation_share = 0.05  # held_out: of all scenes, by the hash of their names; at least one
     config.data.root = config_dict.placeholder(str)  # folder of pairs and layers, of a set's files, or of several sets'
     config.data.tfds_dir = config_dict.placeholder(
         str
@@ -88,7 +92,7 @@ def _training(config):
     config.train.plateau_floor = 1e-3  # smallest multiple of learning_rate
     config.train.log_every = 50  # steps per line of metrics.jsonl; its values are means over them
     config.train.eval_every = 1000  # steps between validations
-    config.train.eval_sets = 1  # a validation scores this many of data.eval, from the first; 'best' is by their mean
+    config.train.eval_sets = 1  # a validation scores this many of its sets, from the first; 'best' is by their mean
     config.train.eval_images = 20  # images of each set that a validation scores
     config.train.checkpoint_every = 1000
     config.train.keep = 3  # latest checkpoints kept, beside the best by validation PSNR

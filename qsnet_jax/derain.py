@@ -12,9 +12,8 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
-from qsnet_jax import UserError, model
+from qsnet_jax import UserError, model, progress
 from qsnet_jax.data import images
 from qsnet_jax.weights import files
 
@@ -77,7 +76,7 @@ class Derainer:
         else:
             spans = [_spans(extent, self.tile, _halo(self.network), self.network.encoder_stride) for extent in shape]
         grid = [(rows, columns) for rows in spans[0] for columns in spans[1]]
-        for axes in tqdm.tqdm(grid, 'tiles', leave=False, disable=len(grid) < 4):
+        for axes in progress.bar(grid, 'tiles', leave=False, disable=len(grid) < 4):
             yield (
                 tuple(slice(start, stop) for start, stop, _, _ in axes),
                 tuple(slice(first, last) for _, _, first, last in axes),
@@ -189,10 +188,10 @@ def derain_files(derainer: Derainer, source: str, target: str, layers: bool = Fa
         )
     files = find_photos(source_path, target_path)
     failures, notes, pixels, begun = [], [], 0, time.perf_counter()
-    with tqdm.tqdm(files, 'photos', unit='photo') as progress:
-        for file in progress:
+    with progress.bar(files, 'photos', unit='photo') as bar:
+        for file in bar:
             name = file.relative_to(base)
-            progress.set_postfix_str(str(name))
+            bar.set_postfix_str(str(name))
             try:
                 photo = _derain_file(derainer, file, target_path / name, layers)
                 notes += [f'{name}: {note}' for note in photo.notes]

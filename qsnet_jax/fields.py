@@ -7,6 +7,7 @@ from qsnet_jax.configs import default
 
 WITHOUT_EFFECT = ('note', 'data.tfds_dir', 'data.cache_gib', 'data.threads', 'data.prefetch')  # on what a run computes
 PLACES = ('data.root', 'train.start_from')  # where files lie; whether they are the same, their contents say
+BEFORE = {'data.validation': 'data.eval'}  # a field that did not exist yet, and the one that did its work
 
 
 def flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -36,15 +37,29 @@ def default_fields() -> dict[str, Any]:
 
 def complete(stored: dict[str, Any]) -> dict[str, Any]:
     """A stored config with the fields that were added since."""
-    return nested(default_fields() | flat(stored))
+    return nested(_completed(flat(stored)))
 
 
 def differences(stored: dict[str, Any], given: dict[str, Any], ignored: tuple[str, ...] = ()) -> list[str]:
     """Says of each field in which two configs differ what it is in both, but for those that change no result."""
-    before, now, defaults = flat(stored), flat(given), default_fields()
-    before = {name: before.get(name, defaults.get(name)) for name in before.keys() | now.keys()}
+    now = flat(given)
+    known = _completed(flat(stored))
+    before = {name: known.get(name) for name in flat(stored).keys() | now.keys()}
     return [
         f'{name} is {before.get(name)!r} there and {now.get(name)!r} here'
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name) and name not in (*WITHOUT_EFFECT, *ignored)
     ]
+
+
+def as_it_was(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Fields that a stored config lacks and whose default is not what was done before they existed, as it was."""
+    before, now, defaults = flat(stored), flat(given), default_fields()
+    absent = {name: before.get(other) for name, other in BEFORE.items() if name not in before}
+    return {name: value for name, value in absent.items() if now.get(name) == defaults[name] != value}
+
+
+def _completed(stored: dict[str, Any]) -> dict[str, Any]:
+    """The same of flat fields."""
+    absent = {name: stored[other] for name, other in BEFORE.items() if name not in stored and other in stored}
+    return default_fields() | stored | absent

@@ -5,9 +5,8 @@ import os
 from typing import Any
 
 import numpy as np
-import tqdm
 
-from qsnet_jax import metrics
+from qsnet_jax import metrics, progress
 from qsnet_jax.data import overlap, prepared, public, sets, sources
 
 MOST_SCORED = 3000  # images of a set whose input scores are computed, evenly spaced
@@ -52,7 +51,7 @@ def _describe(role: str, name: str, source: sources.Source) -> str:
     chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_SCORED)).round().astype(int))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(lambda index: _score(source, int(index)), chosen)
-        rows = list(tqdm.tqdm(found, f'scoring {name}', len(chosen), unit='image'))
+        rows = list(progress.bar(found, f'scoring {name}', len(chosen), unit='image'))
     sizes = sorted((row.pop('size') for row in rows), key=lambda size: size[0] * size[1])
     means = {key: float(np.mean([row[key] for row in rows if np.isfinite(row[key])] or [np.nan])) for key in rows[0]}
     fingerprint = sources.fingerprint(source)

@@ -1,9 +1,8 @@
 """Public sets as they are read: prepared once from a manual download, then any image at random from ArrayRecord."""
 
 import contextlib
-import fcntl
+import functools
 import io
-import json
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, storage
 from qsnet_jax.data import downloads, images, public, sources
 
 
@@ -86,18 +85,12 @@ class Prepared:
         self.notes |= {'publisher_count': publisher_count} if publisher_count else {}
 
     def load(self, index: int) -> sources.Pair:
-        example: dict[str, Any] = {}
+        example: dict[str, bytes] = {}
 
         def decode(side: str) -> np.ndarray:
             if not example:
-                try:
-                    example.update(self._examples[self._numbers[index]])
-                except Exception as error:  # of ArrayRecord, whatever it trips over
-                    raise _damaged(self._folder, error) from error
-            name, expected, _ = self._files[index][side]
-            if not isinstance(example[side], bytes) or sources.sha256(example[side]) != expected:
-                raise _damaged(self._folder, f'the bytes of {name} have changed')
-            return images.decode(example[side], f'{name} in {self._folder}')
+                example.update(self._bytes(index))
+            return images.decode(example[side], f'{self._files[index][side][0]} in {self._folder}')
 
         def get(side: str) -> np.ndarray:
             return self._cache.get(self._files[index][side][1], lambda: decode(side))
@@ -112,6 +105,21 @@ class Prepared:
         inside = slice(self._seam, rainy.shape[1] - self._seam)
         return rainy[:, inside], clean[:, inside]
 
+    def _bytes(self, index: int) -> dict[str, bytes]:
+        """The files of item `index`. Raises UserError where they are not those that were prepared."""
+        try:
+            example: Any = self._examples[self._numbers[index]]
+        except Exception as error:  # of ArrayRecord, whatever it trips over
+            raise _damaged(self._folder, error) from error
+        for side, (name, expected, _) in self._files[index].items():
+            if not isinstance(example[side], bytes) or sources.sha256(example[side]) != expected:
+                raise _damaged(self._folder, f'the bytes of {name} have changed')
+        return example
+
+    def pictures(self, index: int) -> sources.Pictures:
+        # They were decoded when they were prepared; that the bytes are the same is enough.
+        return {(self._folder, self._numbers[index]): functools.partial(self._bytes, index)}
+
     def sample(self, index: int, crop: int, generator: np.random.Generator) -> sources.Pair:
         return sources.cut_both(self.load(index), crop, generator)
 
@@ -121,11 +129,12 @@ class Prepared:
 
 def _stored(ready: pathlib.Path) -> dict[str, Any]:
     """The same, of a prepared set."""
+    names = ('layout', 'clean_half', 'seam', 'splits')
     try:
-        stored = json.loads((ready / 'metadata.json').read_text())
-        return {name: stored[name] for name in ('layout', 'clean_half', 'seam', 'splits')}
-    except (OSError, ValueError, KeyError) as error:
+        stored = storage.read_json(ready / 'metadata.json', names)
+    except storage.Damaged as error:
         raise _damaged(ready, error) from error
+    return {name: stored[name] for name in names}
 
 
 def _damaged(folder: pathlib.Path, found: Any) -> UserError:
@@ -175,9 +184,7 @@ def _write(name: str, base: pathlib.Path, data: Any, found: downloads.Scan) -> p
             final.replace(old)
         (building / name).replace(final)
     except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError when the disk is full
-        raise UserError(
-            f'{base} cannot be written: {error}. Free some space or name another --config.data.tfds_dir.'
-        ) from error
+        raise _unwritable(base, error) from error
     finally:
         for left_over in (building, old):
             shutil.rmtree(left_over, ignore_errors=True)
@@ -197,11 +204,14 @@ def _versions(final: pathlib.Path) -> list[pathlib.Path]:
 @contextlib.contextmanager
 def _locked(base: pathlib.Path, name: str) -> Iterator[None]:
     """One process prepares a set; others wait and then find it ready."""
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        lock = open(base / f'.{name}.lock', 'w')
-    except OSError as error:
-        raise UserError(f'{base} cannot be written: {error}. Name another --config.data.tfds_dir.') from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        try:
+            base.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(storage.locked(base / f'.{name}.lock', waits=True))
+        except OSError as error:
+            raise _unwritable(base, error) from error
         yield
+
+
+def _unwritable(base: pathlib.Path, error: Exception) -> UserError:
+    return UserError(f'{base} cannot be written: {error}. {storage.remedy(error)} (--config.data.tfds_dir).')

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
-import tqdm
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, progress
 from qsnet_jax.data import downloads, layouts
 from qsnet_jax.data.downloads import Spec, Split
 
@@ -76,7 +75,7 @@ class PublicSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
         for split, examples in generators.items():
             count = len(self.info.metadata['splits'][split]['items'])
             batch: list[dict[str, str]] = []
-            for _, example in tqdm.tqdm(examples, f'writing {self.name}/{split}', count, unit='example'):
+            for _, example in progress.bar(examples, f'writing {self.name}/{split}', count, unit='example'):
                 batch.append(example)
                 if len(batch) == 100:  # each call also writes the description of the set
                     writer.add_examples({split: batch})

@@ -119,7 +119,7 @@ def check_studies(rows: Rows) -> None:
 def _common(row: dict[str, Any]) -> dict[str, Any]:
     """What runs of one size have in common: config but for the seed, data (not where they lie), device, precision."""
     record = row['provenance']
-    config = fields.default_fields() | fields.flat(record['config'])
+    config = fields.flat(fields.complete(record['config']))
     free = ('seed', 'data.root', *fields.WITHOUT_EFFECT)
     kept = {name: value for name, value in config.items() if name not in free}
     kept |= {f'scored images of {name}': each['fingerprint']['sha256'] for name, each in row['sets'].items()}

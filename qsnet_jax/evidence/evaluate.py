@@ -10,7 +10,6 @@ import collections
 import concurrent.futures
 import csv
 import io
-import json
 import math
 import os
 import pathlib
@@ -20,9 +19,8 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import scipy.special
-import tqdm
 
-from qsnet_jax import derain, metrics, storage
+from qsnet_jax import derain, metrics, progress, storage
 from qsnet_jax.data import images, sets, sources
 
 PROTOCOLS = metrics.PROTOCOLS
@@ -116,7 +114,7 @@ def _evaluate_source(
     rows: list[dict[str, Any]] = []
     timed: set[tuple[int, ...]] = set()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for index, image_name in enumerate(tqdm.tqdm(source.names, f'scoring {name}', unit='image')):
+        for index, image_name in enumerate(progress.bar(source.names, f'scoring {name}', unit='image')):
             rainy, clean = source.load(index)
             begun = time.perf_counter()
             outputs = derainer.restore(rainy, scales=True)
@@ -151,8 +149,14 @@ def _evaluate_source(
 def _compare(name: str, fingerprint: dict[str, Any], folder: pathlib.Path, record: dict[str, Any]) -> dict[str, Any]:
     """Says where the files are not those of earlier results, or those of the training; returns what to record."""
     earlier = folder / 'results.json'
+    stored = None
     if earlier.exists():
-        stored = json.loads(earlier.read_text())['provenance']['dataset']
+        try:
+            stored = storage.read_json(earlier)['provenance']['dataset']
+            stored = {key: stored[key] for key in ('sha256', 'count')}
+        except (storage.Damaged, KeyError, TypeError):
+            print(f'{name}: the earlier results in {folder} are damaged and are replaced')
+    if stored:
         if stored['sha256'] != fingerprint['sha256']:
             print(
                 f'{name}: the earlier results in {folder} were of other files ({stored["count"]} images, '

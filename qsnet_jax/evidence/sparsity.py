@@ -14,9 +14,8 @@ from typing import Any
 import matplotlib.figure
 import numpy as np
 import scipy.stats
-import tqdm
 
-from qsnet_jax import UserError, derain, priors, provenance, storage
+from qsnet_jax import UserError, derain, priors, progress, provenance, storage
 from qsnet_jax.data import images, sets, sources
 
 BINS = 64
@@ -122,7 +121,7 @@ def control() -> dict[str, Any]:
 def walk(files: list[pathlib.Path], base: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
     """The photos of a folder that can be read, by name; the others are said at the end."""
     failures = []
-    for file in tqdm.tqdm(files, 'sparsity', unit='photo'):
+    for file in progress.bar(files, 'sparsity', unit='photo'):
         try:
             yield str(file.relative_to(base)), images.open_photo(file).rgb
         except images.ImageError as error:
@@ -133,7 +132,7 @@ def walk(files: list[pathlib.Path], base: pathlib.Path) -> Iterator[tuple[str, n
 
 def walk_source(source: sources.Source) -> Iterator[tuple[str, np.ndarray]]:
     """The rainy images of a data set."""
-    for index, name in enumerate(tqdm.tqdm(source.names, 'sparsity', unit='image')):
+    for index, name in enumerate(progress.bar(source.names, 'sparsity', unit='image')):
         yield name, source.load(index)[0]
 
 
