@@ -8,6 +8,7 @@ if __name__ == '__main__':  # before anything else is imported, so that no signa
 import os
 import pathlib
 import sys
+from typing import Any
 
 from absl import flags, logging
 
@@ -80,12 +81,17 @@ def _eval(given: Given) -> int:
     if values.framework == 'torch' and given.is_given('tile'):
         raise UserError('--tile is not for --framework=torch, which restores every image in one piece.')
     name = f'{given.name}-{pathlib.Path(weights).stem}' if weights else given.name  # not of the run of that config
-    make, notes = (lambda *network: derain.Derainer(*network, _tile(given))), None
+    notes = None
     if values.framework == 'torch':
         from qsnet_jax.peers import torch_twin
 
-        make = lambda *network: torch_twin.Derainer(torch_twin.build(*network))  # noqa: E731
         notes = {'framework': f'torch {torch_twin.torch.__version__}, cpu'}
+
+    def make(variables: Any, settings: dict[str, Any]) -> Any:
+        if notes:
+            return torch_twin.Derainer(torch_twin.build(variables, settings))
+        return derain.Derainer(variables, settings, _tile(given))
+
     study.evaluate_stored(given.config, _workdir(given, name), weights, values.checkpoint, make, notes)
     return 0
 

@@ -76,8 +76,9 @@ def evaluate_stored(
 ) -> dict[str, dict[str, Any]]:
     """Scores weights of a file, or those of a checkpoint of the run in `workdir`; returns the results of each set.
 
-    make: the derainer of variables and settings. notes: what the provenance must say of another framework. Scores of different weights lie in different folders: eval/ holds those
-    of the latest checkpoint, eval-best/ and eval-STEP/ of others, eval-NAME-HASH/ of a file.
+    make: the derainer of variables and settings. notes: what the provenance must say of another framework.
+    Scores of different weights lie in different folders: eval/ holds those of the latest checkpoint, eval-best/ and
+    eval-STEP/ those of others, eval-NAME-HASH/ those of a file.
     """
     if weights:
         variables, model_settings = files.load_weights(weights)
