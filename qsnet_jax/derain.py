@@ -11,9 +11,8 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
-from qsnet_jax import UserError, layers, model
+from qsnet_jax import UserError, layers, model, progress
 from qsnet_jax.data import images
 from qsnet_jax.weights import files
 
@@ -78,7 +77,7 @@ class Derainer:
             tiles = [self._side(extent) if self.few_shapes else self.tile for extent in shape]
             spans = [_spans(extent, tile, halo, stride) for extent, tile in zip(shape, tiles, strict=True)]
         grid = [(rows, columns) for rows in spans[0] for columns in spans[1]]
-        for axes in tqdm.tqdm(grid, 'tiles', leave=False, disable=len(grid) < 4):
+        for axes in progress.bar(grid, 'tiles', leave=False, disable=len(grid) < 4):
             yield (
                 tuple(slice(start, stop) for start, stop, _, _ in axes),
                 tuple(slice(first, last) for _, _, first, last in axes),

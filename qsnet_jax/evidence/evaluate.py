@@ -10,7 +10,6 @@ import collections
 import concurrent.futures
 import csv
 import io
-import json
 import math
 import os
 import pathlib
@@ -20,14 +19,13 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import scipy.sparse.csgraph
-import tqdm
 
-from qsnet_jax import metrics, spelling, storage
+from qsnet_jax import metrics, progress, spelling, storage
 from qsnet_jax.data import images, sets, sources
 from qsnet_jax.evidence import statistics
 
 PROTOCOLS = metrics.PROTOCOLS
-MEASURES = ('psnr', 'ssim')
+MEASURES = metrics.MEASURES
 PICTURES = 4  # before/after pictures written per data set
 Scores: TypeAlias = dict[str, dict[tuple[str, str], statistics.Column]]  # label -> (protocol, measure) -> column
 
@@ -76,18 +74,6 @@ def validate(derainer: Callable[[np.ndarray], np.ndarray], source: sources.Sourc
     return float(np.mean(scores))
 
 
-def score(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
-    """{'rgb_psnr', 'rgb_ssim', 'y_psnr', 'y_ssim'} of one uint8 (H, W, 3) image; SSIM is NaN below 11 pixels."""
-    has_ssim = min(clean.shape[:2]) >= metrics.WINDOW
-    return {
-        f'{protocol}_{measure}': getattr(metrics, measure)(restored, clean, protocol)
-        if measure == 'psnr' or has_ssim
-        else math.nan
-        for protocol in PROTOCOLS
-        for measure in MEASURES
-    }
-
-
 def format_table(results: dict[str, dict[str, Any]]) -> str:
     """Input and output scores of all sets and the intervals of the latter, as lines of text."""
     columns = [(protocol, measure) for protocol in PROTOCOLS for measure in MEASURES]
@@ -127,7 +113,7 @@ def _evaluate_source(
     contents: list[str] = []
     timed: set[tuple[int, ...]] = set()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for index, image_name in enumerate(tqdm.tqdm(source.names, f'scoring {name}', unit='image')):
+        for index, image_name in enumerate(progress.bar(source.names, f'scoring {name}', unit='image')):
             rainy, clean = source.load(index)
             begun = time.perf_counter()
             outputs = derainer.restore(rainy, scales=True)
@@ -166,8 +152,14 @@ def _evaluate_source(
 def _compare(name: str, fingerprint: dict[str, Any], folder: pathlib.Path, record: dict[str, Any]) -> dict[str, Any]:
     """Says where the files are not those of earlier results, or those of the training; returns what to record."""
     earlier = folder / 'results.json'
+    stored = None
     if earlier.exists():
-        stored = json.loads(earlier.read_text())['provenance']['dataset']
+        try:
+            stored = storage.read_json(earlier)['provenance']['dataset']
+            stored = {key: stored[key] for key in ('sha256', 'count')}
+        except (storage.Damaged, KeyError, TypeError):
+            print(f'{name}: the earlier results in {folder} are damaged and are replaced')
+    if stored:
         if stored['sha256'] != fingerprint['sha256']:
             print(
                 f'{name}: the earlier results in {folder} were of other files ({stored["count"]} images, '
@@ -207,7 +199,7 @@ def _row(name: str, seconds: float | None, rainy: np.ndarray, clean: np.ndarray,
     }
     candidates = {'input': rainy, 'output': outputs[0], **{f'C_{i}': x for i, x in enumerate(outputs[1:], start=1)}}
     for label, image in candidates.items():
-        row |= {f'{label}_{measure}': value for measure, value in score(image, clean).items()}
+        row |= {f'{label}_{measure}': value for measure, value in metrics.score(image, clean).items()}
     return row
 
 

@@ -15,9 +15,8 @@ from typing import Any, TypeAlias
 import matplotlib.figure
 import numpy as np
 import scipy.stats
-import tqdm
 
-from qsnet_jax import UserError, derain, priors, provenance, spelling, storage
+from qsnet_jax import UserError, derain, priors, progress, provenance, spelling, storage
 from qsnet_jax import photos as photo_folders
 from qsnet_jax.configs import default
 from qsnet_jax.data import images, sets, sources
@@ -194,7 +193,7 @@ def control(bins: int = 64, is_signed: bool = False) -> dict[str, Any]:
 def walk(files: list[pathlib.Path], base: pathlib.Path) -> Photos:
     """The photos of a folder that can be read, by name; the others are said at the end."""
     failures = []
-    for file in tqdm.tqdm(files, 'sparsity', unit='photo'):
+    for file in progress.bar(files, 'sparsity', unit='photo'):
         name = str(file.relative_to(base))
         try:
             yield name, images.open_photo(file).rgb, (name, name)
@@ -206,7 +205,7 @@ def walk(files: list[pathlib.Path], base: pathlib.Path) -> Photos:
 
 def walk_source(source: sources.Source) -> Photos:
     """The rainy images of a data set, each with the content of its clean picture and the group of its source."""
-    for index, name in enumerate(tqdm.tqdm(source.names, 'sparsity', unit='image')):
+    for index, name in enumerate(progress.bar(source.names, 'sparsity', unit='image')):
         rainy, clean = source.load(index)
         yield name, rainy, (evaluate.content(clean), source.groups[index])
 

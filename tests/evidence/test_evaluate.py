@@ -75,7 +75,7 @@ def test_pictures_show_before_result_and_truth(evaluated, pairs_root):
 def test_images_too_small_for_ssim_still_count_in_psnr():
     """A window of 11 pixels does not fit; PSNR is defined all the same."""
     image = np.zeros((8, 20, 3), np.uint8)
-    scores = evaluate.score(
+    scores = metrics.score(
         image + 5,
         image,
     )
