@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, model
 from qsnet_jax.data import batches, sources
 from qsnet_jax.evidence import evaluate
 from qsnet_jax.training import checkpoint, folder, log, optimiser, parallel, settings, train
