@@ -48,9 +48,20 @@ def printed(said: list[str]) -> Iterator[None]:
             os.dup2(kept, 2)
             os.close(kept)
             file.seek(0)
-            content = file.read()
-            for line in content.decode(errors='replace').splitlines(keepends=True):
-                if _LIBRARY.match(line) and not _OTHERS.search(line):
-                    said.append(line.strip().removeprefix('tempfile.tif: '))  # Pillow's name for every file
-                else:
-                    os.write(2, line.encode())
+            _share_out(file.read().decode(errors='replace'), said)
+
+
+def _share_out(text: str, said: list[str]) -> None:
+    """Adds a library's lines to `said`, and prints those of others."""
+    is_library = False
+    for line in text.splitlines(keepends=True):
+        if _OTHERS.search(line):
+            is_library = False
+        elif _LIBRARY.match(line):
+            is_library = True
+            said.append(line.strip().removeprefix('tempfile.tif: '))  # Pillow's name for every file
+            continue
+        if is_library:  # goes on in a second line
+            said[-1] += f' {line.strip()}'
+        else:
+            os.write(2, line.encode())
