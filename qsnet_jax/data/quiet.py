@@ -9,6 +9,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import IO
 
 # Pillow logs what it raises as well; what it only logs concerns its own plug-ins.
 logging.getLogger('PIL').setLevel(logging.CRITICAL + 1)
@@ -33,7 +34,7 @@ def python_warnings(said: list[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def printed(said: list[str]) -> Iterator[None]:
     """Adds the lines that C code prints on standard error to `said`; those of others are printed afterwards."""
-    with _LOCK, tempfile.TemporaryFile() as file:
+    with _LOCK, _in_memory() as file:
         try:
             kept = os.dup(2)
         except OSError:  # closed
@@ -49,6 +50,11 @@ def printed(said: list[str]) -> Iterator[None]:
             os.close(kept)
             file.seek(0)
             _share_out(file.read().decode(errors='replace'), said)
+
+
+def _in_memory() -> IO[bytes]:
+    """A file that needs no disk, which may be full, where the system has such."""
+    return open(os.memfd_create('said'), 'w+b') if hasattr(os, 'memfd_create') else tempfile.TemporaryFile()
 
 
 def _share_out(text: str, said: list[str]) -> None:
