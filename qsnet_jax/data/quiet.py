@@ -9,6 +9,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import IO
 
 # Pillow logs what it raises as well; what it only logs concerns its own plug-ins.
 logging.getLogger('PIL').setLevel(logging.CRITICAL + 1)
@@ -33,7 +34,7 @@ def python_warnings(said: list[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def printed(said: list[str]) -> Iterator[None]:
     """Adds the lines that C code prints on standard error to `said`; those of others are printed afterwards."""
-    with _LOCK, tempfile.TemporaryFile() as file:
+    with _LOCK, _in_memory() as file:
         try:
             kept = os.dup(2)
         except OSError:  # closed
@@ -48,9 +49,25 @@ def printed(said: list[str]) -> Iterator[None]:
             os.dup2(kept, 2)
             os.close(kept)
             file.seek(0)
-            content = file.read()
-            for line in content.decode(errors='replace').splitlines(keepends=True):
-                if _LIBRARY.match(line) and not _OTHERS.search(line):
-                    said.append(line.strip().removeprefix('tempfile.tif: '))  # Pillow's name for every file
-                else:
-                    os.write(2, line.encode())
+            _share_out(file.read().decode(errors='replace'), said)
+
+
+def _in_memory() -> IO[bytes]:
+    """A file that needs no disk, which may be full, where the system has such."""
+    return open(os.memfd_create('said'), 'w+b') if hasattr(os, 'memfd_create') else tempfile.TemporaryFile()
+
+
+def _share_out(text: str, said: list[str]) -> None:
+    """Adds a library's lines to `said`, and prints those of others."""
+    is_library = False
+    for line in text.splitlines(keepends=True):
+        if _OTHERS.search(line):
+            is_library = False
+        elif _LIBRARY.match(line):
+            is_library = True
+            said.append(line.strip().removeprefix('tempfile.tif: '))  # Pillow's name for every file
+            continue
+        if is_library:  # goes on in a second line
+            said[-1] += f' {line.strip()}'
+        else:
+            os.write(2, line.encode())
