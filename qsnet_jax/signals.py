@@ -51,6 +51,7 @@ def install() -> None:
     for signum in BOTH:
         if signal.getsignal(signum) != signal.SIG_IGN:  # nohup and the like
             signal.signal(signum, _raise)
+    sys.unraisablehook = _once_more
     threading.Thread(target=_listen, args=(reading,), daemon=True).start()
 
 
@@ -105,6 +106,15 @@ def _raise(signum: int, _frame: Any) -> None:
     _watch.last = signum
     _watch.raised.set()
     raise Interrupted(signum)
+
+
+def _once_more(lost: Any) -> None:
+    """Sends a signal again that came where Python can raise nothing, as in a callback of the garbage collector."""
+    if not isinstance(lost.exc_value, Interrupted):
+        sys.__unraisablehook__(lost)
+        return
+    signum, main = lost.exc_value.signum, threading.main_thread().ident
+    threading.Timer(0.05, lambda: _watch.ended.is_set() or signal.pthread_kill(main or 0, signum)).start()
 
 
 def _listen(reading: int) -> None:
