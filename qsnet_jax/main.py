@@ -234,6 +234,10 @@ def run(arguments: list[str]) -> int:
         return 128 + stop.signum
     except signals.Interrupted as stop:
         return signals.end(stop.signum)
+    except Exception:
+        if not signals.received():  # an import that was interrupted fails with an error of its own
+            raise
+        return signals.end(signals.received())
     finally:
         signals.uninstall()
 

@@ -1,16 +1,18 @@
 """Progress: a bar on a terminal, plain lines at a calm pace in log files."""
 
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any
 
 import tqdm
 
 PACE = 30.0  # seconds between the lines of a log file
+SHORT = 5.0  # what takes less says nothing there
 
 
 class _Lines(tqdm.tqdm):
-    """A bar whose every state is a line of its own; what takes less than the pace says nothing."""
+    """A bar whose every state is a line of its own."""
 
     disable: bool
 
@@ -28,7 +30,7 @@ class _Lines(tqdm.tqdm):
     def close(self) -> None:
         if self.disable:
             return
-        if self.leave is not False and self.last_print_t >= self.start_t + self.delay and self.n > self.last_print_n:
+        if self.leave is not False and time.time() > self.start_t + SHORT and self.n > self.last_print_n:
             self.display()
         self.disable = True  # tqdm's own end would go back to the start of the line
         self._decr_instances(self)

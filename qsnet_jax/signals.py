@@ -51,6 +51,7 @@ def install() -> None:
     for signum in BOTH:
         if signal.getsignal(signum) != signal.SIG_IGN:  # nohup and the like
             signal.signal(signum, _raise)
+    sys.unraisablehook, sys.excepthook = _once_more, _at_the_top
     threading.Thread(target=_listen, args=(reading,), daemon=True).start()
 
 
@@ -105,6 +106,29 @@ def _raise(signum: int, _frame: Any) -> None:
     _watch.last = signum
     _watch.raised.set()
     raise Interrupted(signum)
+
+
+def _once_more(lost: Any) -> None:
+    """Sends a signal again that came where Python can raise nothing, as in a callback of the garbage collector."""
+    if not isinstance(lost.exc_value, Interrupted):
+        sys.__unraisablehook__(lost)
+        return
+    threading.Timer(0.05, _again, (lost.exc_value.signum,)).start()
+
+
+def _again(signum: int) -> None:
+    """The signal once more, to the main thread, unless it has ended the program by now."""
+    main = threading.main_thread().ident
+    if main and not _watch.ended.is_set():
+        signal.pthread_kill(main, signum)
+
+
+def _at_the_top(kind: Any, error: BaseException, trace: Any) -> None:
+    """Ends quietly where a signal came before anyone could catch it."""
+    if not _watch.last:
+        sys.__excepthook__(kind, error, trace)
+        return
+    os._exit(end(_watch.last))
 
 
 def _listen(reading: int) -> None:

@@ -10,7 +10,7 @@ Opened = dict[str, sources.Source]
 
 
 def split(opened: Opened, share: float) -> tuple[Opened, Opened]:
-    """(training, validation) of the training sources.
+    """(training, validation) of the training sources; the latter are called held_out/NAME.
 
     A scene is held out where the hash of its name lies in the first `share` of all hashes, and in every source of a
     mixture alike; where that is none, the scene with the smallest hash is. Raises UserError where nothing is left.
@@ -29,7 +29,7 @@ def split(opened: Opened, share: float) -> tuple[Opened, Opened]:
             )
         training[name] = sources.Joined([('', source, outside)], source.notes)
         if inside:
-            validation[name] = sources.Joined([('', source, inside)], {**source.notes, 'held_out': True})
+            validation[f'{NAME}/{name}'] = sources.Joined([('', source, inside)], {**source.notes, 'held_out': True})
     return training, validation
 
 

@@ -119,10 +119,11 @@ def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str |
 def _chosen_by(data: Any, training: dict[str, Any]) -> list[str]:
     """Which of the sets that are scored the checkpoint was chosen on, by their names or by their images."""
     watched = training.get('selected_on') or []
-    prints = {each['sha256'] for name, each in (training.get('validation_data') or {}).items() if name in watched}
     if not watched:
         return []
-    return [name for name, content in _fingerprints(data.to_json()).items() if name in watched or content in prints]
+    known = {name: each['sha256'] for name, each in (training.get('validation_data') or {}).items()}
+    scored = _fingerprints(data.to_json())
+    return [name for name in scored if (scored[name] in known.values() if known else name in watched)]
 
 
 def plan(config: Any, only: str | None = None) -> list[tuple[str, int]]:
