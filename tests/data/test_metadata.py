@@ -184,7 +184,7 @@ def test_only_a_profile_of_such_pictures_is_kept(tmp_path, name, kind, is_grey):
         assert f'colour profile of {kind.decode().strip()} pictures dropped' in notes[0]
 
 
-@pytest.mark.parametrize('content', [b'x', b'x' * 500, profile(b'RGB ')[:100]])
+@pytest.mark.parametrize('content', [b'x', b'x' * 500, profile(b'RGB ')[:100]], ids=['short', 'long', 'cut'])
 def test_a_damaged_profile_is_dropped(tmp_path, content):
     """What is no profile is not written again."""
     notes, image = rewritten(tmp_path / 'a.jpg', RGB, icc_profile=content)
