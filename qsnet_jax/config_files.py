@@ -11,8 +11,6 @@ from ml_collections import config_dict
 import qsnet_jax.configs
 from qsnet_jax import UserError
 
-HELPERS = ('default', 'studies')  # modules there that are no config to run
-
 
 def names() -> list[str]:
     """Configs of the package."""

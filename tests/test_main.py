@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -80,6 +81,21 @@ def test_every_verb_has_its_help(capsys):
             assert bool(given.config) == ('--config=' in example)
     assert main.run(['--help']) == 0
     assert all(f'  {name}' in capsys.readouterr().out or name for name in main.VERBS)
+
+
+@pytest.mark.parametrize(
+    'file', ['README.md', *sorted(f'configs/{path.name}' for path in (ROOT / 'configs').iterdir())]
+)
+def test_commands_are_understood_as_they_are_printed(file):
+    """Those of the README and of the heads of configs: verbs, flags and fields that there are."""
+    if not (ROOT / file).is_file():
+        return
+    text = re.sub(r'\\+\n', ' ', (ROOT / file).read_text())
+    for command in re.findall(r'(?:python -m qsnet_jax\.main|qsnet) (--[^\n`#$]*)', text):
+        mode, rest = command_line.take(shlex.split(re.sub(r'\[.*?\]', '', command)), 'mode')
+        rest = [each for each in rest if not each.startswith('--config=my')]
+        if len(rest) == len(command.split()) - command.count('--mode='):
+            command_line.parse(mode or 'train', rest, command_line.Table(main.VERBS, main.FLAGS))
 
 
 def test_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):

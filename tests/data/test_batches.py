@@ -11,6 +11,7 @@ from qsnet_jax.data import batches, sources
 @pytest.fixture
 def data(tiny_config):
     tiny_config.data.flip = True
+    tiny_config.data.validation = 'pairs'  # nothing is held out
     return tiny_config.data
 
 
