@@ -48,22 +48,25 @@ def describe(layout: Layout) -> str:
     return ' with '.join(layout.values()) + (' (both halves in one file)' if 'image' in layout else '')
 
 
-def find(root: pathlib.Path, layouts: Iterable[Layout]) -> Found:
+def find(root: pathlib.Path | Mapping[str, pathlib.Path], layouts: Iterable[Layout]) -> Found:
     """Files under root, paired by the layout that pairs most of them; those without a partner become problems.
 
+    root: or a folder for each side, {'rainy': ..., 'clean': ...}.
     Raises UserError with the number of files found for each layout tried where none has files on all sides.
     """
     tried, found = [], []
     for layout in layouts:
         problems: list[str] = []
-        sides = {side: match(root, pattern, problems) for side, pattern in layout.items()}
+        roots = root if isinstance(root, Mapping) else dict.fromkeys(layout, root)
+        sides = {side: match(roots[side], pattern, problems) for side, pattern in layout.items()}
         if all(sides.values()):
             found.append(_pair(layout, sides, problems))
         tried.append(f'{describe(layout)} ({" and ".join(str(len(files)) for files in sides.values())} files)')
     if found:
         return max(found, key=lambda candidate: (len(candidate.items), -len(candidate.problems)))
+    folders = ' and '.join(dict.fromkeys(map(str, root.values()))) if isinstance(root, Mapping) else root
     raise UserError(
-        f'No images to pair under {root}. Tried {"; ".join(tried)}; files are '
+        f'No images to pair under {folders}. Tried {"; ".join(tried)}; files are '
         f'{", ".join(sorted(images.EXTENSIONS))}. * stands for the key that pairs them.'
     )
 
