@@ -13,47 +13,8 @@ from typing import Any
 from absl import flags, logging
 
 from qsnet_jax import Stopped, UserError, command_line, config_files, signals, spelling
-from qsnet_jax.command_line import Flag, Given, Verb
-
-FLAGS = {
-    'workdir': Flag(flags.DEFINE_string, None, 'Folder of the run; runs/NAME for --config=NAME.'),
-    'weights': Flag(
-        flags.DEFINE_string, None, 'A weights file (.safetensors, .pth), or a name of those in the package, as default.'
-    ),
-    'checkpoint': Flag(flags.DEFINE_string, 'latest', 'latest, best (by validation) or a step.'),
-    'framework': Flag(
-        flags.DEFINE_enum,
-        'jax',
-        'torch restores with the PyTorch twin, on the CPU, and writes to eval-torch.',
-        {'enum_values': ['jax', 'torch']},
-    ),
-    'input': Flag(flags.DEFINE_string, None, 'A photo or a folder of photos.'),
-    'output': Flag(flags.DEFINE_string, None, 'Folder for the results, under the same names.'),
-    'tile': Flag(
-        flags.DEFINE_integer,
-        None,
-        'Side in pixels of the tiles of larger images; else 512, and in derain by free memory.',
-        {'lower_bound': 1},
-    ),
-    'dtype': Flag(
-        flags.DEFINE_enum,
-        None,
-        'Computes in this, not as in training.',
-        {'enum_values': ['float32', 'tf32', 'bfloat16']},
-    ),
-    'layers': Flag(flags.DEFINE_bool, False, 'Also writes what was removed, as NAME.rain.png beside each photo.'),
-    'overwrite': Flag(flags.DEFINE_bool, False, 'Replaces files in --output that are no results of this program.'),
-    'overlap': Flag(flags.DEFINE_bool, False, 'Also finds backgrounds that training and evaluation share.'),
-    'results': Flag(flags.DEFINE_string, 'results', 'Folder for rows and figures.'),
-    'distributed': Flag(
-        flags.DEFINE_string,
-        None,
-        'Several processes as one; auto (Slurm and other clusters) or HOST:PORT,PROCESSES,INDEX.',
-    ),
-    'only': Flag(flags.DEFINE_string, None, 'These variants alone, as in V1,V2.'),
-    'compilation_cache': Flag(flags.DEFINE_string, None, 'Folder that keeps what XLA compiled for the next start.'),
-    'verbosity': Flag(flags.DEFINE_integer, None, 'Of the libraries below: 0 for all that they tell.'),
-}
+from qsnet_jax.command_line import Given, Verb
+from qsnet_jax.flag_table import FLAGS
 
 
 def _train(given: Given) -> int:
@@ -126,6 +87,34 @@ def _sparsity(given: Given) -> int:
     return 0
 
 
+def _score(given: Given) -> int:
+    from qsnet_jax.evidence import score
+
+    values = given.values
+    named = {field: getattr(values, field) for field in ('dataset', 'luma', 'border', 'against')}
+    workdir = _workdir(given, f'score-{values.name}')
+    score.run(values.restored, values.clean, values.rainy, _results(given), values.name, workdir, **named)
+    return 0
+
+
+def _figures(given: Given) -> int:
+    from qsnet_jax.evidence import figures
+
+    values, output = given.values, given.values.output or _results(given) / 'figures'
+    named = {field: getattr(values, field) for field in ('clean', 'count', 'crop', 'name')}
+    methods = tuple(values.methods.split(','))
+    made = figures.run(values.figure, values.input, pathlib.Path(output).expanduser(), methods, given.config, **named)
+    print('\n'.join(str(path) for path in made))
+    return 0
+
+
+def _export(given: Given) -> int:
+    from qsnet_jax.peers import export
+
+    export.run(given.values.weights, given.values.output)
+    return 0
+
+
 def _report(given: Given) -> int:
     from qsnet_jax.evidence import report
 
@@ -193,6 +182,35 @@ VERBS = {
         ('--input=photos', '--config=qsnet --config.data.root=PAIRS'),
         'Nothing of this one was written; the same command starts again.',
         config='read',
+    ),
+    'score': Verb(
+        _score,
+        "Scores a folder of any program's results, as ours are scored, and writes a row beside ours.",
+        ('restored', 'clean', 'rainy', 'name', 'dataset', 'luma', 'border', 'against', 'results', 'workdir'),
+        (
+            '--name=PReNet --restored=prenet --clean=norain',
+            '--name=mine --restored=a --clean=b --rainy=c --against=light',
+        ),
+        'Nothing of this one was written; the same command starts again.',
+        config='',
+        needed=('name', 'restored', 'clean'),
+    ),
+    'figures': Verb(
+        _figures,
+        "The paper's figures for photos or a set: results, rain layers, scales, sparsity.",
+        ('figure', 'input', 'methods', 'clean', 'count', 'crop', 'name', 'output', 'results'),
+        ('--figure=1,8 --input=photo.jpg', '--figure=6 --config=quickstart --methods=default,theirs=out'),
+        'The figures that were written are whole; the same command makes all of them again.',
+        config='read',
+    ),
+    'export': Verb(
+        _export,
+        'Writes weights for other programs: .onnx, .stablehlo, .pth or .safetensors, checked against JAX.',
+        ('weights', 'output'),
+        ('--weights=default --output=qsnet.onnx', '--weights=light --output=light.stablehlo'),
+        'Nothing was written; the same command starts again.',
+        config='',
+        needed=('output',),
     ),
     'report': Verb(
         _report,

@@ -23,9 +23,8 @@ import time
 
 import jax
 import numpy as np
-import tqdm
 
-from qsnet_jax import UserError, derain, outputs, spelling
+from qsnet_jax import UserError, derain, outputs, progress, spelling
 from qsnet_jax.data import images
 
 # Photos too, but of kinds that are not read: reported, not passed over. Raw ones hold a small preview that Pillow would
@@ -71,9 +70,9 @@ def derain_files(
     record = outputs.prepare(jobs, target_path, overwrite)
     notes, failures, pixels, begun = [], list(found.failures), 0, time.perf_counter()
     done = 0
-    with tqdm.tqdm(jobs, 'photos', unit='photo') as progress:
-        for job in progress:
-            progress.set_postfix_str(spelling.shown(job.name))
+    with progress.bar(jobs, 'photos', unit='photo') as bar:
+        for job in bar:
+            bar.set_postfix_str(spelling.shown(job.name))
             try:
                 photo = _derain_file(derainer, job, record)
             except (images.ImageError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import tqdm
 
-from qsnet_jax import UserError, storage
+from qsnet_jax import UserError, progress, storage
 
 EXTENSIONS = ('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi')
 # Of the codecs that can be written: PyAV's name of the encoder, and options close to no visible loss. Others get H.264.
@@ -103,14 +102,15 @@ class _Job:
 
     def run(self, show_progress: bool) -> Summary:
         """Reads all packets in order; sound waits in the muxer for the pictures beside it."""
-        progress = tqdm.tqdm(total=_count(self.picture), desc=self.source.name, unit='frame', disable=not show_progress)
-        with progress:
+        options = {'unit': 'frame', 'disable': not show_progress}
+        bar = progress.bar(None, self.source.name, _count(self.picture), **options)
+        with bar:
             for frame, packets in self._frames():
                 if frame is not None:
                     if self.output is None:
                         self._start(frame)
                     self._restore(frame)
-                    progress.update()
+                    bar.update()
                 for packet in packets:
                     self._copy(packet)
         if self.output is None or self.packets < self.picture.frames:

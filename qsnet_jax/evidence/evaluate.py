@@ -203,7 +203,7 @@ def _row(name: str, seconds: float | None, rainy: np.ndarray, clean: np.ndarray,
     return row
 
 
-def _most(label: str, measure: str) -> float:
+def best(label: str, measure: str) -> float:
     """The best score there is: 1 of SSIM; PSNR and gains have no such end."""
     return 1.0 if measure == 'ssim' and label != 'gain' else math.inf
 
@@ -255,7 +255,7 @@ def _tree(scores: Any, summarize: Callable[[Any, float], Any]) -> dict[str, Any]
     """
     trees = {
         label: {
-            protocol: {m: summarize(columns[protocol, m], _most(label, m)) for m in MEASURES} for protocol in PROTOCOLS
+            protocol: {m: summarize(columns[protocol, m], best(label, m)) for m in MEASURES} for protocol in PROTOCOLS
         }
         for label, columns in scores.items()
     }

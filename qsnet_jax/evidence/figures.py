@@ -20,8 +20,8 @@ from typing import Any
 import matplotlib.figure
 import numpy as np
 
-from qsnet_jax import UserError, derain, priors, provenance, storage
-from qsnet_jax.evidence import evaluate, methods, plates, sparsity, subjects
+from qsnet_jax import UserError, metrics, photos, priors, provenance, storage
+from qsnet_jax.evidence import methods, plates, sparsity, subjects
 
 FIGURES = ('1', '2', '6', '7', '8', '9', '10', '11')
 DPI = 110
@@ -149,7 +149,7 @@ def _drawer(curves: dict[str, Any]) -> Callable[[Any], None]:
 def _layers(photo: subjects.Shown, results: Restored) -> dict[str, np.ndarray]:
     """Input, result of the first method, and what it removed."""
     restored = results.of(results.methods[0], photo)
-    return {'input': photo.rainy, 'result': restored, 'rain layer': derain.removed(photo.rainy, restored)}
+    return {'input': photo.rainy, 'result': restored, 'rain layer': photos.removed(photo.rainy, restored)}
 
 
 def curve(image: np.ndarray) -> dict[str, Any] | None:
@@ -157,9 +157,9 @@ def curve(image: np.ndarray) -> dict[str, Any] | None:
     response = priors.respond(sparsity.luma(image)[None, ..., None], FILTER)
     if not response.any():
         return None
-    centres, counts = priors.log_histogram(response, sparsity.BINS)
+    centres, counts = priors.log_histogram(response)
     found = {'response': centres, 'log_count': counts, 'chord': priors.chord(centres, counts)}
-    return {**{key: value.tolist() for key, value in found.items()}, **priors.sparsity(response, sparsity.BINS)}
+    return {**{key: value.tolist() for key, value in found.items()}, **priors.sparsity(response)}
 
 
 def draw_curves(axis: Any, curves: dict[str, Any]) -> None:
@@ -241,7 +241,7 @@ def _scores(photo: subjects.Shown, restored: dict[str, np.ndarray]) -> dict[str,
     """Of the part shown, by method."""
     if photo.clean is None:
         return {}
-    found = {label: evaluate.score(image, photo.clean) for label, image in {'input': photo.rainy, **restored}.items()}
+    found = {label: metrics.score(image, photo.clean) for label, image in {'input': photo.rainy, **restored}.items()}
     return {label: {key: value if math.isfinite(value) else None for key, value in each.items()}
             for label, each in found.items()}  # fmt: skip
 
@@ -286,7 +286,7 @@ def _ablation(shown: list[subjects.Shown], results: Restored, images_: subjects.
         restored = {method.label: results.of(method, photo) for method in results.methods}
         scores[photo.name] = _scores(photo, restored)
         tiles = [plates.Tile(_caption(label, scores[photo.name]), image) for label, image in restored.items()]
-        layers = [plates.Tile('', derain.removed(photo.rainy, image)) for image in restored.values()]
+        layers = [plates.Tile('', photos.removed(photo.rainy, image)) for image in restored.values()]
         rows.append([plates.Tile(_caption('input', scores[photo.name]), photo.rainy), *tiles])
         rows.append([None, *layers])
     return Made(plates.grid(rows), {'scores': scores} if images_.has_clean else {})

@@ -15,11 +15,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
-from qsnet_jax import UserError, metrics, provenance, storage
+from qsnet_jax import UserError, metrics, progress, provenance, storage
 from qsnet_jax.data import images, layouts, sources
-from qsnet_jax.evidence import evaluate, methods
+from qsnet_jax.evidence import evaluate, methods, statistics
 
 LUMAS = ('exact', 'rounded')
 LAYOUTS = (
@@ -46,11 +45,11 @@ class Counting:
             raise UserError(f'--border={self.border}; expected a number of pixels, 0 or more.')
 
     def score(self, restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
-        """As `evaluate.score`, of uint8 (H, W, 3)."""
+        """As `metrics.score`, of uint8 (H, W, 3)."""
         restored, clean = self._cropped(restored), self._cropped(clean)
-        scores = evaluate.score(restored, clean)
+        scores = metrics.score(restored, clean)
         if self.luma == 'rounded':  # of three equal channels, what protocol rgb finds is that of one
-            planes = evaluate.score(*(_rounded_luma(image) for image in (restored, clean)))
+            planes = metrics.score(*(_rounded_luma(image) for image in (restored, clean)))
             scores |= {f'y_{measure}': planes[f'rgb_{measure}'] for measure in evaluate.MEASURES}
         return scores
 
@@ -188,7 +187,7 @@ def _score_all(
         return row, sources.sha256(f'{clean.shape}'.encode() + clean.tobytes())
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = list(tqdm.tqdm(pool.map(job, range(len(found))), 'scoring', unit='image', total=len(found)))
+        done = list(progress.bar(pool.map(job, range(len(found))), 'scoring', len(found), unit='image'))
     for (row, content), item in zip(done, found.items, strict=True):
         row['scene'] = scenes.setdefault(content, item.pair_id)  # equal clean pictures are one scene
     return [row for row, _ in done]
@@ -201,7 +200,13 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
         labels['gain'] = {key: labels['output'][key] - labels['input'][key] for key in KEYS}
     trees: dict[str, Any] = {label: _tree(columns, _mean) for label, columns in labels.items()}
     scenes = np.array([row['scene'] for row in rows])
-    ends = {label: _tree(columns, lambda x: _interval(x, scenes)) for label, columns in labels.items()}
+    ends = {
+        label: {
+            protocol: {m: _interval(columns[protocol, m], scenes, evaluate.best(label, m)) for m in evaluate.MEASURES}
+            for protocol in evaluate.PROTOCOLS
+        }
+        for label, columns in labels.items()
+    }
     return {
         'count': len(rows),
         'scenes': len(set(scenes)),
@@ -246,10 +251,10 @@ def _mean(values: np.ndarray) -> float | None:
     return float(held.mean()) if held.size else None
 
 
-def _interval(values: np.ndarray, scenes: np.ndarray) -> list[float] | None:
-    """95 % over scenes, of the finite ones."""
+def _interval(values: np.ndarray, scenes: np.ndarray, most: float = math.inf) -> list[float] | None:
+    """95 % over scenes, of the finite ones; `most` is the best score there is."""
     held = np.isfinite(values)
-    return evaluate.interval([(values[held], np.unique(scenes, return_inverse=True)[1][held])])
+    return statistics.interval([(values[held], np.unique(scenes, return_inverse=True)[1][held])], most)
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from qsnet_jax import UserError, derain
+from qsnet_jax import UserError
+from qsnet_jax import photos as photo_folders
 from qsnet_jax.data import images, sets, sources
 from qsnet_jax.evidence import methods, plates
 
@@ -73,8 +74,10 @@ def find(source: str | None, config: Any, clean: str | None) -> Found:
             raise UserError('--clean goes with --input; data sets have their true images themselves.')
         return _of_sets(config)
     base = pathlib.Path(source).expanduser()
-    files = derain.find_photos(base)
-    base = base if base.is_dir() else base.parent
+    found = photo_folders.find_photos(base)
+    if found.failures:
+        raise UserError(f'{len(found.failures)} photos cannot be shown: {"; ".join(found.failures[:10])}.')
+    files, base = found.photos, found.base
     names = [str(file.relative_to(base).with_suffix('')) for file in files]
     truths = methods.Place.parse(clean, 'clean').find(names) if clean else {}
     missing = [name for name in names if clean and name not in truths]

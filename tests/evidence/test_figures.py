@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from test_derain import make
 
-from qsnet_jax import UserError, priors
+from qsnet_jax import UserError, metrics, priors
 from qsnet_jax.data import images
-from qsnet_jax.evidence import evaluate, figures, methods, plates, subjects
+from qsnet_jax.evidence import figures, methods, plates, subjects
 from qsnet_jax.weights import files
 
 
@@ -53,7 +53,7 @@ def test_a_folder_shows_the_same_as_the_network_that_filled_it(root, tmp_path):
     """Scores of both equal those of the saved images."""
     data = run(root, tmp_path, '6', ['tiny.safetensors', 'out'])[1]
     restored, clean = (images.read(root / f'{side}/6.png') for side in ('out', 'clean'))
-    assert data['scores']['6']['out'] == data['scores']['6']['tiny'] == pytest.approx(evaluate.score(restored, clean))
+    assert data['scores']['6']['out'] == data['scores']['6']['tiny'] == pytest.approx(metrics.score(restored, clean))
 
 
 def test_pixels_are_shown_as_they_are(root, tmp_path):
@@ -102,7 +102,7 @@ def test_a_part_of_the_photos(root, tmp_path):
     data = run(root, tmp_path, '6', ['out'], crop='4,2,20,16')[1]
     assert data['images'][0]['shown'] == {'left': 4, 'top': 2, 'width': 20, 'height': 16}
     clean, restored = (images.read(root / f'{side}/6.png')[2:18, 4:24] for side in ('clean', 'out'))
-    assert data['scores']['6']['out'] == pytest.approx(evaluate.score(restored, clean))
+    assert data['scores']['6']['out'] == pytest.approx(metrics.score(restored, clean))
     for crop in ('50,0,20,20', '1,2,3', '0,0,0,4'):
         with pytest.raises(UserError, match='--crop'):
             run(root, tmp_path, '6', ['out'], crop=crop)

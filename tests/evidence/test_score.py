@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_derain import make
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, metrics
 from qsnet_jax.data import images
 from qsnet_jax.evidence import evaluate, score
 from qsnet_jax.weights import files
@@ -101,7 +101,7 @@ def test_a_border_is_left_out_and_luma_rounded_on_demand(folders, tmp_path):
     """Cropped scores are those of cropped images; rounded luma moves y alone, and a little."""
     clean, restored = (images.read(folders / name) for name in ('clean/norain-6.png', 'out/rain-6.png'))
     cropped = score.Counting(border=4).score(restored, clean)
-    assert cropped == evaluate.score(restored[4:-4, 4:-4], clean[4:-4, 4:-4])
+    assert cropped == metrics.score(restored[4:-4, 4:-4], clean[4:-4, 4:-4])
     plain, rounded = run(folders, tmp_path), run(folders, tmp_path, luma='rounded', border=0)
     assert rounded['rgb'] == plain['rgb'] and 0 < abs(rounded['y']['psnr'] - plain['y']['psnr']) < 0.2
     assert plain['counting'] == '' and rounded['counting'] == 'Y rounded'
