@@ -5,6 +5,7 @@ if __name__ == '__main__':  # before anything else is imported, so that no signa
 
     signals.install()
 
+import logging as standard_logging
 import os
 import pathlib
 import sys
@@ -273,6 +274,7 @@ def _run(arguments: list[str]) -> int:
     signals.keep(VERBS[name].kept)
     flags.FLAGS(['qsnet'])  # the libraries' own
     logging.use_absl_handler()
+    standard_logging.getLogger('asyncio').setLevel('CRITICAL')  # of Orbax's threads, whose errors come otherwise too
     logging.set_verbosity(logging.WARNING if given.values.verbosity is None else given.values.verbosity)
     _start_jax(name, given)
     return VERBS[name].run(given)

@@ -111,7 +111,8 @@ def _raise(signum: int, _frame: Any) -> None:
 def _once_more(lost: Any) -> None:
     """Sends a signal again that came where Python can raise nothing, as in a callback of the garbage collector."""
     if not isinstance(lost.exc_value, Interrupted):
-        sys.__unraisablehook__(lost)
+        if str(lost.exc_value) != 'Event loop is closed':  # TensorStore's threads, after a read that has failed
+            sys.__unraisablehook__(lost)
         return
     threading.Timer(0.05, _again, (lost.exc_value.signum,)).start()
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,3 +188,22 @@ image = generator.integers(256, size=(512, 512, 3), dtype=np.uint8)
 assert derain.Derainer(train.export(state), config.model.to_dict())(image).shape == (512, 512, 3)
 """
     subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_one_line_of_the_program(tiny, tmp_path):
+    """The threads that read it say nothing of their own, and the one before it goes on to the same end."""
+    flags, whole, _ = tiny
+    workdir = tmp_path / 'hurt'
+    shutil.copytree(whole, workdir)
+    for path in (workdir / 'checkpoints/60/default/d').iterdir():
+        path.write_bytes(b'')
+    status, _, errors = run(*flags, f'--workdir={workdir}')
+    assert status == 1 and errors.startswith('error: Checkpoint 60 in') and len(errors.splitlines()) == 1
+    status, _, errors = run(
+        *flags, f'--workdir={workdir}', f'--checkpoint={errors.split("--checkpoint=")[1].split()[0]}'
+    )
+    assert status == 0, errors
+    expected, found = (load_file(path / 'weights.safetensors') for path in (whole, workdir))
+    for name, value in expected.items():
+        np.testing.assert_array_equal(value, found[name], err_msg=name)

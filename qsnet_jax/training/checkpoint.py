@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, storage
 
 _PLAIN = re.compile(r'[\w/.\-+=,:~@ ]*')  # paths that TensorStore takes as they are
 
@@ -24,6 +24,7 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path, keep: int = 3, read_only: bool = False):
         self.directory = directory.resolve()
+        _check_scores(self.directory)
         self._link: tempfile.TemporaryDirectory | None = None
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
@@ -129,6 +130,17 @@ class Checkpoints:
 def steps_in(directory: pathlib.Path) -> list[int]:
     """Steps of the checkpoints under a folder, without opening them."""
     return sorted(int(path.name) for path in directory.glob('*') if path.name.isdecimal()) if directory.is_dir() else []
+
+
+def _check_scores(directory: pathlib.Path) -> None:
+    """Raises UserError for a checkpoint whose validation score cannot be read: with it Orbax opens none of them."""
+    for step in steps_in(directory):
+        path = directory / str(step) / 'metrics' / 'metrics'
+        if path.exists():
+            others = [str(each) for each in reversed(steps_in(directory)) if each != step]
+            way = f'the same command goes on from step {others[0]}' if others else 'the same command begins again'
+            remedy = f'Checkpoint {step} is damaged. Remove {directory / str(step)}, and {way}.'
+            storage.read_json(path, remedy=remedy)
 
 
 def digest(state: Any) -> str:

@@ -95,6 +95,7 @@ def damage(path, how):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # of Orbax's threads that failed
 @pytest.mark.parametrize('how', ['cut', 'emptied', 'bit'])
 def test_every_damage_to_a_checkpoint_is_named_or_harmless(run, tmp_path, how):
     """No file of it can be hurt so that other values are restored, and none ends in a traceback."""
@@ -110,7 +111,8 @@ def test_every_damage_to_a_checkpoint_is_named_or_harmless(run, tmp_path, how):
             with checkpoint.Checkpoints(run.workdir / 'checkpoints', read_only=True) as checkpoints:
                 assert checkpoint.digest(checkpoints.restore(5, like)) == expected, path
         except UserError as error:
-            assert 'Checkpoint 5' in str(error) and '--checkpoint=4' in str(error), path
+            assert 'Checkpoint 5' in str(error), path
+            assert '--checkpoint=4' in str(error) or 'goes on from step 4' in str(error), path
             refused += 1
         path.write_bytes(content)
     assert refused > 3
