@@ -63,6 +63,13 @@ def as_it_was(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in absent.items() if now.get(name) == defaults[name] != value}
 
 
+def former_values(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Values of a stored config that today are written otherwise, where the given one has today's default."""
+    now, defaults = flat(given), default_fields()
+    then = {name: of_today(name, value) for name, value in flat(stored).items() if of_today(name, value) != value}
+    return {name: value for name, value in then.items() if now.get(name) == defaults[name] != value}
+
+
 def of_today(name: str, value: Any) -> Any:
     """A stored value as it is written today."""
     former = FORMER.get(name, {})

@@ -10,7 +10,7 @@ from ml_collections import config_dict
 from qsnet_jax.configs import default
 
 from qsnet_jax import UserError, derain, fields
-from qsnet_jax.evidence import claims
+from qsnet_jax.evidence import rows
 from qsnet_jax.training import parallel, study, train
 from qsnet_jax.weights import files
 
@@ -78,10 +78,13 @@ def test_the_weights_score_what_their_row_says(config, tmp_path):
 def test_the_row_counts(config, tmp_path):
     """The report reads it, and its study takes it for done, as long as the images are the same."""
     shutil.copytree(LEGACY / 'rows', tmp_path / 'rows')
-    assert [row['kind'] for row in claims.load(tmp_path)] == ['study']
+    assert [row['kind'] for row in rows.load(tmp_path)] == ['study']
     config.train.steps = 2
     config.study = config_dict.ConfigDict({'size': 'tiny', 'seeds': (0,)})
     config.study.variants = config_dict.ConfigDict({'paper': {}}, sort_keys=False)
+    with pytest.raises(UserError, match="share_scales is 'all' there and 'features' here"):
+        study.is_done(config, 'paper', 0, tmp_path)  # today's default is another network
+    config.model.share_scales = 'all'
     assert study.is_done(config, 'paper', 0, tmp_path)
     shutil.copytree(LEGACY / 'data', tmp_path / 'data')
     shutil.copy(LEGACY / 'data/train/rain-0.png', tmp_path / 'data/train/rain-1.png')

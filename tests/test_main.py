@@ -86,7 +86,7 @@ def test_every_verb_has_its_help(capsys):
 def commands(path):
     """What a text tells its reader to type, without those of a study that the reader is to write."""
     found = re.findall(r'(?:python -m qsnet_jax\.main|qsnet) (--[^\n`#$]*)', re.sub(r'\\+\n', ' ', path.read_text()))
-    return [command for command in found if 'my_study' not in command and '--config=configs/NAME.py' not in command]
+    return [command for command in found if not re.search(r'my_study|--help|--config=configs/NAME\.py', command)]
 
 
 TEXTS = [ROOT / 'README.md', *sorted(path for path in (ROOT / 'configs').iterdir() if path.suffix in ('.py', '.md'))]

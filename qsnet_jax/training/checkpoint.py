@@ -1,5 +1,6 @@
 """Orbax checkpoints of a training run's state, each with a hash of all that it holds."""
 
+import dataclasses
 import hashlib
 import pathlib
 import re
@@ -64,7 +65,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, psnr: float | None = None) -> None:
         """Starts to write `state` as checkpoint `step`; `wait` returns when it is on disk."""
         metrics = {} if psnr is None else {'psnr': psnr}
-        arguments = ocp.args.StandardSave(state)
+        arguments = ocp.args.StandardSave(_held(state))
         self._manager.save(step, args=arguments, metrics=metrics, custom_metadata={'sha256': digest(state)}, force=True)
 
     def restore(self, step: int, like: Any) -> Any:
@@ -72,9 +73,10 @@ class Checkpoints:
 
         Raises UserError that names the others where it is damaged, in whatever way.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _held(like))
         try:
-            state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            held = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            state = dataclasses.replace(like, **held)
             stored = (self._manager.metadata(step).custom_metadata or {}).get('sha256')
         except Exception as error:  # of Orbax and TensorStore, whatever they trip over
             raise self._damaged(step, f'{type(error).__name__}: {" ".join(str(error).split())[:160]}') from error
@@ -141,6 +143,12 @@ def _check_scores(directory: pathlib.Path) -> None:
             way = f'the same command goes on from step {others[0]}' if others else 'the same command begins again'
             remedy = f'Checkpoint {step} is damaged. Remove {directory / str(step)}, and {way}.'
             storage.read_json(path, remedy=remedy)
+
+
+def _held(state: Any) -> dict[str, Any]:
+    """The parts of a state that it has: one without an average is stored as before there were averages."""
+    parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def digest(state: Any) -> str:

@@ -77,7 +77,8 @@ def read_config(config: Any, workdir: pathlib.Path) -> Any:
             f'{workdir} holds checkpoints, but neither config.json nor run.json says of which run. Bring one of them '
             'back, or name another --workdir.'
         )
-    old = fields.as_it_was(stored, json.loads(config.to_json()))
+    given = json.loads(config.to_json())
+    old = fields.as_it_was(stored, given) | fields.former_values(stored, given)
     if old:
         config = config.copy_and_resolve_references()
         config.update_from_flattened_dict(old)

@@ -43,7 +43,7 @@ def test_any_name_of_a_folder(run, tmp_path, name):
     run(place)
     assert checkpoint.steps_in(place / 'checkpoints') == [2, 4, 5]
     assert run(place)['step'] == 5
-    assert train.restore_variables(run.config, place, '4')[1]['step'] == 4
+    assert train.restore_variables(run.config, place, '4')[2]['step'] == 4
 
 
 def test_the_same_data_elsewhere_go_on(run, tmp_path, pairs_root):
@@ -165,7 +165,7 @@ def test_a_run_without_both_is_not_taken_for_another(run):
     (run.workdir / 'run.json').unlink()
     with pytest.raises(UserError, match=r'neither config\.json nor run\.json'):
         run()
-    assert train.restore_variables(run.config, run.workdir, 'latest')[1] == {'step': 5}
+    assert train.restore_variables(run.config, run.workdir, 'latest')[2] == {'step': 5}
 
 
 @pytest.mark.parametrize('content', ['', '{"starts"', '[]', '{}', '{"starts": 3}', '{"starts": [{}]}'])
@@ -224,5 +224,5 @@ def test_what_is_watched_is_not_trained_on(run):
     """The default holds scenes out of training, and the row of a best checkpoint says nothing of a scored set."""
     record = folder.starts_of(run.workdir)[-1]
     assert record['training_data']['pairs']['count'] == 5 and record['validation_data']['held_out/pairs']['count'] == 1
-    _, best = train.restore_variables(run.config, run.workdir, 'best')
+    _, _, best = train.restore_variables(run.config, run.workdir, 'best')
     assert best['selected_on'] == ['held_out/pairs'] and not study._chosen_by(run.config.data, best)
