@@ -24,7 +24,6 @@ from qsnet_jax import UserError, metrics, photos, priors, provenance, storage
 from qsnet_jax.evidence import methods, plates, sparsity, subjects
 
 FIGURES = ('1', '2', '6', '7', '8', '9', '10', '11')
-DPI = 110
 FILTER = priors.FILTERS['derivative'][0]  # d_x, as in `sparsity`
 WORST = 3  # curves of images that are not sparse
 COLOURS = {'input': 'C0', 'result': 'C2', 'rain layer': 'C1'}
@@ -75,7 +74,7 @@ def run(
             made = _MAKERS[number](shown, results, images_)
             path = output / f'fig-{number}-{name or images_.name}.png'
             with storage.replacing(path) as temporary:
-                made.figure.savefig(temporary, format='png', dpi=DPI, metadata={'Software': None})
+                made.figure.savefig(temporary, format='png', dpi=plates.DPI, metadata={'Software': None})
             about = {'figure': number, 'images': [photo.describe() for photo in shown], **made.data}
             about |= {'methods': [method.describe() for method in found], 'provenance': record}
             storage.write_json(path.with_suffix('.json'), about)
