@@ -61,6 +61,10 @@ def main(arguments: list[str]) -> int:
         return _VERBS[_MODE.value]()
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
+        if _DISTRIBUTED.value:
+            from qsnet_jax.training import parallel
+
+            return parallel.leave(1)
         return 1
     except Stopped as stop:
         print(stop, file=sys.stderr)

@@ -161,6 +161,8 @@ def train(config: Any, workdir: pathlib.Path, mesh: Mesh | None = None) -> tuple
         training, fingerprints = batches.open_batches(
             config.data, config.seed, cache, jax.process_index(), jax.process_count()
         )
+        images = {f'training images of {name}': each['sha256'] for name, each in fingerprints.items()}
+        parallel.agree_on({**fields_with_effect(config), **images})
         manager = checkpoint.open_manager(workdir / 'checkpoints', config.train.keep)
         stack.callback(manager.close)
         is_begun = manager.latest_step() is not None
@@ -394,6 +396,12 @@ def default_fields() -> dict[str, Any]:
     return flat(json.loads(default.get_config().to_json()))
 
 
+def fields_with_effect(config: Any) -> dict[str, Any]:
+    """The fields of a config that change what a run computes; data.root does not, for files are compared as such."""
+    fields = flat(json.loads(config.to_json()))
+    return {name: value for name, value in fields.items() if name not in (*WITHOUT_EFFECT, 'data.root')}
+
+
 def flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     """Nested fields as 'a.b.c'."""
     fields: dict[str, Any] = {}
@@ -461,15 +469,19 @@ def _claimed(workdir: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list that SIGTERM and SIGINT append to instead of ending the process; a second one ends it at once."""
+    """A list that signals append to instead of ending the process; a second SIGINT ends it at once.
+
+    SIGTERM comes more than once, and SIGUSR2 before the end of the time, where Slurm wants the machine back.
+    """
     received: list[int] = []
     previous: dict[int, Any] = {}
 
     def note(signum: int, _frame: Any) -> None:
         received.append(signum)
-        signal.signal(signum, previous[signum])
+        if signum == signal.SIGINT:
+            signal.signal(signum, previous[signum])
 
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         previous[signum] = signal.signal(signum, note)
     try:
         yield received
