@@ -10,9 +10,11 @@ shift
 size=release config=configs/release.py
 if [ "${1:-}" = cpu ]; then
   size=release-cpu config=configs/release.py:cpu
+  export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
   export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 # large pages, where the system gives them on request
   shift
 else
+  export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda} # or a broken driver would leave all to the CPU
   export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}" # or a resumed run would differ in its last digits
 fi
 results=runs/$size # or --results=FOLDER: results/ holds rows of the published trainings, which would count as done

@@ -247,7 +247,7 @@ def run(arguments: list[str]) -> int:
         return signals.end(signals.received()) if signals.received() else status  # of one that was swallowed
     except UserError as error:
         print(spelling.shown(f'error: {error}', keep='\n'), file=sys.stderr)
-        return 1
+        return _leave(1)
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signum
@@ -259,6 +259,12 @@ def run(arguments: list[str]) -> int:
         return signals.end(signals.received())
     finally:
         signals.uninstall()
+
+
+def _leave(status: int) -> int:
+    """Of a run of several processes ends this one at once, for the others would wait for it."""
+    parallel = sys.modules.get('qsnet_jax.training.parallel')
+    return parallel.leave(status) if parallel else status
 
 
 def _run(arguments: list[str]) -> int:
