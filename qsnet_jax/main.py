@@ -109,6 +109,13 @@ def _figures(given: Given) -> int:
     return 0
 
 
+def _demo(given: Given) -> int:
+    from qsnet_jax import demo
+
+    demo.run(given.values.weights, given.values.port)
+    return 0
+
+
 def _export(given: Given) -> int:
     from qsnet_jax.peers import export
 
@@ -212,6 +219,14 @@ VERBS = {
         'Nothing was written; the same command starts again.',
         config='',
         needed=('output',),
+    ),
+    'demo': Verb(
+        _demo,
+        'Opens a page on this machine to try a photo (extra [demo]).',
+        ('weights', 'port'),
+        ('', '--weights=light --port=8000'),
+        'No photo was kept; the same command opens the page again.',
+        config='',
     ),
     'report': Verb(
         _report,
