@@ -10,8 +10,15 @@ def get_config():
     config = config_dict.ConfigDict()
     config.seed = 0  # everything random follows from it: initial parameters, order, crops, drawn rain
     config.note = ''  # kept with the weights: the licence of the data, say
+    _network(config)
+    _loss(config)
+    _data(config)
+    _training(config)
+    return config
 
-    # The network, Sec. 4.1. The paper fixes 12 units, rates and the number of scales; the rest is our reading.
+
+def _network(config):
+    # Sec. 4.1. The paper fixes 12 units, rates and the number of scales; the rest is our reading.
     config.model = config_dict.ConfigDict()
     config.model.channels = 132  # encoder width, a multiple of 4 x groups; stem and main decoder follow from it
     config.model.groups = 3  # of every group convolution
@@ -30,7 +37,9 @@ def get_config():
     # 'float64' (needs JAX_ENABLE_X64).
     config.model.dtype = 'float32'
 
-    # The loss, Eqs. 8-13: weights as printed. Every term is a mean over pixels and channels.
+
+def _loss(config):
+    # Eqs. 8-13: weights as printed. Every term is a mean over pixels and channels.
     config.loss = config_dict.ConfigDict()
     config.loss.content = 1.0  # lambda_C, Eq. 10
     config.loss.quasi_sparsity = 1e-3  # lambda_Q, Eq. 9
@@ -40,7 +49,9 @@ def get_config():
     config.loss.pixel_range = 1.0  # images are in [0, this] inside the loss: 1 or 255; changes the balance of Eq. 12
     config.loss.detail_threshold = 0.0  # tau of the rain map in [0, 1]: 0 for lossless pairs, 8 / 255 for JPEG pairs
 
-    # Data. A name is drawn_light, drawn_heavy or drawn_wide (rain drawn on photos that come with scikit-image and
+
+def _data(config):
+    # A name is drawn_light, drawn_heavy or drawn_wide (rain drawn on photos that come with scikit-image and
     # matplotlib; with /SUB on those of that folder below `root`), pairs or layers (files of your own under `root`;
     # pairs/SUB is the sub-folder SUB; layers/A+B puts any layer of B on any background of A), a public set (rain100h,
     # rain100l, rain_train_h, rain_train_l, rain800, rain1200, rain1400, rain13k, ddc, spa; with /SPLIT another split
@@ -48,6 +59,10 @@ def get_config():
     config.data = config_dict.ConfigDict()
     config.data.train = config_dict.FieldReference('drawn_light,drawn_heavy', field_type=object)
     config.data.eval = config_dict.FieldReference('drawn_light,drawn_heavy', field_type=object)
+    # What a run watches, and chooses the best checkpoint by: 'held_out', scenes of the training sources that are left
+    # out of training, or names as in `eval`, which is scored once, at the end.
+    config.data.validation = config_dict.FieldReference('held_out', field_type=object)
+    config.data.validation_share = 0.05  # held_out: of all scenes, by the hash of their names; at least one
     config.data.root = config_dict.placeholder(str)  # folder of pairs and layers, of a set's files, or of several sets'
     config.data.tfds_dir = config_dict.placeholder(
         str
@@ -70,7 +85,9 @@ def get_config():
     config.data.threads = 2  # that read, crop and draw batches ahead
     config.data.prefetch = 16  # batches read ahead
 
-    # Training, Sec. 5.1.
+
+def _training(config):
+    # Sec. 5.1.
     config.train = config_dict.ConfigDict()
     config.train.steps = 100_000  # not in the paper
     config.train.learning_rate = 1e-3
@@ -87,8 +104,17 @@ def get_config():
     config.train.plateau_floor = 1e-3  # smallest multiple of learning_rate
     config.train.log_every = 50  # steps per line of metrics.jsonl; its values are means over them
     config.train.eval_every = 1000  # steps between validations
-    config.train.eval_sets = 1  # a validation scores this many of data.eval, from the first; 'best' is by their mean
+    config.train.eval_sets = 1  # a validation scores this many of its sets, from the first; 'best' is by their mean
     config.train.eval_images = 20  # images of each set that a validation scores
     config.train.checkpoint_every = 1000
     config.train.keep = 3  # latest checkpoints kept, beside the best by validation PSNR
+
+    # The sparsity study, Sec. 3.1 (--mode=sparsity). The paper gives neither rule nor bins nor filter.
+    config.sparsity = config_dict.ConfigDict()
+    config.sparsity.bins = 64  # of the log-histograms
+    config.sparsity.filter = 'd_x'  # of the figures, of contrast and of the verdict: 'd_x', 'd_y', 'd_xx' or 'd_yy'
+    config.sparsity.response = 'absolute'  # or 'signed': a histogram with two sides, each with a chord of its own
+    # Sets, or folders of photos (written ./A or /A), that are studied one by one and then as one share with these
+    # weights: './real:1,rain1400:9' is as the paper's, over 1,000 real and 9,000 synthetic images.
+    config.sparsity.pool = config_dict.placeholder(str)
     return config

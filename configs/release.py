@@ -89,6 +89,7 @@ def _wide(config):
     config.data.crop = 96
     config.data.batch = 8
     config.train.steps = 40_000
+    config.train.schedule = 'constant'  # with averaged weights a run can be ended at any step
     config.train.average = 0.999
     config.train.eval_every = config.train.checkpoint_every = 1000
 

@@ -1,28 +1,22 @@
-"""Photos of any size in, photos out: pad, cut into tiles, stitch, and walk through folders."""
+"""Images of any size in, restored images out: pad, cut into tiles, stitch."""
 
 import contextlib
 import functools
 import math
 import os
 import pathlib
-import time
 from collections.abc import Iterator
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
-from qsnet_jax import UserError, layers, model
+from qsnet_jax import UserError, layers, model, progress
 from qsnet_jax.data import images
 from qsnet_jax.weights import files
 
 BUCKET = 32  # sides of tiles are multiples of this, so that photos of many sizes compile few shapes
-# Photos too, but of kinds that are not read: reported, not passed over. Raw ones hold a small preview that Pillow would
-# take for the photo.
-RAW = ('.dng', '.nef', '.cr2', '.cr3', '.arw', '.raf', '.rw2', '.orf', '.pef')
-REFUSED = ('.gif', '.heic', '.heif', '.avif', '.jxl', *RAW)
 TILE = 512  # pixels; scores are made with this, or they would depend on the machine in their last digits
 LARGEST_TILE = 1024  # of those that memory decides on: larger ones save less than a tenth of the margins' work
 # Memory that inference needs for each pixel of a tile, in units of one activation of the encoder's width. Measured on
@@ -37,9 +31,13 @@ class Derainer:
     below and to the right, up to a multiple of that. A larger one than `tile` is cut into overlapping tiles of
     tile x tile pixels whose margins, as wide as the network's receptive field, are thrown away. The result is that of
     the whole image, in bounded memory; sums of other shapes may round a value to the neighbouring level.
+
+    few_shapes: cuts small images into tiles too, whose sides are multiples of 32. Every new shape compiles for seconds,
+      so this is faster for images of many sizes, and slower for images of one.
     """
 
-    def __init__(self, variables: dict[str, Any], settings: dict[str, Any], tile: int = TILE):
+    def __init__(self, variables: dict[str, Any], settings: dict[str, Any], tile: int = TILE, few_shapes: bool = False):
+        self.few_shapes = few_shapes
         self.variables = variables
         self.settings = dict(settings)
         self.network = model.from_config(settings)
@@ -55,43 +53,36 @@ class Derainer:
         """The weights as the device computes with them, there once for all tiles."""
         return model.prepare(self.network, self.variables)
 
-    def __call__(self, image: np.ndarray, few_shapes: bool = False) -> np.ndarray:
-        return self.restore(image, few_shapes=few_shapes)[0]
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return self.restore(image)[0]
 
-    def restore(self, image: np.ndarray, scales: bool = False, few_shapes: bool = False) -> np.ndarray:
-        """uint8 (1, H, W, 3), the restored image; with `scales` followed by those that C_1, C_2, ... alone decode.
-
-        few_shapes: cuts small images into tiles too, whose sides are multiples of 32. Every new shape compiles for
-          seconds, so this is faster for images of many sizes, and slower for images of one.
-        """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-            raise UserError(f'The image is {image.dtype} {image.shape}; expected uint8 (H, W, 3).')
+    def restore(self, image: np.ndarray, scales: bool = False) -> np.ndarray:
+        """uint8 (1, H, W, 3), the restored image; with `scales` followed by those that C_1, C_2, ... alone decode."""
+        images.check_picture(image)
         height, width = image.shape[:2]
         canvas = pad_to_stride(image, self.network.encoder_stride)
         count = 1 + (1 + len(self.network.rates)) * scales
         restored = np.empty((count, *canvas.shape), np.uint8)
-        for core, inner, tile, rain in _one_ahead(self._predictions(canvas, scales, few_shapes)):
+        for core, inner, tile, rain in _one_ahead(self._predictions(canvas, scales)):
             restored[:, *core] = images.to_uint8(tile[inner] - np.asarray(rain)[:, *inner])
         return restored[:, :height, :width]
 
-    def _predictions(
-        self, canvas: np.ndarray, scales: bool, few_shapes: bool
-    ) -> Iterator[tuple[Any, Any, np.ndarray, jax.Array]]:
+    def _predictions(self, canvas: np.ndarray, scales: bool) -> Iterator[tuple[Any, Any, np.ndarray, jax.Array]]:
         """Where each tile belongs, the tile, and its rain, which the device may still be computing."""
-        for window, core, inner in self._tiles(canvas.shape[:2], few_shapes):
+        for window, core, inner in self._tiles(canvas.shape[:2]):
             tile = images.to_float(canvas[window])
             yield core, inner, tile, _predict(self.network, self._prepared, jnp.asarray(tile[None]), scales)
 
-    def _tiles(self, shape: tuple[int, int], few_shapes: bool) -> Iterator[tuple[Any, Any, Any]]:
+    def _tiles(self, shape: tuple[int, int]) -> Iterator[tuple[Any, Any, Any]]:
         """Slices (window on the canvas, core on the canvas, core within the window) that together cover the canvas."""
         if self.network.norm == 'instance':  # every pixel sees the whole image
             spans = [[(0, extent, 0, extent)] for extent in shape]
         else:
             halo, stride = _halo(self.network), self.network.encoder_stride
-            tiles = [self._side(extent) if few_shapes else self.tile for extent in shape]
+            tiles = [self._side(extent) if self.few_shapes else self.tile for extent in shape]
             spans = [_spans(extent, tile, halo, stride) for extent, tile in zip(shape, tiles, strict=True)]
         grid = [(rows, columns) for rows in spans[0] for columns in spans[1]]
-        for axes in tqdm.tqdm(grid, 'tiles', leave=False, disable=len(grid) < 4):
+        for axes in progress.bar(grid, 'tiles', leave=False, disable=len(grid) < 4):
             yield (
                 tuple(slice(start, stop) for start, stop, _, _ in axes),
                 tuple(slice(first, last) for _, _, first, last in axes),
@@ -190,82 +181,14 @@ def _predict(network: model.QSNet, prepared: Any, tiles: jax.Array, scales: bool
     return jnp.concatenate((output.rain, *output.aux_rain)) if scales else output.rain
 
 
-def load(weights: str | None = None, tile: int | None = TILE, dtype: str | None = None) -> Derainer:
+def load(
+    weights: str | None = None, tile: int | None = TILE, dtype: str | None = None, few_shapes: bool = False
+) -> Derainer:
     """A Derainer with the weights of a file, of a name in the package, or with the package's default.
 
     tile: None lets the free memory decide, see `choose_tile`. dtype: computes in 'bfloat16', say, not as in training.
+    few_shapes: see Derainer.
     """
     variables, settings = files.load_weights(weights or files.INCLUDED / 'default.safetensors')
     settings = {**settings, 'dtype': dtype or settings['dtype']}
-    return Derainer(variables, settings, choose_tile(settings) if tile is None else tile)
-
-
-def derain_files(derainer: Derainer, source: str, target: str, layers: bool = False) -> int:
-    """Derains a file, or every image below a folder, into the folder `target` under the same names.
-
-    layers: also writes what was removed, as NAME.rain.png. Files that cannot be read are reported at the end and do
-    not stop the rest. Returns how many files failed.
-    """
-    source_path, target_path = pathlib.Path(source).expanduser(), pathlib.Path(target).expanduser()
-    base = source_path if source_path.is_dir() else source_path.parent
-    if target_path.resolve() == base.resolve():
-        raise UserError(
-            f'--output={target} is where the input lies; its photos would be overwritten. Name another folder.'
-        )
-    files = find_photos(source_path, target_path)
-    failures, notes, pixels, begun = [], [], 0, time.perf_counter()
-    with tqdm.tqdm(files, 'photos', unit='photo') as progress:
-        for file in progress:
-            name = file.relative_to(base)
-            progress.set_postfix_str(str(name))
-            try:
-                photo = _derain_file(derainer, file, target_path / name, layers)
-                notes += [f'{name}: {note}' for note in photo.notes]
-                pixels += photo.rgb.shape[0] * photo.rgb.shape[1]
-            except (images.ImageError, OSError, MemoryError) as error:
-                failures.append(f'{error}')
-            except jax.errors.JaxRuntimeError as error:
-                if 'RESOURCE_EXHAUSTED' not in str(error):
-                    raise
-                failures.append(f'{name}: out of memory with tiles of {derainer.tile} pixels; use a smaller --tile')
-    speed = pixels / 1e6 / (time.perf_counter() - begun)
-    done = f'{len(files) - len(failures)} of {len(files)} photos derained into {target_path}'
-    print(f'{done}, {speed:.2f} megapixels per second with files and compilation')
-    for line in [*(f'note: {note}' for note in notes), *(f'failed: {failure}' for failure in failures)]:
-        print(line)
-    return len(failures)
-
-
-def find_photos(source: pathlib.Path, target: pathlib.Path | None = None) -> list[pathlib.Path]:
-    """The file itself, or all photos below a folder but for those in `target`. Raises UserError where none is found."""
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise UserError(f'--input={source} does not exist; expected an image or a folder of images.')
-    results, kinds = target.resolve() if target else None, (*images.EXTENSIONS, *REFUSED)
-    files = sorted(path for path in source.rglob('*') if path.suffix.lower() in kinds and path.is_file())
-    if results and source.resolve() in results.parents:  # an earlier run's results are no input
-        files = [path for path in files if results not in path.resolve().parents]
-    if not files:
-        raise UserError(f'No image under {source}; expected files ending in {", ".join(images.EXTENSIONS)}.')
-    return files
-
-
-def removed(rainy: np.ndarray, restored: np.ndarray) -> np.ndarray:
-    """The rain layer to look at: how much brighter the rainy image was, uint8 as both."""
-    return np.maximum(rainy, restored) - restored
-
-
-def _derain_file(derainer: Derainer, source: pathlib.Path, target: pathlib.Path, layers: bool) -> images.Photo:
-    """One photo in, one photo out, with its format, alpha, profile and EXIF data; returns what was read."""
-    if source.suffix.lower() in RAW:
-        raise images.ImageError(
-            f'{source}: raw data of a camera; expected a developed photo; export it as TIFF or JPEG'
-        )
-    photo = images.open_photo(source)
-    restored = derainer(photo.rgb)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    images.save_photo(target, restored, photo)
-    if layers:
-        images.save(target.with_name(f'{target.name}.rain.png'), removed(photo.rgb, restored))
-    return photo
+    return Derainer(variables, settings, choose_tile(settings) if tile is None else tile, few_shapes)

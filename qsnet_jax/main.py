@@ -1,220 +1,329 @@
-"""python -m qsnet_jax.main --config=configs/NAME.py [--config.field=value ...] [--workdir=DIR] [--mode=MODE]."""
+"""The command line: what each verb does and which flags it reads. `qsnet --help`, `qsnet --mode=VERB --help`."""
 
+if __name__ == '__main__':  # before anything else is imported, so that no signal is lost
+    from qsnet_jax import signals
+
+    signals.install()
+
+import logging as standard_logging
 import os
 import pathlib
 import sys
+from typing import Any
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags, logging
 
-from qsnet_jax import Stopped, UserError
-
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Settings; configs/default.py lists and explains them all.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for --config=configs/NAME.py.')
-_WEIGHTS = flags.DEFINE_string(
-    'weights',
-    None,
-    'eval, derain, sparsity: a weights file (.safetensors, .pth), or a name of those in the package, as default.',
-)
-_CHECKPOINT = flags.DEFINE_string('checkpoint', 'latest', 'eval: latest, best (by validation) or a step.')
-_FRAMEWORK = flags.DEFINE_enum(
-    'framework',
-    'jax',
-    ['jax', 'torch'],
-    'eval: torch restores with the PyTorch twin, on the CPU, and writes to eval-torch.',
-)
-_INPUT = flags.DEFINE_string('input', None, 'derain, sparsity: a photo or a folder of photos.')
-_OUTPUT = flags.DEFINE_string('output', None, 'derain: folder for the results, under the same names.')
-_TILE = flags.DEFINE_integer(
-    'tile', None, 'derain, eval: side in pixels of the tiles of larger images; else 512, and in derain by free memory.'
-)
-_DTYPE = flags.DEFINE_enum('dtype', None, ['float32', 'bfloat16'], 'derain: computes in this, not as in training.')
-_CACHE = flags.DEFINE_string('compilation_cache', None, 'Folder that keeps what XLA compiled for the next start.')
-_OVERLAP = flags.DEFINE_bool('overlap', False, 'prepare: also find backgrounds that training and evaluation share.')
-_RESULTS = flags.DEFINE_string(
-    'results', 'results', 'study, sparsity, report, compare, bench: folder for rows and figures.'
-)
-_DISTRIBUTED = flags.DEFINE_string(
-    'distributed',
-    None,
-    'train, study: several processes as one; auto (Slurm and other clusters) or HOST:PORT,PROCESSES,INDEX.',
-)
-_ONLY = flags.DEFINE_string('only', None, 'study: these variants alone, as in V1,V2.')
-_LAYERS = flags.DEFINE_bool('layers', False, 'derain: also write what was removed, as NAME.rain.png beside each photo.')
+from qsnet_jax import Stopped, UserError, command_line, config_files, signals, spelling
+from qsnet_jax.command_line import Given, Verb
+from qsnet_jax.flag_table import FLAGS
 
 
-def main(arguments: list[str]) -> int:
-    if len(arguments) > 1:
-        raise app.UsageError(f'{arguments[1:]} not understood; flags are written --name=value.')
-    if not flags.FLAGS['verbosity'].present:
-        logging.set_verbosity(logging.WARNING)  # Orbax tells at length what it does
-    if _CACHE.value:
-        import jax
+def _train(given: Given) -> int:
+    from qsnet_jax.training import study
 
-        jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(_CACHE.value).expanduser().resolve()))
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+    if 'study' in given.config:
+        raise UserError('This config holds several variants: choose one (--config=NAME:VARIANT), or --mode=study.')
+    workdir = _workdir(given, given.name)
+    signals.keep(f'Checkpoints are kept in {workdir}; the same command goes on from the latest.')
+    study.run(given.config, workdir, _tile(given), given.values.checkpoint)
+    return 0
+
+
+def _study(given: Given) -> int:
+    from qsnet_jax.training import study
+
+    name = given.config.study.size if 'study' in given.config else given.name  # studies share the method's own runs
+    workdir = _workdir(given, name)
+    return 3 if study.study(given.config, workdir, _results(given), given.values.only) else 0  # 3: runs failed
+
+
+def _eval(given: Given) -> int:
+    from qsnet_jax import derain
+    from qsnet_jax.training import study
+
+    values, weights = given.values, given.values.weights
+    if weights and given.is_given('checkpoint'):
+        raise UserError('--checkpoint is of the run in --workdir and --weights of a file; give one of them.')
+    if values.framework == 'torch' and given.is_given('tile'):
+        raise UserError('--tile is not for --framework=torch, which restores every image in one piece.')
+    name = f'{given.name}-{pathlib.Path(weights).stem}' if weights else given.name  # not of the run of that config
+    notes = None
+    if values.framework == 'torch':
+        from qsnet_jax.peers import torch_twin
+
+        notes = {'framework': f'torch {torch_twin.torch.__version__}, cpu'}
+
+    def make(variables: Any, settings: dict[str, Any]) -> Any:
+        if notes:
+            return torch_twin.Derainer(torch_twin.build(variables, settings))
+        return derain.Derainer(variables, settings, _tile(given))
+
+    study.evaluate_stored(given.config, _workdir(given, name), weights, values.checkpoint, make, notes)
+    return 0
+
+
+def _derain(given: Given) -> int:
+    from qsnet_jax import derain, photos
+
+    values = given.values
+    is_folder = pathlib.Path(values.input).expanduser().is_dir()  # of photos of many sizes
+    derainer = derain.load(values.weights, values.tile, values.dtype, few_shapes=is_folder)
+    failed = photos.derain_files(derainer, values.input, values.output, values.layers, values.overwrite)
+    return int(failed > 0)
+
+
+def _prepare(given: Given) -> int:
+    from qsnet_jax.data import prepare
+
+    prepare.prepare(given.config, given.values.overlap)
+    return 0
+
+
+def _sparsity(given: Given) -> int:
+    from qsnet_jax.evidence import sparsity
+
+    if given.config is None and not given.values.input:
+        raise UserError('--mode=sparsity needs --input=FOLDER of photos, or --config=NAME for its data sets.')
+    sparsity.run(given.config, given.values.input, given.values.weights, _results(given))
+    return 0
+
+
+def _score(given: Given) -> int:
+    from qsnet_jax.evidence import score
+
+    values = given.values
+    named = {field: getattr(values, field) for field in ('dataset', 'luma', 'border', 'against')}
+    workdir = _workdir(given, f'score-{values.name}')
+    score.run(values.restored, values.clean, values.rainy, _results(given), values.name, workdir, **named)
+    return 0
+
+
+def _figures(given: Given) -> int:
+    from qsnet_jax.evidence import figures
+
+    values, output = given.values, given.values.output or _results(given) / 'figures'
+    named = {field: getattr(values, field) for field in ('clean', 'count', 'crop', 'name')}
+    methods = tuple(values.methods.split(','))
+    made = figures.run(values.figure, values.input, pathlib.Path(output).expanduser(), methods, given.config, **named)
+    print('\n'.join(str(path) for path in made))
+    return 0
+
+
+def _export(given: Given) -> int:
+    from qsnet_jax.peers import export
+
+    export.run(given.values.weights, given.values.output)
+    return 0
+
+
+def _report(given: Given) -> int:
+    from qsnet_jax.evidence import report
+
+    report.report(_results(given))
+    return 0
+
+
+def _compare(given: Given) -> int:
+    from qsnet_jax.peers import compare
+
+    compare.compare(given.config, _workdir(given, given.name), _results(given))
+    return 0
+
+
+def _bench(given: Given) -> int:
+    from qsnet_jax.peers import bench
+
+    bench.bench(given.config, _results(given) / 'bench')
+    return 0
+
+
+_DATA = '--config.data.root=PAIRS --config.data.train=pairs --config.data.eval=pairs'
+VERBS = {
+    'train': Verb(
+        _train,
+        'Trains, goes on by itself where the workdir holds a checkpoint, and scores at the end.',
+        ('workdir', 'checkpoint', 'tile', 'distributed'),
+        ('--config=quickstart', f'--config=qsnet {_DATA} --workdir=runs/mine', '--config=losses:small-V1'),
+        'Checkpoints are kept; the same command goes on from the latest.',
+    ),
+    'eval': Verb(
+        _eval,
+        'Restores a checkpoint of a run, or weights, and scores every set of config.data.eval.',
+        ('workdir', 'checkpoint', 'weights', 'framework', 'tile'),
+        ('--config=quickstart --checkpoint=best', f'--config=quickstart --weights=default {_DATA}'),
+        'Scores of the sets that were finished are kept; the same command scores again.',
+    ),
+    'derain': Verb(
+        _derain,
+        'Removes rain from a photo or a folder of photos.',
+        ('input', 'output', 'weights', 'tile', 'dtype', 'layers', 'overwrite'),
+        ('--input=photos --output=clean', '--input=photos --output=clean --weights=heavy --layers'),
+        'The photos that were written are whole; the same command does all of them again.',
+        config='',
+        needed=('input', 'output'),
+    ),
+    'prepare': Verb(
+        _prepare,
+        "Checks a public set's download, prepares it, and tables what all sets of a config hold.",
+        ('overlap',),
+        ('--config=qsnet --config.data.eval=rain100h --config.data.root=DOWNLOADS --overlap',),
+        'Sets that were prepared are kept; the same command prepares the others.',
+    ),
+    'study': Verb(
+        _study,
+        'Runs every variant and seed of a study that has no row yet.',
+        ('workdir', 'results', 'only', 'distributed'),
+        ('--config=losses:small --config.data.root=PAIRS', '--config=losses:small --only=V1,V2'),
+        'Rows and checkpoints are kept; the same command goes on.',
+    ),
+    'sparsity': Verb(
+        _sparsity,
+        'Sec. 3.1: how sparse rain is, in photos or data sets.',
+        ('input', 'weights', 'results'),
+        ('--input=photos', '--config=qsnet --config.data.root=PAIRS'),
+        'Nothing of this one was written; the same command starts again.',
+        config='read',
+    ),
+    'score': Verb(
+        _score,
+        "Scores a folder of any program's results, as ours are scored, and writes a row beside ours.",
+        ('restored', 'clean', 'rainy', 'name', 'dataset', 'luma', 'border', 'against', 'results', 'workdir'),
+        (
+            '--name=PReNet --restored=prenet --clean=norain',
+            '--name=mine --restored=a --clean=b --rainy=c --against=light',
+        ),
+        'Nothing of this one was written; the same command starts again.',
+        config='',
+        needed=('name', 'restored', 'clean'),
+    ),
+    'figures': Verb(
+        _figures,
+        "The paper's figures for photos or a set: results, rain layers, scales, sparsity.",
+        ('figure', 'input', 'methods', 'clean', 'count', 'crop', 'name', 'output', 'results'),
+        ('--figure=1,8 --input=photo.jpg', '--figure=6 --config=quickstart --methods=default,theirs=out'),
+        'The figures that were written are whole; the same command makes all of them again.',
+        config='read',
+    ),
+    'export': Verb(
+        _export,
+        'Writes weights for other programs: .onnx, .stablehlo, .pth or .safetensors, checked against JAX.',
+        ('weights', 'output'),
+        ('--weights=default --output=qsnet.onnx', '--weights=light --output=light.stablehlo'),
+        'Nothing was written; the same command starts again.',
+        config='',
+        needed=('output',),
+    ),
+    'report': Verb(
+        _report,
+        'Collects rows into README.md, figures and report.html.',
+        ('results',),
+        ('', '--results=runs/release'),
+        'Rows are as they were; the same command writes the report again.',
+        config='',
+    ),
+    'compare': Verb(
+        _compare,
+        'Trains the network and its PyTorch twin side by side.',
+        ('workdir', 'results'),
+        (f'--config=quickstart {_DATA}',),
+        'Steps so far are in the workdir; the same command starts again.',
+    ),
+    'bench': Verb(
+        _bench,
+        'Times and weighs the network, its parts and its peers.',
+        ('results',),
+        ('--config=bench:small', '--config=bench:gpu'),
+        'Cases that were finished are kept; the same command starts again.',
+    ),
+}
+TWO_FRAMEWORKS = ('compare', 'bench')
+
+
+def run(arguments: list[str]) -> int:
+    """Does what a command line says; returns the exit status. Mistakes and signals end in one line each."""
+    spelling.print_escaped()
     try:
-        if _DISTRIBUTED.value:
-            from qsnet_jax.training import parallel
-
-            parallel.start(_DISTRIBUTED.value)
-        return _VERBS[_MODE.value]()
+        status = _run(arguments)
+        return signals.end(signals.received()) if signals.received() else status  # of one that was swallowed
     except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
+        print(spelling.shown(f'error: {error}', keep='\n'), file=sys.stderr)
         return 1
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signum
+    except signals.Interrupted as stop:
+        return signals.end(stop.signum)
+    except Exception:
+        if not signals.received():  # an import that was interrupted fails with an error of its own
+            raise
+        return signals.end(signals.received())
+    finally:
+        signals.uninstall()
 
 
-def _train() -> int:
-    from qsnet_jax.training import study
-
-    config, workdir = _run()
-    if 'study' in config:
-        raise UserError('This config holds several variants: choose one (--config=FILE:VARIANT), or --mode=study.')
-    study.run(config, workdir, _tile())
-    return 0
-
-
-def _study() -> int:
-    from qsnet_jax.training import study
-
-    config, workdir = _run()
-    return 3 if study.study(config, workdir, _results(), _ONLY.value) else 0  # 3: runs failed, and left rows
-
-
-def _eval() -> int:
-    from qsnet_jax import derain
-    from qsnet_jax.training import study, train
-    from qsnet_jax.weights import files
-
-    config, workdir = _run()
-    if _WEIGHTS.value:
-        variables, settings = files.load_weights(_WEIGHTS.value)
-        record = files.load_record(_WEIGHTS.value)
-    else:
-        variables, settings, record = train.restore_variables(workdir, _CHECKPOINT.value)
-    settings['dtype'] = config.model.dtype  # of this computation; all else is the network's own
-    config.model.update(settings)  # what is scored and recorded
-    if _FRAMEWORK.value == 'torch':
-        from qsnet_jax.peers import torch_twin
-
-        if _TILE.value:
-            raise UserError('--tile is not for --framework=torch, which restores every image in one piece.')
-        derainer = torch_twin.Derainer(torch_twin.build(variables, settings))
-        notes = {'framework': f'torch {torch_twin.torch.__version__}, cpu'}
-        study.score(config, workdir / 'eval-torch', derainer, record, notes)
-    else:
-        study.score(config, workdir / 'eval', derain.Derainer(variables, settings, _tile()), record)
-    return 0
+def _run(arguments: list[str]) -> int:
+    mode, rest = command_line.take(arguments, 'mode')
+    name, table = mode or 'train', command_line.Table(VERBS, FLAGS)
+    wants_help = any(each.lstrip('-') in ('help', 'h', 'helpfull', 'helpshort') for each in rest)
+    if name not in VERBS:
+        raise UserError(f'--mode={name} is not known{config_files.nearest(name, VERBS)}.')
+    if wants_help:
+        print(command_line.help_of(table, name) if mode else command_line.help_of_all(table))
+        return 0
+    given = command_line.parse(name, rest, table)
+    signals.keep(VERBS[name].kept)
+    flags.FLAGS(['qsnet'])  # the libraries' own
+    logging.use_absl_handler()
+    standard_logging.getLogger('asyncio').setLevel('CRITICAL')  # of Orbax's threads, whose errors come otherwise too
+    logging.set_verbosity(logging.WARNING if given.values.verbosity is None else given.values.verbosity)
+    _start_jax(name, given)
+    return VERBS[name].run(given)
 
 
-def _derain() -> int:
-    from qsnet_jax import derain
+def _start_jax(name: str, given: Given) -> None:
+    """Settings that JAX must have before it starts, and a backend that is there; the report needs none."""
+    if name == 'report':
+        return
+    if name in TWO_FRAMEWORKS:
+        os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # two frameworks share a GPU
+    import jax
 
-    if not _INPUT.value or not _OUTPUT.value:
-        raise UserError('--mode=derain needs --input=FILE_OR_FOLDER and --output=FOLDER.')
-    derainer = derain.load(_WEIGHTS.value, _TILE.value, _DTYPE.value)
-    return int(derain.derain_files(derainer, _INPUT.value, _OUTPUT.value, _LAYERS.value) > 0)
+    if cache := given.values.compilation_cache:
+        jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(cache).expanduser().resolve()))
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+    if 'distributed' in VERBS[name].flags and given.values.distributed:
+        from qsnet_jax.training import parallel
 
-
-def _prepare() -> int:
-    from qsnet_jax.data import prepare
-
-    config, _ = _run()
-    prepare.prepare(config, _OVERLAP.value)
-    return 0
-
-
-def _sparsity() -> int:
-    from qsnet_jax.evidence import sparsity
-
-    config = None if _INPUT.value and _CONFIG.value is None else _run()[0]
-    sparsity.run(config, _INPUT.value, _WEIGHTS.value, _results())
-    return 0
-
-
-def _report() -> int:
-    from qsnet_jax.evidence import report
-
-    report.report(_results())
-    return 0
+        parallel.start(given.values.distributed)
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        wanted = os.environ.get('JAX_PLATFORMS')
+        if not wanted:
+            raise UserError(f'JAX finds no device: {" ".join(str(error).split())[:300]}') from error
+        raise UserError(
+            f'JAX_PLATFORMS={wanted} names a backend that is not installed, or that has no device here. Unset it '
+            '(unset JAX_PLATFORMS) for what is there, or install it (cuda: pip install "qsnet-jax[cuda12]").'
+        ) from error
 
 
-def _compare() -> int:
-    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # two frameworks share a GPU
-    from qsnet_jax.peers import compare
-
-    config, workdir = _run()
-    compare.compare(config, workdir, _results())
-    return 0
+def _workdir(given: Given, default: str) -> pathlib.Path:
+    """Folder of the run."""
+    workdir = given.values.workdir
+    return pathlib.Path(workdir).expanduser() if workdir else pathlib.Path('runs') / default
 
 
-def _bench() -> int:
-    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # two frameworks share a GPU
-    from qsnet_jax.peers import bench
-
-    config, _ = _run()
-    bench.bench(config, _results() / 'bench')
-    return 0
-
-
-def _results() -> pathlib.Path:
+def _results(given: Given) -> pathlib.Path:
     """Folder of rows, figures and the report."""
-    return pathlib.Path(_RESULTS.value).expanduser()
+    return pathlib.Path(given.values.results).expanduser()
 
 
-def _tile() -> int:
+def _tile(given: Given) -> int:
     """Side of the tiles of scored images."""
     from qsnet_jax import derain
 
-    return _TILE.value or derain.TILE
+    return given.values.tile or derain.TILE
 
-
-def _run():
-    """The config and the folder of its run."""
-    config = _CONFIG.value
-    if config is None:
-        raise UserError(f'--mode={_MODE.value} needs --config=configs/NAME.py; start with configs/quickstart.py.')
-    try:
-        hasattr(config, 'model')
-    except OSError as error:  # ml_collections says at the first use of a config that it could not be loaded
-        raise UserError(str(error)) from error
-    if _MODE.value == 'study' and 'study' in config:  # studies share the runs of the method itself
-        return config, _workdir(config.study.size)
-    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).name
-    default = name.replace('.py:', '-').removesuffix('.py').replace(':', '-')
-    if _MODE.value == 'eval' and _WEIGHTS.value:  # of these weights, not of the run of that config
-        default += f'-{pathlib.Path(_WEIGHTS.value).stem}'
-    return config, _workdir(default)
-
-
-def _workdir(default: str) -> pathlib.Path:
-    """Folder of the run."""
-    return pathlib.Path(_WORKDIR.value).expanduser() if _WORKDIR.value else pathlib.Path('runs') / default
-
-
-def _parse(arguments: list[str]) -> list[str]:
-    """Flags; a field that the config does not have is a message, not a traceback."""
-    try:
-        return app.parse_flags_with_usage(arguments)
-    except AttributeError as error:
-        sys.exit(f'error: {error}')
-
-
-_VERBS = {
-    'train': _train,
-    'eval': _eval,
-    'derain': _derain,
-    'prepare': _prepare,
-    'study': _study,
-    'sparsity': _sparsity,
-    'report': _report,
-    'compare': _compare,
-    'bench': _bench,
-}
-_MODE = flags.DEFINE_enum('mode', 'train', list(_VERBS), 'What to do.')
 
 if __name__ == '__main__':
-    app.run(main, flags_parser=_parse)
+    sys.exit(run(sys.argv[1:]))

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 PROTOCOLS = ('rgb', 'y')
+MEASURES = ('psnr', 'ssim')
 PEAK = 255.0
 
 # SSIM as in Wang et al. 2004: 11x11 Gaussian window, K1 = .01, K2 = .03.
@@ -59,6 +60,16 @@ def ssim(restored: np.ndarray, clean: np.ndarray, protocol: str) -> float:
     covariance = 2.0 * _window_mean(restored * clean) - product
     similarity = ((product + _C1) * (covariance + _C2)) / ((squares + _C1) * (variances + _C2))
     return float(np.mean(similarity))
+
+
+def score(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
+    """{'rgb_psnr', 'rgb_ssim', 'y_psnr', 'y_ssim'} of one uint8 (H, W, 3) image; SSIM is NaN below 11 pixels."""
+    has_ssim = min(clean.shape[:2]) >= WINDOW
+    scores = {}
+    for protocol in PROTOCOLS:
+        scores[f'{protocol}_psnr'] = psnr(restored, clean, protocol)
+        scores[f'{protocol}_ssim'] = ssim(restored, clean, protocol) if has_ssim else math.nan
+    return scores
 
 
 def luma(image: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qsnet_jax import UserError, blocks, layers
+from qsnet_jax import UserError, blocks, fields, layers
 from qsnet_jax.blocks import Blocks
 
 Array = jax.Array
@@ -294,6 +294,5 @@ def current(settings: Any) -> dict[str, Any]:
     that of all others.
     """
     settings = {'decoder_groups': None, **settings}
-    flags = {True: 'all', False: 'none', 'True': 'all', 'False': 'none'}
-    sharing = settings['share_scales']
-    return {**settings, 'rates': tuple(settings['rates']), 'share_scales': flags.get(sharing, sharing)}
+    sharing = fields.of_today('model.share_scales', settings['share_scales'])
+    return {**settings, 'rates': tuple(settings['rates']), 'share_scales': sharing}

@@ -41,42 +41,59 @@ def respond(images, kernel: np.ndarray):
 def quasi_sparse_density(response, scale: float, weight: float = 0.5):
     """P_q of a filter response, elementwise (NumPy). Eq. (2): (pi / s) exp(-|x| / s) with s = `scale`, pi = `weight`.
 
+    Drawn beside the log-histograms of the sparsity study, with the s of greatest likelihood: the mean of |x|.
     The paper leaves pi free, but this integrates to 2 pi: it is a density, the Laplacian, only for pi = 1/2.
     """
     return weight / scale * np.exp(-np.abs(response) / scale)
 
 
-def log_histogram(response, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """Log-histogram of absolute responses: centres of the bins and log counts, both (<= bins,). Sec. 3.1, Fig. 2.
+def log_histogram(response, bins: int = 64, is_signed: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Log-histogram of responses: centres of the bins and log counts, both (<= bins,). Sec. 3.1, Fig. 2.
 
-    The bins are equally wide up to the largest response; empty ones are left out. Raises ValueError for no response and
-    for responses that are all 0, whose histogram is a point.
+    The bins are equally wide from 0 up to the largest magnitude or, of signed responses, from minus that to that; empty
+    ones are left out. Raises ValueError for no response and for responses that are all 0, whose histogram is a point.
     """
-    magnitude = np.abs(np.asarray(response, np.float64)).ravel()
-    if not magnitude.size or not magnitude.max():
+    values = np.asarray(response, np.float64).ravel()
+    values = values if is_signed else np.abs(values)
+    largest = np.abs(values).max(initial=0.0)
+    if not largest:
         raise ValueError('The response is empty or 0 everywhere; it has no histogram to compare with a line.')
-    counts, edges = np.histogram(magnitude, bins, (0.0, magnitude.max()))
+    counts, edges = np.histogram(values, bins, (-largest if is_signed else 0.0, largest))
     held = counts > 0
     return ((edges[1:] + edges[:-1]) / 2)[held], np.log(counts[held])
 
 
-def chord(centres: np.ndarray, curve: np.ndarray) -> np.ndarray:
-    """The straight line through the maximum and the (last) minimum of a log-histogram, at its bins. Sec. 3.1."""
-    high, low = int(np.argmax(curve)), len(curve) - 1 - int(np.argmin(curve[::-1]))
+def chord(centres: np.ndarray, curve: np.ndarray, is_signed: bool = False) -> np.ndarray:
+    """The straight line through the maximum and the (last) minimum of a log-histogram, at its bins. Sec. 3.1.
+
+    Of signed responses there are two, one to each side of the maximum.
+    """
+    high = int(np.argmax(curve))
+    if is_signed:
+        left = chord(-centres[high::-1], curve[high::-1])
+        return np.concatenate([left[:0:-1], chord(centres[high:], curve[high:])])
+    low = _lowest(curve)
     if high == low:
         return curve.copy()
     slope = (curve[low] - curve[high]) / (centres[low] - centres[high])
     return curve[high] + slope * (centres - centres[high])
 
 
-def sparsity(response, bins: int = 64) -> dict[str, float | bool]:
+def _lowest(curve: np.ndarray) -> int:
+    """Where the last minimum is."""
+    return len(curve) - 1 - int(np.argmin(curve[::-1]))
+
+
+def sparsity(response, bins: int = 64, is_signed: bool = False) -> dict[str, float | bool]:
     """Whether responses are sparser than a Laplacian, whose log-histogram is its own chord. Sec. 3.1.
 
     Returns `excess`, the mean of curve - chord in nats; `mean`, whether it is below 0; `every`, whether all bins but
-    the ends of the chord are below it. The paper does not say which of the two it means by "sparse".
+    the ends of the chords are below them. The paper does not say which of the two it means by "sparse".
     """
-    centres, curve = log_histogram(response, bins)
-    above = curve - chord(centres, curve)
-    ends = (int(np.argmax(curve)), len(curve) - 1 - int(np.argmin(curve[::-1])))
+    centres, curve = log_histogram(response, bins, is_signed)
+    above, high = curve - chord(centres, curve, is_signed), int(np.argmax(curve))
+    ends = [high, _lowest(curve)]
+    if is_signed:
+        ends = [high, high + _lowest(curve[high:]), high - _lowest(curve[high::-1])]
     excess = float(above.mean())
     return {'excess': excess, 'mean': excess < 0, 'every': bool((np.delete(above, ends) < 0).all())}

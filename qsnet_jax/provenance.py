@@ -26,7 +26,7 @@ def collect(config: dict[str, Any], seed: int | None) -> dict[str, Any]:
         'seed': seed,
         'commit': _commit(),
         'config': json.loads(json.dumps(config)),
-        'command': shlex.join(['python', *_module_arguments()]),
+        'command': shlex.join(_command()),
         'versions': {'python': platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         'device': {'platform': device.platform, 'kind': device.device_kind, 'count': jax.device_count()},
         'precision': {
@@ -55,12 +55,12 @@ def _commit() -> str:
         return f'qsnet-jax {version("qsnet-jax")}'
 
 
-def _module_arguments() -> list[str]:
+def _command() -> list[str]:
     """The command line as a user types it."""
-    script = pathlib.Path(sys.argv[0])
-    if script.name == 'main.py' and script.parent.name == 'qsnet_jax':
-        return ['-m', 'qsnet_jax.main', *sys.argv[1:]]
-    return [script.name, *sys.argv[1:]]
+    script, arguments = pathlib.Path(sys.argv[0]), sys.argv[1:]
+    if script.parent.name == 'qsnet_jax' and script.name in ('main.py', '__main__.py'):
+        return ['python', '-m', 'qsnet_jax.main', *arguments]
+    return ['qsnet', *arguments] if script.name == 'qsnet' else ['python', script.name, *arguments]
 
 
 def version(package: str) -> str:

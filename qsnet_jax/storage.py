@@ -1,26 +1,114 @@
-"""Files that are whole or not there: atomic writing, and errors of the disk in one line."""
+"""Files that are whole or not there: atomic writing, JSON checked as it is read, errors of drives in one line."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import pathlib
+import platform
+import re
+import secrets
+import sys
+import time
+import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from qsnet_jax import UserError
+
+# Temporary files: the machine and the process that write them, and a number. The name is short whatever the file's own
+# name is, and nobody else's.
+_TEMPORARY = re.compile(r'\.qsnet-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp')
+_STARTED = time.time()
+_FORGOTTEN = 24 * 3600  # seconds after which a temporary file of another machine is an orphan too
+_SPACE = 'Free some space or name another folder; a run goes on from its last whole checkpoint'
+_RIGHTS = 'Take the rights to write there (chmod, chown), or name another folder'
+_REMEDIES = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: f'The quota is used up. {_SPACE}',
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: 'The drive is mounted read-only; name another folder',
+    errno.ENOTDIR: 'A file lies where a folder is needed; move it, or name another folder',
+    errno.EEXIST: 'A file lies where a folder is needed; move it, or name another folder',
+    errno.EISDIR: 'A folder lies where a file is needed; move it, or name another folder',
+    errno.ENAMETOOLONG: 'Name a shorter path',
+    errno.ELOOP: 'Links lead in a circle; name the folder itself',
+    errno.EMFILE: 'Raise the number of open files (ulimit -n 4096) and give the command again',
+    errno.ENFILE: 'The system has too many files open; end other programs and give the command again',
+    errno.EIO: 'The drive reports a fault; look at its health and name a folder on another',
+    errno.ESTALE: 'The network drive has lost the folder; mount it again and give the command again',
+    errno.ENOENT: 'Something has removed it meanwhile; give the command again',
+    errno.EFBIG: 'The drive or ulimit -f allows no file of that size; name a folder on another drive',
+    errno.ENOMEM: 'Memory ran out; end other programs and give the command again',
+    errno.EINVAL: 'The drive does not take such a name; name another folder',
+}
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_unfinished: set[pathlib.Path] = set()  # temporary files that are being written
+
+
+class Damaged(UserError):
+    """A file that does not hold what it must."""
 
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary path beside `path`, whose file takes its place at the end, so that it is whole or as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    temporary = temporary_path(path)
+    _unfinished.add(temporary)
     try:
         yield temporary
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        _unfinished.discard(temporary)
+
+
+def remove_unfinished() -> None:
+    """Removes what is being written, for a process that must end at once."""
+    for temporary in list(_unfinished):
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: pathlib.Path) -> pathlib.Path:
+    """A new name beside `path`, which `remove_orphans` knows."""
+    return path.with_name(f'.qsnet-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp')
+
+
+def remove_orphans(folder: pathlib.Path) -> None:
+    """Removes the temporary files in a folder whose process was killed; of another machine's, those of a day ago."""
+    with contextlib.suppress(OSError):
+        for path in [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]:
+            with contextlib.suppress(OSError):
+                if _is_orphan(path):
+                    path.unlink()
+
+
+def _is_orphan(path: pathlib.Path) -> bool:
+    """Whether nobody will rename a temporary file any more."""
+    machine, process = cast(re.Match[str], _TEMPORARY.fullmatch(path.name)).groups()
+    changed = path.stat().st_mtime
+    if machine != _machine() or os.name != 'posix':
+        return time.time() - changed > _FORGOTTEN
+    if int(process) == os.getpid():  # numbers come again, in containers always
+        return changed < _STARTED
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # of another user: alive
+        return False
+    return False
+
+
+def _machine() -> str:
+    """This machine, in eight characters."""
+    return f'{zlib.crc32(os.fsencode(platform.node())):08x}'
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
@@ -32,6 +120,52 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON, whole or not at all. Raises ValueError for NaN and infinity, which JSON does not have."""
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + '\n').encode())
+
+
+def read_json(path: pathlib.Path, expected: tuple[str, ...] = (), remedy: str = '') -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    expected: fields that it must have. remedy: what to do, the end of the message.
+    Raises Damaged, which names path and fault, also where there is no such file.
+    """
+    end = f' {remedy}' if remedy else ''
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Damaged(f'{path} cannot be read: {error.strerror or error}.{end}') from error
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        fault = f'is no JSON ({str(error)[:100]})' if content.strip(b'\0 \t\r\n') else 'is empty'
+        raise Damaged(f'{path} {fault}.{end}') from error
+    if not isinstance(value, dict):
+        raise Damaged(f'{path} holds a {type(value).__name__} where a JSON object is expected.{end}')
+    missing = [name for name in expected if name not in value]
+    if missing:
+        raise Damaged(f'{path} lacks {", ".join(missing)}.{end}')
+    return value
+
+
+def read_json_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
+    """The objects of a file with one on each line, and how many lines hold none. Raises Damaged for no such file."""
+    try:
+        texts = [text for text in path.read_bytes().split(b'\n') if text.strip()]
+    except OSError as error:
+        raise Damaged(f'{path} cannot be read: {error.strerror or error}.') from error
+    lines = []
+    for text in texts:
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(text)
+            lines += [value] if isinstance(value, dict) else []
+    return lines, len(texts) - len(lines)
+
+
+def remedy(error: BaseException) -> str:
+    """What to do about an error of a drive."""
+    number = getattr(error, 'errno', None)
+    if number is None and 'No space left' in str(error):  # as TensorStore and ArrayRecord word it
+        number = errno.ENOSPC
+    return _REMEDIES.get(number or 0, 'Name another folder')
 
 
 @contextlib.contextmanager
@@ -46,6 +180,28 @@ def writable(folder: pathlib.Path) -> Iterator[None]:
             raise
         lines = str(error).splitlines()
         raise UserError(
-            f'{folder} cannot be written: {lines[0][:300] if lines else error!r}. Free some space or name another '
-            '--workdir; a run goes on from its last whole checkpoint.'
+            f'{folder} cannot be written: {lines[0][:300] if lines else error!r}. {remedy(error)}.'
         ) from error
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, waits: bool) -> Iterator[bool]:
+    """Holds the lock file `path`; yields False where another process has it and `waits` is False.
+
+    The lock ends with the process, however it ends. On a drive that knows no locks it goes on with a warning.
+    """
+    with path.open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            print(
+                f'warning: the drive of {path.parent} has no locks ({error.strerror}); see to it that no second '
+                'process writes there',
+                file=sys.stderr,
+            )
+        yield True

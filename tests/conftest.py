@@ -16,6 +16,15 @@ jax.config.update('jax_numpy_dtype_promotion', 'strict')
 flags.FLAGS(['tests'])
 
 
+def pytest_configure(config):
+    """One compilation cache for the whole suite, its workers and the programs that they start."""
+    folder = pathlib.Path(config.rootpath, '.pytest_cache', 'xla')
+    settings = {'compilation_cache_dir': str(folder), 'persistent_cache_min_compile_time_secs': 0.0}
+    for name, value in {**settings, 'persistent_cache_min_entry_size_bytes': -1}.items():
+        os.environ[f'JAX_{name.upper()}'] = str(value)
+        jax.config.update(f'jax_{name}', value)
+
+
 @pytest.fixture(scope='session')
 def data_root():
     """Folder of the real image sets; tests that need it skip where it is absent."""

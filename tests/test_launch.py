@@ -157,3 +157,10 @@ def signal_when(is_time):
     while not is_time():
         time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGUSR2)
+
+
+def test_scripts_keep_their_line_ends_in_any_checkout():
+    """Git for Windows would give them line ends that no shell takes."""
+    names = ['launch/local.sh', 'launch/gpu.sh', '.ci/run', 'launch/slurm.py']
+    shown = subprocess.run(['git', 'check-attr', 'eol', *names], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines() == [f'{name}: eol: lf' for name in names]

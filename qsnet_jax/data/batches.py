@@ -21,11 +21,22 @@ def open_batches(
     elements of a global batch are dealt out to the processes in turn.
     """
     opened = sets.open_training(data, cache)
+    return deal(opened, data, seed, process, processes), fingerprints(opened)
+
+
+def fingerprints(opened: dict[str, sources.Source]) -> dict[str, dict[str, Any]]:
+    """Of each source, by name."""
+    return {name: sources.fingerprint(source) for name, source in opened.items()}
+
+
+def deal(
+    opened: dict[str, sources.Source], data: Any, seed: int, process: int = 0, processes: int = 1
+) -> grain.MapDataset:
+    """The same batches, of sources that are open."""
     streams = [_samples(source, number, seed, data) for number, source in enumerate(opened.values())]
     weights = dict(sets.parse_names(data.train))
     mixed = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, [weights[name] for name in opened])
-    fingerprints = {name: sources.fingerprint(source) for name, source in opened.items()}
-    return mixed[process::processes].batch(data.batch // processes), fingerprints
+    return mixed[process::processes].batch(data.batch // processes)
 
 
 def _samples(source: sources.Source, number: int, seed: int, data: Any) -> grain.MapDataset:

@@ -13,9 +13,8 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
-import tqdm
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, progress
 from qsnet_jax.data import images, layouts, sources
 
 GENERIC = ('train', 'training', 'val', 'test', 'testing', 'test_syn')  # folders that every set may have
@@ -140,7 +139,8 @@ def inspect(name: str, spec: Spec, found: Scan, is_partial: bool) -> dict[pathli
     paths = list(dict.fromkeys(path for item in items for path in item.files.values()))
     files: dict[pathlib.Path, File] = {}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, result in tqdm.tqdm(zip(paths, pool.map(_read, paths)), f'checking {name}', len(paths), unit='file'):  # noqa: B905
+        records = zip(paths, pool.map(_read, paths), strict=True)
+        for path, result in progress.bar(records, f'checking {name}', len(paths), unit='file'):
             if isinstance(result, str):
                 problems.append(result)
             else:

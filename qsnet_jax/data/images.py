@@ -1,4 +1,4 @@
-"""Image files in and out, uint8 and float: the only place that does either.
+"""Image files in and out: the only place that does either. Arrays are of `arrays`, whose functions are found here too.
 
 Files come from strangers. The format is taken from the content, never from the name; whatever cannot be read in full
 ends in an `ImageError`, and whatever has to change on the way to uint8 (H, W, 3) RGB is one of these conversions:
@@ -12,8 +12,9 @@ ends in an `ImageError`, and whatever has to change on the way to uint8 (H, W, 3
   EXIF orientation    applied
   MPO                 the first picture (many phones write their JPEGs this way)
 
-A photo is written in the format it was read from. EXIF (camera, date, author, place), resolution and colour profile
-stay; XMP, comments and the thumbnail, which would show the old picture, do not. What else is lost is in `Photo.notes`.
+A photo is written in the format it was read from. EXIF (camera, date, author, place), resolution, colour profile and a
+PNG's gamma and primaries stay; XMP, comments and the thumbnail, which would show the old picture, do not. What else is
+lost is in `Photo.notes`.
 """
 
 import contextlib
@@ -21,32 +22,38 @@ import dataclasses
 import io
 import os
 import pathlib
-import secrets
-import struct
+import stat
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image, TiffImagePlugin
 
-from qsnet_jax import UserError
+from qsnet_jax import storage
+from qsnet_jax.data import containers, metadata, quiet
+from qsnet_jax.data.arrays import check_picture as check_picture
+from qsnet_jax.data.arrays import to_float as to_float
+from qsnet_jax.data.arrays import to_uint8 as to_uint8
+from qsnet_jax.data.containers import MAX_PIXELS, ImageError
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
-MAX_PIXELS = 200_000_000
+EXTENSIONS = (
+    *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.dib', '.tif', '.tiff', '.webp'),
+    *('.jp2', '.j2k', '.jpf', '.jpx', '.j2c', '.jpc', '.ppm', '.pgm', '.pbm', '.pnm', '.tga'),
+)
 COLOURED = 24  # levels between channels; JPEG moves those of a grey picture by less
 JPEG_QUALITY = 95  # the highest that Pillow advises; above it files grow and little is gained
 
 # Pillow warns above its limit and raises above twice that. Its default lies below MAX_PIXELS, so its warning would
-# come for photos taken here; this module checks the size before decoding.
+# come for photos taken here; this package checks the size before decoding.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+# Pillow's own reader takes the planes of 16-bit TIFFs for 8-bit ones, and does not check their strips.
+TiffImagePlugin.READ_LIBTIFF = True
 
-_FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP')  # never all of Pillow's: some of them run other programs
+# Never all of Pillow's: some of them run other programs.
+_FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'JPEG2000', 'PPM')
+_EXPECTED = 'one whole JPEG, PNG, BMP, TIFF, WebP, JPEG 2000, netpbm or TGA picture'
 _GREY_MODES = ('1', 'L', 'LA', 'La', 'I', 'I;16', 'I;16B', 'I;16L')
 _TURN_NAMES = 'FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90'.split()
 _TURNS = {orientation: Image.Transpose[name] for orientation, name in enumerate(_TURN_NAMES, 2)}  # EXIF: 2 to 8
-_KEPT_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # description, make, model, software, date, author, copyright
-
-
-class ImageError(UserError):
-    """An image file cannot be read or written; says which, what was found, what was expected and what to do."""
+_whole: set[tuple[int, int, int, int]] = set()  # files that were seen to be whole: device, number, size, time
 
 
 @dataclasses.dataclass
@@ -56,11 +63,17 @@ class Photo:
     rgb: np.ndarray  # uint8 (H, W, 3), upright
     alpha: np.ndarray | None  # uint8 (H, W)
     is_grey: bool
-    format: str  # Pillow's name of what the content is, one of JPEG, PNG, BMP, TIFF, WEBP
+    format: str  # Pillow's name of what the content is, one of JPEG, PNG, BMP, TIFF, WEBP, JPEG2000, PPM, TGA
     icc_profile: bytes | None
     exif: bytes | None  # orientation 1, no thumbnail
     dpi: tuple[float, float] | None
     notes: tuple[str, ...]  # one short sentence for each thing the file loses
+    options: dict = dataclasses.field(default_factory=dict)  # what else Pillow's encoder is told
+
+    @classmethod
+    def of_pixels(cls, pixels: np.ndarray, format: str = 'PNG') -> 'Photo':
+        """A photo of uint8 (H, W, 3), or (H, W) for grey, of which nothing else is known."""
+        return cls(pixels, None, pixels.ndim == 2, format, None, None, None, ())
 
 
 def read(path) -> np.ndarray:
@@ -89,12 +102,9 @@ def decode(content: bytes, name: str) -> np.ndarray:
 
 def size(path) -> tuple[int, int]:
     """(height, width) of what `read` would return, from the header alone."""
-    with _opened(path) as image:
+    with _opened(path) as (image, _, _):
         width, height = image.size
-        if image.format == 'PNG' and not {'exif', 'Raw profile type exif'} & image.info.keys():
-            image.info['exif'] = _late_png_exif(image.fp)  # or Pillow would decode the whole file to look for it
-        orientation, _ = _exif(image)
-        return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+        return (width, height) if metadata.orientation(image) in (5, 6, 7, 8) else (height, width)
 
 
 def open_photo(path) -> Photo:
@@ -104,7 +114,8 @@ def open_photo(path) -> Photo:
         _encode(io.BytesIO(), np.zeros((1, 1, 3), np.uint8), dataclasses.replace(photo, alpha=None))
     except Exception:  # metadata from strangers; Pillow's encoders raise whatever they trip over
         note = 'EXIF, resolution and colour profile cannot be written again and are dropped'
-        photo = dataclasses.replace(photo, exif=None, dpi=None, icc_profile=None, notes=photo.notes + (note,))
+        notes = (*photo.notes, note)
+        photo = dataclasses.replace(photo, exif=None, dpi=None, icc_profile=None, options={}, notes=notes)
     return photo
 
 
@@ -112,7 +123,7 @@ def save_photo(path, rgb: np.ndarray, photo: Photo) -> None:
     """Writes `rgb`, uint8 (H, W, 3), to exactly `path` as `photo` was: format, grey, alpha, profile, EXIF, resolution.
 
     Grey is the BT.601 luma, round(0.299 R + 0.587 G + 0.114 B), which returns v for R = G = B = v. JPEG is written
-    with quality 95 and no chroma subsampling; PNG, BMP, TIFF and WebP without loss, WebP and TIFF even where the
+    with quality 95 and no chroma subsampling; the other formats without loss, WebP, TIFF and JPEG 2000 even where the
     source was lossy: such a file grows, but nothing is lost twice.
     """
     _check_uint8(rgb)
@@ -128,27 +139,8 @@ def save(path, rgb: np.ndarray) -> None:
     extension = pathlib.Path(path).suffix.lower()
     if extension not in formats:
         raise _error(path, f'has the extension {extension!r}', 'one of ' + ', '.join(formats), 'rename the output')
-    photo = Photo(rgb, None, rgb.ndim == 2, formats[extension], None, None, None, ())
+    photo = Photo.of_pixels(rgb, formats[extension])
     _write(path, lambda file: _encode(file, rgb, photo))
-
-
-def to_float(image: np.ndarray) -> np.ndarray:
-    """uint8 0..255 -> float32 0..1, any shape."""
-    image = np.asarray(image)
-    if image.dtype != np.uint8:
-        raise ValueError(f'to_float takes uint8, got {image.dtype}; other types do not say what white is')
-    return image.astype(np.float32) / np.float32(255)
-
-
-def to_uint8(array: np.ndarray) -> np.ndarray:
-    """Float 0..1 -> uint8 0..255 of any shape; clips, then rounds to the nearest. NaN is an error."""
-    array = np.asarray(array)
-    if array.dtype.kind in 'biucSUO':
-        raise ValueError(f'to_uint8 takes floats in 0..1, got {array.dtype}')
-    array = array.astype(np.float32)
-    if np.isnan(array).any():
-        raise ValueError(f'to_uint8 got {np.isnan(array).sum()} NaN of {array.size} values; look for their cause')
-    return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
 
 
 def _error(path, found: str, expected: str, remedy: str) -> ImageError:
@@ -165,31 +157,59 @@ def _check_uint8(rgb: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def _opened(path, content: bytes | None = None):
-    """The header of a file, or of its bytes, as a Pillow image; whatever goes wrong, also later, is an ImageError."""
-    expected = 'one whole JPEG, PNG, BMP, TIFF or WebP picture'
+    """The header of a file, or of its bytes, as a Pillow image, the open file, and a list of what libraries say of it.
+
+    Whatever goes wrong, also later, is an ImageError.
+    """
+    said: list[str] = []
     try:
-        if content is None and not os.path.isfile(path):  # os.path: pipes and devices would block when opened
-            found = 'is not a regular file' if os.path.exists(path) else 'does not exist'
-            raise _error(path, found, expected, 'check the path')
-        with open(path, 'rb') if content is None else io.BytesIO(content) as file:
-            with Image.open(file, formats=_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError(f'{image.width} x {image.height}')
-                num_frames = getattr(image, 'n_frames', 1)
-                if num_frames != 1 and image.format != 'MPO':
-                    raise _error(path, f'holds {num_frames} frames or pages', expected, 'split it into single pictures')
-                yield image
+        if content is None:
+            _check_is_file(path)
+        with open(path, 'rb') if content is None else io.BytesIO(content) as file, quiet.python_warnings(said):
+            num_bytes = file.seek(0, os.SEEK_END)
+            containers.check_webp_header(file, num_bytes)
+            with Image.open(file, formats=_formats(path)) as image:
+                containers.check_size(image, num_bytes)
+                containers.check_before(image, file, num_bytes)
+                yield image, file, said
     except ImageError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except containers.Refused as refused:
+        raise _error(path, refused.found, refused.expected, refused.remedy) from refused
+    except Image.DecompressionBombError as error:
         raise _error(path, f'is too large ({error})', f'at most {MAX_PIXELS} pixels', 'cut or shrink it') from error
     except Image.UnidentifiedImageError as error:
-        raise _error(path, _describe(path, content), expected, 'convert or replace it') from error
+        raise _error(path, _describe(path, content), _EXPECTED, 'convert or replace it') from error
     except PermissionError as error:
         raise _error(path, 'may not be read', 'permission to read it', 'change its permissions') from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ... on damaged files
-        found = f'is truncated or damaged ({type(error).__name__}: {error})'
-        raise _error(path, found, expected, 'fetch or export it again') from error
+        raise _failure(path, error, said) from error
+
+
+def _failure(path, error: Exception, said: list[str]) -> ImageError:
+    """What an exception says of a file: of the disk, of the memory, or of its content."""
+    if isinstance(error, OSError) and error.errno:
+        return _error(path, f'cannot be read ({os.strerror(error.errno)})', 'a disk that answers', 'look after it')
+    if isinstance(error, MemoryError) or 'out of memory' in str(error):
+        return _error(path, 'needs more memory than there is', 'enough for its pixels', 'free some, or shrink it')
+    reasons = '; '.join([f'{type(error).__name__}: {error}', *said[:2]])
+    return _error(path, f'is truncated or damaged ({reasons})', _EXPECTED, 'fetch or export it again')
+
+
+def _check_is_file(path) -> None:
+    """Refuses what is missing, and what would block when opened, as pipes and devices do."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        found = f'is a link to {os.readlink(path)}, which does not exist' if os.path.islink(path) else 'does not exist'
+        raise _error(path, found, _EXPECTED, 'check the path') from error
+    if not stat.S_ISREG(mode):
+        raise _error(path, 'is not a regular file', _EXPECTED, 'check the path')
+
+
+def _formats(path) -> tuple[str, ...]:
+    """What a file may be. A TGA has no signature, so that its name decides whether it may be one."""
+    return (*_FORMATS, 'TGA') if pathlib.Path(path).suffix.lower() == '.tga' else _FORMATS
 
 
 def _describe(path, content: bytes | None) -> str:
@@ -200,59 +220,26 @@ def _describe(path, content: bytes | None) -> str:
         return 'is empty'
     if head[4:8] == b'ftyp':
         return 'is an HEIC, AVIF or video file, which is not supported'
-    return (
-        'is a GIF, which is not supported'
-        if head[:4] == b'GIF8'
-        else f'is damaged or of another kind, starts with {head!r}'
-    )
-
-
-def _late_png_exif(file) -> bytes:
-    """A PNG's eXIf chunk, which may lie behind the pixels; empty where there is none."""
-    file.seek(8)
-    while len(head := file.read(8)) == 8:
-        length, kind = struct.unpack('>I4s', head)
-        if kind == b'eXIf':
-            return b'Exif\0\0' + file.read(length)
-        file.seek(length + 4, os.SEEK_CUR)
-    return b''
-
-
-def _exif(image) -> tuple[int, bytes | None]:
-    """The orientation still to be applied, and the EXIF to keep: None if there is none, b'' if it is damaged.
-
-    Pillow applies a TIFF's orientation itself, to the size when opening and to the pixels when decoding. Kept is what
-    describes the photo; tags that describe how the old file's bytes lay would be wrong in the new one.
-    """
-    orientation, kept = 1, Image.Exif()
-    try:
-        exif = image.getexif()
-        if image.format != 'TIFF':
-            orientation = exif.get(ExifTags.Base.Orientation, 1)
-        for tag in _KEPT_TAGS:
-            if tag in exif:
-                kept[tag] = exif[tag]
-        for folder in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-            if folder in exif:
-                kept[folder] = dict(exif.get_ifd(folder))
-                kept[folder].pop(ExifTags.IFD.Interop, None)  # an offset in the old file
-        if not len(kept):  # Pillow leaves EXIF empty that it cannot parse
-            return orientation, b'' if image.info.get('exif') and not len(exif) else None
-        kept[ExifTags.Base.Orientation] = 1
-        return orientation, kept.tobytes()
-    except Exception:  # no reason to refuse the pixels
-        return orientation, b''
+    if head[:4] == b'GIF8':
+        return 'is a GIF, which is not supported'
+    if head[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
+        return 'is a TIFF that is damaged, or whose samples are not supported'
+    return f'is damaged or of another kind, starts with {head!r}'
 
 
 def _load(path, content: bytes | None = None) -> Photo:
     """Decodes, turns upright, converts."""
-    with _opened(path, content) as image:
+    with _opened(path, content) as (image, file, said):
+        containers.check_memory(image)
         args = image.tile[0][3] if image.tile else ''
         rawmode = args if isinstance(args, str) else str(args[0])  # how samples lie in the file, as 'RGB;16B'
-        image.load()
-        is_16_bit = image.mode.startswith('I') or (image.format in ('PNG', 'TIFF') and '16' in rawmode)
+        is_16_bit = image.mode.startswith('I') or containers.is_deep(image, rawmode, args, file)
+        orientation = metadata.orientation(image)
+        turned = image.tag_v2.get(274, 1) if image.format == 'TIFF' else orientation  # which decoding takes away
+        _decode(image, file, said)
         lost_colour = image.info.pop('transparency', None) if is_16_bit else None  # Pillow would compare it as 8-bit
-        orientation, exif = _exif(image)
+        is_grey = image.mode in _GREY_MODES or rawmode == 'LA;16B'
+        kept = metadata.collect(image, file, turned, is_grey)
         notes = {
             f'only the first of {getattr(image, "n_frames", 1)} pictures kept': image.format == 'MPO',
             '16-bit samples reduced to 8 bits': is_16_bit,
@@ -261,20 +248,48 @@ def _load(path, content: bytes | None = None) -> Photo:
             'palette expanded to RGB': image.mode in ('P', 'PA'),
             'CMYK converted to RGB, its colour profile dropped': image.mode == 'CMYK',
             'alpha of a BMP dropped': image.format == 'BMP' and image.has_transparency_data,
-            'damaged EXIF dropped': exif == b'',
         }
         turn = _TURNS.get(orientation)
         rgb, alpha = _pixels(path, image if turn is None else image.transpose(turn))
+        said_of_it = [f'the decoder says: {line}' for line in dict.fromkeys(said[:3])]
         return Photo(
             rgb=rgb,
             alpha=None if image.format == 'BMP' else alpha,
-            is_grey=image.mode in _GREY_MODES or rawmode == 'LA;16B',
+            is_grey=is_grey,
             format='JPEG' if image.format == 'MPO' else image.format,
-            icc_profile=None if image.mode == 'CMYK' else image.info.get('icc_profile') or None,
-            exif=exif or None,
-            dpi=image.info.get('dpi'),
-            notes=tuple(note for note, applies in notes.items() if applies),
+            icc_profile=kept.icc_profile,
+            exif=kept.exif,
+            dpi=kept.dpi,
+            notes=(*(note for note, applies in notes.items() if applies), *kept.notes, *said_of_it),
+            options=kept.options,
         )
+
+
+def _decode(image, file, said: list[str]) -> None:
+    """Decodes all pixels; raises Refused where some of them are missing."""
+    lines: list[str] = []
+    try:
+        with quiet.printed(lines) if image.format == 'TIFF' else contextlib.nullcontext():
+            image.load()
+    finally:
+        said += lines
+    for line in lines:
+        if 'Warning, ' not in line or 'remature' in line:  # errors that Pillow does not ask for
+            raise containers.incomplete(line)
+    identity = _identity(file)
+    if identity not in _whole:
+        containers.check_after(image, file, _FORMATS)
+        if identity:
+            _whole.add(identity)
+
+
+def _identity(file) -> tuple[int, int, int, int] | None:
+    """Tells the content of an open file from others; None for bytes in memory."""
+    try:
+        status = os.fstat(file.fileno())
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _pixels(path, image) -> tuple[np.ndarray, np.ndarray | None]:
@@ -309,7 +324,7 @@ def _encode(file, rgb: np.ndarray, photo: Photo) -> None:
     if photo.alpha is not None:
         image.putalpha(Image.fromarray(photo.alpha))
     options: dict = {'icc_profile': photo.icc_profile, 'exif': photo.exif, 'dpi': photo.dpi}
-    options = {key: value for key, value in options.items() if value}
+    options = {key: value for key, value in options.items() if value} | photo.options
     if photo.format == 'JPEG':
         options |= {'quality': JPEG_QUALITY, 'subsampling': 0}
     if photo.format == 'TIFF':  # Pillow cannot compress a TIFF that has EXIF
@@ -322,7 +337,7 @@ def _encode(file, rgb: np.ndarray, photo: Photo) -> None:
 def _write(path, encode) -> None:
     """Calls `encode(file)` on a temporary file beside `path` and renames it; never leaves half a file."""
     path = pathlib.Path(path)
-    temporary = path.with_name(f'.{secrets.token_hex(8)}.tmp')
+    temporary = storage.temporary_path(path)
     try:
         with open(temporary, 'xb') as file:
             encode(file)

@@ -48,22 +48,25 @@ def describe(layout: Layout) -> str:
     return ' with '.join(layout.values()) + (' (both halves in one file)' if 'image' in layout else '')
 
 
-def find(root: pathlib.Path, layouts: Iterable[Layout]) -> Found:
+def find(root: pathlib.Path | Mapping[str, pathlib.Path], layouts: Iterable[Layout]) -> Found:
     """Files under root, paired by the layout that pairs most of them; those without a partner become problems.
 
+    root: or a folder for each side, {'rainy': ..., 'clean': ...}.
     Raises UserError with the number of files found for each layout tried where none has files on all sides.
     """
     tried, found = [], []
     for layout in layouts:
         problems: list[str] = []
-        sides = {side: match(root, pattern, problems) for side, pattern in layout.items()}
+        roots = root if isinstance(root, Mapping) else dict.fromkeys(layout, root)
+        sides = {side: match(roots[side], pattern, problems) for side, pattern in layout.items()}
         if all(sides.values()):
             found.append(_pair(layout, sides, problems))
         tried.append(f'{describe(layout)} ({" and ".join(str(len(files)) for files in sides.values())} files)')
     if found:
         return max(found, key=lambda candidate: (len(candidate.items), -len(candidate.problems)))
+    folders = ' and '.join(dict.fromkeys(map(str, root.values()))) if isinstance(root, Mapping) else root
     raise UserError(
-        f'No images to pair under {root}. Tried {"; ".join(tried)}; files are '
+        f'No images to pair under {folders}. Tried {"; ".join(tried)}; files are '
         f'{", ".join(sorted(images.EXTENSIONS))}. * stands for the key that pairs them.'
     )
 
@@ -71,17 +74,20 @@ def find(root: pathlib.Path, layouts: Iterable[Layout]) -> Found:
 def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[str, str], pathlib.Path]:
     """Image files under root that match a pattern, by (key, number), sorted as people count.
 
-    Adds second files of one key to the problems. Raises UserError for a pattern without exactly one * in its last part.
+    Adds second files of one key, and names of several lines, to the problems. Raises UserError for a pattern without
+    exactly one * in its last part.
     """
     folder, _, name = pattern.rpartition('/')
     if name.count('*') != 1 or '*' in folder:
         raise UserError(f'The pattern {pattern!r} must hold exactly one *, in its last part; it stands for the name.')
-    expression = re.compile(re.escape(name).replace(r'\*', '(?P<key>.+)').replace(r'\+', r'(?P<number>\d+)'))
+    expression = re.compile(re.escape(name).replace(r'\*', '(?P<key>.+)').replace(r'\+', r'(?P<number>\d+)'), re.DOTALL)
     with_extension = '.' in name.partition('*')[2]
     found: dict[tuple[str, str], pathlib.Path] = {}
     for path in image_files(below(root, folder)):
         matched = expression.fullmatch(path.name if with_extension else path.stem)
-        if matched:
+        if matched and any(character in path.name for character in '\n\r'):
+            problems.append(f'{str(path)!r} has a line break in its name')
+        elif matched:
             key = matched['key'], matched.groupdict().get('number', '')
             if key in found:
                 problems.append(f'{found[key]} and {path} are both called {key[0]!r}')
@@ -101,7 +107,9 @@ def below(folder: pathlib.Path, names: str) -> pathlib.Path | None:
 def image_files(folder: pathlib.Path | None) -> list[pathlib.Path]:
     """The folder's image files, sorted; hidden ones are not."""
     return [
-        path for path in _children(folder) if path.suffix.lower() in images.EXTENSIONS and not path.name.startswith('.')
+        path
+        for path in _children(folder)
+        if path.suffix.lower().strip() in images.EXTENSIONS and not path.name.startswith('.')
     ]
 
 

@@ -10,9 +10,8 @@ import os
 
 import cv2
 import numpy as np
-import tqdm
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, progress
 from qsnet_jax.data import sources
 
 SIZE = 32  # pixels, both sides, of the small pictures
@@ -35,7 +34,7 @@ def signatures(name: str, source: sources.Source) -> np.ndarray:
     """float32 (items, SIZE, SIZE) of the clean images of a source."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(lambda index: signature(np.ascontiguousarray(source.load(index)[1])), range(len(source.names)))
-        return np.stack(list(tqdm.tqdm(found, f'comparing {name}', len(source.names), unit='image')))
+        return np.stack(list(progress.bar(found, f'comparing {name}', len(source.names), unit='image')))
 
 
 def shared(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int, float]]:

@@ -5,10 +5,9 @@ import os
 from typing import Any
 
 import numpy as np
-import tqdm
 
-from qsnet_jax.data import overlap, public, sets, sources
-from qsnet_jax.evidence import evaluate
+from qsnet_jax import metrics, progress
+from qsnet_jax.data import overlap, prepared, public, sets, sources
 
 MOST_SCORED = 3000  # images of a set whose input scores are computed, evenly spaced
 LISTED = 10  # shared backgrounds that are named
@@ -23,10 +22,10 @@ def prepare(config: Any, find_shared: bool) -> None:
     named = [config.data.train, config.data.eval, *([config.data.exclude] if config.data.exclude else [])]
     bases = [sets.public_name(name) for names in named for name, _ in sets.parse_names(names)]
     for base in dict.fromkeys(bases):
-        there = [each for each in sets.TEST_I if public.splits_there(each, config.data)] if base == 'test_i' else []
+        there = [each for each in sets.TEST_I if prepared.splits_there(each, config.data)] if base == 'test_i' else []
         for each in there or [base]:
             if each in public.SETS:
-                print(f'{each}: prepared in {public.prepare(each, config.data, replace=True)}')
+                print(f'{each}: prepared in {prepared.prepare(each, config.data, replace=True)}')
     cache = sources.Cache(0)
     opened = {
         'train': sets.open_training(config.data, cache),
@@ -52,11 +51,11 @@ def _describe(role: str, name: str, source: sources.Source) -> str:
     chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_SCORED)).round().astype(int))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(lambda index: _score(source, int(index)), chosen)
-        rows = list(tqdm.tqdm(found, f'scoring {name}', len(chosen), unit='image'))
+        rows = list(progress.bar(found, f'scoring {name}', len(chosen), unit='image'))
     sizes = sorted((row.pop('size') for row in rows), key=lambda size: size[0] * size[1])
     means = {key: float(np.mean([row[key] for row in rows if np.isfinite(row[key])] or [np.nan])) for key in rows[0]}
     fingerprint = sources.fingerprint(source)
-    scores = [f'{means[f"{protocol}_psnr"]:.2f} / {means[f"{protocol}_ssim"]:.3f}' for protocol in evaluate.PROTOCOLS]
+    scores = [f'{means[f"{protocol}_psnr"]:.2f} / {means[f"{protocol}_ssim"]:.3f}' for protocol in metrics.PROTOCOLS]
     line = (
         f'{role + " " + name:30}{count:7}{fingerprint.get("publisher_count") or "?":>7}'
         f'{"x".join(map(str, sizes[0])):>12}{"x".join(map(str, sizes[-1])):>12}{scores[0]:>15}{scores[1]:>15}  '
@@ -75,7 +74,7 @@ def _describe(role: str, name: str, source: sources.Source) -> str:
 def _score(source: sources.Source, index: int) -> dict[str, Any]:
     """Scores of a rainy image against its clean one, and its size."""
     rainy, clean = source.load(index)
-    return {**evaluate.score(rainy, clean), 'size': clean.shape[:2]}
+    return {**metrics.score(rainy, clean), 'size': clean.shape[:2]}
 
 
 def _print_shared(training: dict[str, sources.Source], evaluation: dict[str, sources.Source]) -> None:

@@ -1,5 +1,6 @@
 """Names to sources: what `config.data.train` and `config.data.eval` can call."""
 
+import dataclasses
 import importlib.util
 import pathlib
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qsnet_jax import UserError
-from qsnet_jax.data import layouts, overlap, public, rain, sources
+from qsnet_jax.data import held_out, layouts, overlap, prepared, public, rain, sources
 
 # Photos that come with the dependencies, as 'package: file': title and licence. Training and held-out photos share no
 # scene.
@@ -60,14 +61,45 @@ def open_source(name: str, data: Any, role: str, cache: sources.Cache) -> source
     return (_open_pairs if base == 'pairs' else _open_layers)(_root(name, data.root, folder, role), data, role, cache)
 
 
+@dataclasses.dataclass
+class Opened:
+    """The sources of a run by name: what it learns from, what it watches, and what it is scored on at the end."""
+
+    training: dict[str, sources.Source]
+    validation: dict[str, sources.Source]
+    scored: dict[str, sources.Source]
+
+
+def open_run(data: Any, cache: sources.Cache) -> Opened:
+    """All sources of `config.data`. Raises UserError for a picture that cannot be read whole, before any work."""
+    scored = open_evaluation(data, data.eval, cache)
+    training, validation = _open_training(data, cache)
+    if validation is None:
+        validation = open_evaluation(data, data.validation, cache)
+    for opened in (training, validation, scored):
+        for name, source in opened.items():
+            sources.check(name, source)
+    return Opened(training, validation, scored)
+
+
 def open_training(data: Any, cache: sources.Cache) -> dict[str, sources.Source]:
-    """The sources of `config.data.train` by name, without what they share with the sets of `config.data.exclude`."""
+    """The sources of `config.data.train` by name, without what is held out to watch a run.
+
+    Nor do they hold what they share with the sets of `config.data.exclude`.
+    """
+    return _open_training(data, cache)[0]
+
+
+def _open_training(
+    data: Any, cache: sources.Cache
+) -> tuple[dict[str, sources.Source], dict[str, sources.Source] | None]:
+    """The same, and what is held out of them; None where sets to watch are named."""
     opened = {name: open_source(name, data, 'train', cache) for name, _ in parse_names(data.train)}
     if data.exclude:
         excluded = open_evaluation(data, data.exclude, sources.Cache(0))
-        held_out = {name: overlap.signatures(name, source) for name, source in excluded.items()}
-        opened = {name: overlap.without_shared(name, source, held_out) for name, source in opened.items()}
-    return opened
+        signatures = {name: overlap.signatures(name, source) for name, source in excluded.items()}
+        opened = {name: overlap.without_shared(name, source, signatures) for name, source in opened.items()}
+    return held_out.split(opened, data.validation_share) if data.validation == held_out.NAME else (opened, None)
 
 
 def open_evaluation(data: Any, names: Any, cache: sources.Cache) -> dict[str, sources.Source]:
@@ -143,7 +175,7 @@ def _open_test_i(data: Any, cache: sources.Cache) -> sources.Source:
     parts: list[tuple[str, sources.Source, list[int]]] = []
     absent = []
     for name, pairs in wanted.items():
-        if 'test' not in public.splits_there(name, data):
+        if 'test' not in prepared.splits_there(name, data):
             absent.append(name)
             continue
         source = _open_public(name, 'test', data, 'eval', cache)
@@ -168,8 +200,8 @@ def _open_test_i(data: Any, cache: sources.Cache) -> sources.Source:
 
 def _open_public(name: str, folder: str, data: Any, role: str, cache: sources.Cache) -> sources.Source:
     """A prepared public set; `folder` may name a split, a part, or both."""
-    ready = public.prepare(name, data)
-    available, words = public.splits(ready), [word for word in folder.split('/') if word]
+    ready = prepared.prepare(name, data)
+    available, words = prepared.splits(ready), [word for word in folder.split('/') if word]
     known = public.SPECS[name].parts
     named, parts = [word for word in words if word in available], [word for word in words if word in known]
     wanted = named or [
@@ -180,7 +212,7 @@ def _open_public(name: str, folder: str, data: Any, role: str, cache: sources.Ca
             f'No {folder or {"train": "training", "eval": "test"}[role] + " split"} in {name}; there are '
             f'{", ".join(f"{name}/{word}" for word in (*available, *known))}.'
         )
-    return public.Prepared(ready, wanted[0], parts[0] if parts else '', cache)
+    return prepared.Prepared(ready, wanted[0], parts[0] if parts else '', cache)
 
 
 def _open_drawn(style: str, name: str, data: Any, role: str, cache: sources.Cache) -> sources.Drawn:

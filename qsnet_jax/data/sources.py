@@ -4,22 +4,25 @@ A source knows its items by name, gives each whole as uint8 (H, W, 3) pair, and 
 rain are functions of the random generator that is passed in and of nothing else.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
 import math
+import os
 import pathlib
 import threading
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, progress
 from qsnet_jax.data import images, layouts, rain
 
 Pair = tuple[np.ndarray, np.ndarray]  # rainy, clean: uint8 (H, W, 3)
+Pictures = dict[Hashable, Callable[[], Any]]
 Contents = list[tuple[str, str]]  # names of files or images and the sha256 of their contents
 
 DRAWN_SEED = 1911_10810  # of the drawn evaluation sets, the same for everyone; training draws follow config.seed
@@ -41,6 +44,9 @@ class Source(Protocol):
     def contents(self, index: int) -> Contents:
         """What item `index` is made from."""
 
+    def pictures(self, index: int) -> Pictures:
+        """What item `index` is read from, each with a call that reads it whole."""
+
 
 def fingerprint(source: Source) -> dict[str, Any]:
     """{'count', 'sha256', notes}: one hash over the sorted (name, content hash) lines of all that the items hold."""
@@ -48,9 +54,35 @@ def fingerprint(source: Source) -> dict[str, Any]:
     return {'count': len(source.names), 'sha256': digest(parts), **source.notes}
 
 
+def check(name: str, source: Source) -> None:
+    """Reads every picture of a source once, whole. Raises one UserError for all that cannot be read."""
+    pictures: Pictures = {}
+    for index in range(len(source.names)):
+        pictures |= source.pictures(index)
+    problems = []
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(_fault, pictures.values())
+        problems = [fault for fault in progress.bar(found, f'checking {name}', len(pictures), unit='file') if fault]
+    if problems:
+        rest = f'; and {len(problems) - 10} more' if len(problems) > 10 else ''
+        raise UserError(
+            f'{len(problems)} of the {len(pictures)} files of data set {name} cannot be read: '
+            f'{"; ".join(problems[:10])}{rest}. Replace them and give the same command again.'
+        )
+
+
+def _fault(read: Callable[[], Any]) -> str:
+    """What is wrong with a picture, empty where nothing is."""
+    try:
+        read()
+        return ''
+    except (UserError, OSError) as error:
+        return str(error)
+
+
 def digest(parts: Iterable[tuple[str, str]]) -> str:
     """One hash over names and the hashes of their contents, whatever their order."""
-    return sha256('\n'.join(sorted(f'{name} {content}' for name, content in parts)).encode())
+    return sha256('\n'.join(sorted(f'{name} {content}' for name, content in parts)).encode(errors='surrogateescape'))
 
 
 def sha256(content: bytes) -> str:
@@ -85,6 +117,13 @@ class Cache:
         """A rain layer, uint8 (H, W)."""
         return self.get(('layer', path), functools.partial(images.read_layer, path))
 
+    def readers(self, files: Mapping[str, pathlib.Path]) -> Pictures:
+        """A call for each file of an item that reads it."""
+        return {
+            (side == 'layer', path): functools.partial(self.read_layer if side == 'layer' else self.read, path)
+            for side, path in files.items()
+        }
+
 
 class _Files:
     """What the sources of image files have in common."""
@@ -94,6 +133,12 @@ class _Files:
         self.names = [item.name for item in items]
         self.groups = [item.pair_id for item in items]
         self.notes: dict[str, Any] = {}
+
+    def contents(self, index: int) -> Contents:
+        return _file_contents(self.items[index].files)
+
+    def pictures(self, index: int) -> Pictures:
+        return self.cache.readers(self.items[index].files)
 
 
 class Pairs(_Files):
@@ -108,9 +153,6 @@ class Pairs(_Files):
     def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
         return cut_both(self.load(index), crop, generator)
 
-    def contents(self, index: int) -> Contents:
-        return _file_contents(self.items[index].files)
-
 
 class Layers(_Files):
     """Clean files and grey rain layers of the same names: rainy = min(255, clean + layer)."""
@@ -123,9 +165,6 @@ class Layers(_Files):
 
     def sample(self, index: int, crop: int, generator: np.random.Generator) -> Pair:
         return cut_both(self.load(index), crop, generator)
-
-    def contents(self, index: int) -> Contents:
-        return _file_contents(self.items[index].files)
 
 
 class Variation(NamedTuple):
@@ -196,6 +235,12 @@ class AnyLayer(_Files):
     def contents(self, index: int) -> Contents:
         return _file_contents(self.items[index].files) + self._layer_contents
 
+    def pictures(self, index: int) -> Pictures:
+        found = super().pictures(index)
+        for path in self.layers if index == 0 else ():
+            found |= self.cache.readers({'layer': path})
+        return found
+
     @functools.cached_property
     def _sizes(self) -> list[tuple[int, int]]:
         return [images.size(path) for path in self.layers]
@@ -243,6 +288,9 @@ class Drawn:
     def contents(self, index: int) -> Contents:
         return [(self.names[index], sha256(b''.join(image.tobytes() for image in self.load(index))))]
 
+    def pictures(self, index: int) -> Pictures:
+        return self.cache.readers({'clean': self.photos[index % len(self.photos)]})
+
 
 class Joined:
     """Chosen items of one or several sources, in the order given: [(prefix of the names, source, indices), ...]."""
@@ -264,6 +312,10 @@ class Joined:
     def contents(self, index: int) -> Contents:
         source, own = self._items[index]
         return source.contents(own)
+
+    def pictures(self, index: int) -> Pictures:
+        source, own = self._items[index]
+        return source.pictures(own)
 
 
 def random_window(shape: tuple[int, ...], crop: int, generator: np.random.Generator) -> tuple[int, int]:

@@ -1,296 +1,211 @@
-"""Evidence: rows of results, checked, and what they say of the paper's claims.
+"""The paper's claims, what our rows say of each, and the verdicts, by the rules of `verdicts` and `obstacles`."""
 
-A row that does not say how it came about is refused. Variants are compared in pairs, by seed and image. A claim counts
-as reproduced where the 95 % t-interval of the difference over seeds lies above 0, as contradicted where it lies below,
-and otherwise as not reproduced.
-"""
-
-import dataclasses
-import json
-import math
-import pathlib
-from typing import Any, TypeAlias
+import re
+from typing import Any
 
 import numpy as np
-import scipy.stats
 
-from qsnet_jax import UserError
 from qsnet_jax.configs import scales, studies
-from qsnet_jax.data import sets
-from qsnet_jax.evidence import evaluate, page
-from qsnet_jax.training import train
+from qsnet_jax.evidence import obstacles, page, verdicts
+from qsnet_jax.evidence.rows import Rows, by_variant, label, test_of
+from qsnet_jax.evidence.verdicts import Claim
 
 TESTS = ('Test-I', 'Test-II', 'Test-III')
-# Which of the paper's tests a set is, or stands in for; all others stand in for Test-I.
-IS_TEST = {'test_ii': 'Test-II', 'rain100h': 'Test-II'}  # of Test-I the choice of pairs is ours
-STANDS_IN = {
-    'rain13k/rain100h': 'Test-II',
-    'test_i': 'Test-I',
-    'drawn_heavy': 'Test-II',
-    'drawn_wide': 'Test-III',
-    sets.STAND_IN: 'Test-III',
-}
-ENOUGH = 3  # seeds, for a verdict
 FEW = 10  # images that are not sparse, below which nothing is said of why
-_RECORDED = ('seed', 'commit', 'config', 'command', 'versions', 'device', 'precision', 'date')
-_TRAINED = 'training images of'
-_KINDS = ('study', 'compare', 'evaluation', 'sparsity', 'bench')
-Rows: TypeAlias = list[dict[str, Any]]
-
-
-@dataclasses.dataclass
-class Effect:
-    """How much better one variant is than another on one set, in dB."""
-
-    mean: float
-    by_seed: list[float]
-    over_seeds: list[float] | None  # 95 % t-interval
-    over_images: list[float] | None  # 95 % interval of the mean over seeds, as `evaluate` makes it
-    better: float  # share of images
-
-    @property
-    def verdict(self) -> str:
-        if self.over_seeds is None or len(self.by_seed) < ENOUGH:
-            return f'open: {ENOUGH} seeds are needed'
-        if self.over_seeds[0] > 0:
-            return 'reproduced'
-        return 'contradicted' if self.over_seeds[1] < 0 else 'not reproduced: the interval holds 0'
-
-    def __str__(self) -> str:
-        if not self.by_seed:
-            return 'no common seed'
-        ends = self.over_seeds or self.over_images
-        about = '' if self.over_seeds else ' over images'
-        return f'{self.mean:+.2f}' + (f' ({ends[0]:+.2f} .. {ends[1]:+.2f}{about})' if ends else '')
-
-
-def load(results: pathlib.Path) -> Rows:
-    """All rows, each with its `kind` and `file`. Raises UserError for what `report` refuses."""
-    paths = [path for folder in ('rows', 'sparsity', 'bench') for path in sorted((results / folder).glob('*.json'))]
-    if not paths:
-        raise UserError(f'There are no rows under {results}; --mode=study, sparsity and bench write them.')
-    rows = [_read(path) for path in paths]
-    check_studies([row for row in rows if row['kind'] == 'study'])
-    return rows
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    """One row. Raises UserError with its name for what is missing."""
-    try:
-        row = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f'{path} is no JSON ({error}); make the row anew, or remove it.') from error
-    row.setdefault('kind', 'bench' if 'cases' in row else 'evaluation')
-    record = row.get('provenance') or {}
-    missing = [f'provenance.{name}' for name in _RECORDED if name not in record]
-    if row['kind'] not in _KINDS:
-        missing.append(f'a kind that is known (found {row["kind"]!r})')
-    prints = {'sparsity': [row.get('fingerprint')], 'bench': []}.get(row['kind'], [record.get('dataset')])
-    if row['kind'] == 'study':
-        prints = [each.get('fingerprint') for each in row.get('sets', {}).values()]
-        if 'failed' not in row and 'training_seconds' not in record.get('training', {}):
-            missing.append('provenance.training.training_seconds')
-    if any(not (each and {'count', 'sha256'} <= each.keys()) for each in prints):
-        missing.append('the fingerprint of its data')
-    if missing:
-        raise UserError(f'{path} is refused; it lacks {", ".join(missing)}. Make the row anew, or remove it.')
-    return {**row, 'file': path.name}
-
-
-def check_studies(rows: Rows) -> None:
-    """Refuses runs of one size that differ in more than their variants' fields and seeds, or in data and precision."""
-    for size in {row['size'] for row in rows}:
-        chosen = sorted((row for row in rows if row['size'] == size), key=lambda row: len(row['overrides']))
-        first = chosen[0]  # the paper's own settings, where there is a row of them
-        for row in chosen[1:]:
-            own = {*train.flat(row['overrides']), *train.flat(first['overrides'])}
-            ours, theirs = _common(first), _common(row)
-            both = ours.keys() & theirs.keys()
-            compared = both if 'failed' in (row | first) else ours.keys() | theirs.keys()
-            if 'data.train' in own:  # variants of what is trained on: what both have must still be the same files
-                compared = {name for name in compared if name in both or not name.startswith(_TRAINED)}
-            names = sorted(name for name in compared - own if ours.get(name) != theirs.get(name))
-            if names:
-                raise UserError(
-                    f'{row["file"]} and {first["file"]} cannot stand in one table: they differ in '
-                    f'{", ".join(names)}. Put one of them under another --results.'
-                )
-
-
-def _common(row: dict[str, Any]) -> dict[str, Any]:
-    """What runs of one size have in common: config but for the seed, data (not where they lie), device, precision."""
-    record = row['provenance']
-    config = train.default_fields() | train.flat(record['config'])
-    free = ('seed', 'data.root', *train.WITHOUT_EFFECT)
-    kept = {name: value for name, value in config.items() if name not in free}
-    kept |= {f'scored images of {name}': each['fingerprint']['sha256'] for name, each in row['sets'].items()}
-    trained = (record.get('training') or {}).get('training_data', {})
-    kept |= {f'{_TRAINED} {name}': each['sha256'] for name, each in trained.items()}
-    return kept | {'matmul precision': record['precision']['matmul'], 'platform': record['device']['platform']}
-
-
-def effect(better: Rows, worse: Rows, name: str, column: str = 'output_rgb_psnr', other: str | None = None) -> Effect:
-    """Of variant `better` against `worse` on the set `name`, over the seeds that both have.
-
-    other: the column of the worse, where it is another, as for two scales of one network.
-    """
-    first, second = ({row['seed']: row['sets'][name]['images'] for row in rows} for rows in (better, worse))
-    seeds = sorted(first.keys() & second.keys())
-    if not seeds:
-        return Effect(math.nan, [], None, None, math.nan)
-    differences = np.array(
-        [_floats(first[seed][column]) - _floats(second[seed][other or column]) for seed in seeds]
-    )  # (seeds, images)
-    is_finite = np.isfinite(differences).all(axis=0)
-    differences = differences[:, is_finite]
-    scenes = np.unique(np.array(first[seeds[0]]['scene'])[is_finite], return_inverse=True)[1]
-    by_seed, by_image = differences.mean(axis=1), differences.mean(axis=0)
-    return Effect(
-        mean=float(by_seed.mean()),
-        by_seed=[float(value) for value in by_seed],
-        over_seeds=t_interval(by_seed),
-        over_images=evaluate.interval([(by_image, scenes)]),
-        better=float((by_image > 0).mean()),
-    )
-
-
-def t_interval(values: Any) -> list[float] | None:
-    """95 % interval of the mean of independent values by Student's t; None for fewer than two."""
-    values = np.asarray(values, np.float64)
-    if values.size < 2:
-        return None
-    half = scipy.stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size)
-    return [float(values.mean() - half), float(values.mean() + half)]
-
-
-def _floats(values: list[float | None]) -> np.ndarray:
-    return np.array([np.nan if value is None else value for value in values], np.float64)
-
-
-def label(name: str, row: dict[str, Any]) -> str:
-    """A set to read: of `pairs` the folder's name, of all the number of images."""
-    root = row['provenance']['config']['data'].get('root') or ''
-    shown = name.replace('pairs', pathlib.Path(root).name or name, 1) if name.startswith('pairs') else name
-    count, whole = _counts(row['sets'][name])
-    return f'{shown} ({count})' if count == whole else f'{shown} ({count} of {whole})'
-
-
-def _counts(result: dict[str, Any]) -> tuple[int, int]:
-    """Images scored, and those that the publisher's set has."""
-    return result['count'], result['fingerprint'].get('publisher_count') or result['count']
-
-
-def test_of(name: str, row: dict[str, Any]) -> tuple[str, bool]:
-    """The paper's test that a set is compared with, and whether it is that test, and whole."""
-    if name in IS_TEST:
-        count, whole = _counts(row['sets'][name])
-        return IS_TEST[name], count == whole
-    return STANDS_IN.get(name, STANDS_IN.get(name.partition('/')[0], 'Test-I')), False
-
-
-def by_variant(rows: Rows, size: str) -> dict[str, Rows]:
-    """The finished study rows of one size, by variant, sorted by seed."""
-    found: dict[str, Rows] = {}
-    for row in sorted((row for row in rows if row['kind'] == 'study' and row['size'] == size), key=lambda r: r['seed']):
-        if 'failed' not in row:
-            found.setdefault(row['variant'], []).append(row)
-    return found
-
-
-def claims(rows: Rows, paper: dict[str, Any]) -> page.Table:
-    """The paper's claims, what our rows say of each, and the verdict."""
-    table: list[list[str]] = []
-    sizes = [size for size in ('full', 'small') if by_variant(rows, size)]
-    for size in sizes:
-        found = by_variant(rows, size)
-        for source, first, second, text in _ORDERS:
-            if first in found and second in found:
-                for name in found[first][0]['sets']:
-                    test = test_of(name, found[first][0])[0]
-                    theirs = paper[source][second][test][0] - paper[source][first][test][0]
-                    ours = effect(found[second], found[first], name)
-                    table.append([source.replace('_', ' ').capitalize(), text, size, label(name, found[first][0]),
-                                  f'{theirs:+.2f} ({test})', _evidence(ours), _verdict(ours, size)])  # fmt: skip
-        table += _claims_of_scales(found, size, paper)
-    table += _claims_of_sparsity(rows, paper) + _claims_not_testable(rows, paper)
-    columns = ['where', 'claim', 'size', 'our set (images)', 'paper', 'ours, dB (95 % over seeds; by seed)', 'verdict']
-    return page.Table('Verdicts', columns, table)
-
-
+ENOUGH = 30  # images, for a share
 _ORDERS = (
-    ('table_4', 'V1', 'V2', 'the quasi-sparsity loss helps (V2 over V1)'),
-    ('table_4', 'V2', 'V3', 'the detail loss helps (V3 over V2)'),
-    ('table_4', 'V3', 'paper', 'the auxiliary loss helps (V4 over V3)'),
-    ('table_4', 'V1', 'paper', 'all three together help (V4 over V1)'),
-    ('table_5', 'not_shared', 'paper', 'information sharing helps'),
+    ('table_4', 'V1', 'V2', 'The quasi-sparsity loss helps (V2 over V1)'),
+    ('table_4', 'V2', 'V3', 'The detail loss helps (V3 over V2)'),
+    ('table_4', 'V3', 'paper', 'The auxiliary loss helps (V4 over V3)'),
+    ('table_4', 'V1', 'paper', 'All three losses together help (V4 over V1)'),
+    ('table_5', 'not_shared', 'paper', 'Information sharing helps'),
+    ('table_5', 'not_grouped', 'paper', 'Groups that share beat decoders without groups'),
+)
+_COLUMNS = {'not_grouped': 'not_shared'}  # the second reading of what the paper calls "without sharing"
+_SCALES = (
+    ('All scales together beat the best alone (C_3)', 'all', 'C_3'),
+    ('The middle scale beats the finest (C_3 over C_1)', 'C_3', 'C_1'),
+    ('The middle scale beats the widest (C_3 over C_5)', 'C_3', 'C_5'),
 )
 
 
-def _verdict(ours: Effect, size: str) -> str:
-    return ours.verdict + (', at reduced size' if size != 'full' and len(ours.by_seed) >= ENOUGH else '')
+def collect(rows: Rows, paper: dict[str, Any]) -> list[Claim]:
+    """All claims about decibels for which there are rows, judged."""
+    found: list[Claim] = []
+    for size in ('full', 'small'):
+        variants = by_variant(rows, size)
+        found += _of_orders(variants, size, paper) + _of_scales(variants, size, paper)
+    return verdicts.judge(found + _of_table_1(by_variant(rows, 'full'), paper))
 
 
-def _evidence(ours: Effect) -> str:
-    seeds = ', '.join(f'{value:+.2f}' for value in ours.by_seed)
-    images_ = f'; over images {ours.over_images[0]:+.2f} .. {ours.over_images[1]:+.2f}' if ours.over_images else ''
-    return f'{ours}; seeds {seeds}{images_}; {100 * ours.better:.0f} % of images better'
+def _of_orders(variants: dict[str, Rows], size: str, paper: dict[str, Any]) -> list[Claim]:
+    """Tables 4 and 5: one variant beats another."""
+    found = []
+    for source, first, second, text in _ORDERS:
+        if first in variants and second in variants:
+            for name in variants[first][0]['sets']:
+                where = (source.replace('_', ' ').capitalize(), text, size)
+                test = test_of(name, variants[first][0])[0]
+                column = _COLUMNS.get(first, first)
+                theirs = paper[source][second][test][0] - paper[source][column][test][0]
+                about = (label(name, variants[first][0]), test, theirs)
+                found.append(verdicts.make(where, variants[second], variants[first], name, about))
+    return found
 
 
-def _claims_of_scales(found: dict[str, Rows], size: str, paper: dict[str, Any]) -> list[list[str]]:
+def _of_scales(variants: dict[str, Rows], size: str, paper: dict[str, Any]) -> list[Claim]:
     """Table 3: all scales together beat the best single one; the middle scale beats the outer ones."""
-    table = []
+    found = []
     for variant in (studies.PAPER, *scales.VARIANTS):
-        rows = found.get(variant, [])
+        rows = variants.get(variant, [])
+        table = 'Table 3' + ('' if variant == studies.PAPER else f', {variant}')
         for name in rows[0]['sets'] if rows else ():
             test = test_of(name, rows[0])[0]
             theirs = {head: values[test][0] for head, values in paper['table_3'].items()}
-            for text, upper, lower in (
-                ('all scales together beat the best alone (C_3)', 'all', 'C_3'),
-                ('the middle scale beats the finest (C_3 over C_1)', 'C_3', 'C_1'),
-                ('the middle scale beats the widest (C_3 over C_5)', 'C_3', 'C_5'),
-            ):
+            for text, upper, lower in _SCALES:
                 column = 'output_rgb_psnr' if upper == 'all' else f'{upper}_rgb_psnr'
-                ours = effect(rows, rows, name, column, f'{lower}_rgb_psnr')
-                where = 'Table 3' + ('' if variant == studies.PAPER else f', {variant}')
-                paper_step = f'{theirs[upper] - theirs[lower]:+.2f} ({test})'
-                table.append(
-                    [where, text, size, label(name, rows[0]), paper_step, _evidence(ours), _verdict(ours, size)]
-                )
-    return table
+                about = (label(name, rows[0]), test, theirs[upper] - theirs[lower])
+                columns = (column, f'{lower}_rgb_psnr')
+                found.append(verdicts.make((table, text, size), rows, rows, name, about, columns))
+    return found
 
 
-def _claims_of_sparsity(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:
-    """Sec. 3.1: the share of images sparse in d_x, whether it is more than chance, and what contrast does."""
-    table = []
+def _of_table_1(variants: dict[str, Rows], paper: dict[str, Any]) -> list[Claim]:
+    """Table 1, on the paper's own tests: better than the best other, of which the paper gives the mean alone."""
+    found, rows = [], variants.get(studies.PAPER, [])
+    for test in TESTS:
+        best = _best_other(test, paper)
+        name = _own_set(test, rows)
+        if name is not None:
+            images = [row['sets'][name]['images'] for row in rows]
+            scores = np.array([[np.nan if x is None else x for x in each['output_rgb_psnr']] for each in images])
+            effect = verdicts.of_differences(scores - best, images[0]['scene'])
+            claim = Claim('Table 1', f'QSNet is best on {test}', 'full', label(name, rows[0]), test,
+                          paper['table_1']['QSNet'][test][0] - best, effect,
+                          obstacles.reasons(rows, name, len(effect.by_seed)))  # fmt: skip
+            found.append(claim)
+    return found
+
+
+def _best_other(test: str, paper: dict[str, Any]) -> float:
+    return max(scores[test][0] for name, scores in paper['table_1'].items() if name != 'QSNet')
+
+
+def _own_set(test: str, rows: Rows) -> str | None:
+    """Our set that is this test of the paper's."""
+    return next((name for name in (rows[0]['sets'] if rows else ()) if test_of(name, rows[0]) == (test, True)), None)
+
+
+_WORDS = {  # of verdicts, in a sentence whose subject is our networks
+    'reproduced': 'show it',
+    'seen': 'show it',
+    "smaller than the paper's": 'show less of it',
+    'opposite': 'show the opposite',
+    "no effect of the paper's size": 'show no effect of that size',
+    'the opposite': 'show the opposite',
+    'no evidence': 'cannot tell',
+}
+
+
+def sentence(same: list[Claim]) -> str:
+    """What our runs say of one claim on each of our sets, in plain words."""
+    told, silent = [], []
+    for claim in same:
+        if claim.verdict.kind == verdicts.BLOCKED:
+            silent.append(f' {claim.sample} does not count: {claim.verdict.why}.')
+            continue
+        is_open = claim.verdict.kind == verdicts.OPEN
+        hidden = f'; less than {claim.effect.detectable(claim.level):.2f} dB would not have shown' if is_open else ''
+        words = _WORDS.get(claim.verdict.why) or _WORDS[claim.verdict.word]
+        told.append(f'{words} on {claim.sample} ({claim.effect.mean:+.2f} dB{hidden})')
+    effects = ', '.join(f'{claim.paper:+.2f} dB on {claim.test}' for claim in same)
+    subject = 'Full-size networks' if same[0].size == 'full' else 'Small networks'
+    told = [f' {subject} {", ".join(told)}.'] if told else []
+    return f'**{same[0].text}** ({same[0].table}). The paper: {effects}.{"".join(told + silent)}'
+
+
+def by_text(claims: list[Claim]) -> list[list[Claim]]:
+    """The claims of each table, text and size, over our sets."""
+    found: dict[tuple[str, str, str], list[Claim]] = {}
+    for claim in claims:
+        found.setdefault((claim.size, claim.table, claim.text), []).append(claim)
+    return list(found.values())
+
+
+def table(claims: list[Claim], title: str) -> page.Table:
+    """The claims with all that their verdicts rest on."""
+    cells = []
+    for claim in claims:
+        effect, ends = claim.effect, claim.interval
+        plain = effect.interval()
+        cells.append([
+            claim.table, claim.text, claim.sample, f'{claim.paper:+.2f} ({claim.test})',
+            f'{effect.mean:+.2f}' if effect.by_seed else '-',
+            f'{plain[0]:+.2f} .. {plain[1]:+.2f}' if plain else '-',
+            f'{ends[0]:+.2f} .. {ends[1]:+.2f}' if ends and not claim.blocked else '-',
+            ', '.join(f'{value:+.2f}' for value in effect.by_seed) or '-',
+            str(effect.scenes), f'{100 * effect.better:.0f} %' if effect.by_seed else '-', str(claim.verdict),
+        ])  # fmt: skip
+    columns = ['where', 'claim', 'our set (images)', 'paper, dB', 'ours, dB', '95 %', "Holm's", 'by seed', 'scenes',
+               'images better', 'verdict']  # fmt: skip
+    return page.Table(title, columns, cells)
+
+
+def others(rows: Rows, paper: dict[str, Any]) -> page.Table:
+    """Claims that are no differences of decibels, or that nothing here can test."""
+    cells = _of_sparsity(rows, paper) + _not_testable(rows, paper)
+    return page.Table('Other claims', ['where', 'claim', 'our set (images)', 'paper', 'ours', 'verdict'], cells)
+
+
+def word(text: str) -> str:
+    """The verdict without its reasons."""
+    return re.split('[:,]', text)[0]
+
+
+def _of_sparsity(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:
+    """Sec. 3.1: the share of sparse images, whether it is more than chance, and what contrast does."""
+    cells, claimed = [], paper['sparsity']['share']
     for row in (row for row in rows if row['kind'] == 'sparsity'):
-        cells, chance, claimed = row['share']['d_x'], row['control']['share'], paper['sparsity']['share']
-        texts = {rule: percent(cell) for rule, cell in cells.items()}
-        low, high = cells['mean']['interval']
-        is_same = low <= claimed <= high
-        verdict = 'consistent' if is_same else 'inconsistent'
-        if is_same and chance['mean'] >= low:
+        key, chance = row.get('filter', 'd_x'), row['control']['share']
+        shares, where = row['share'][key], _name(row)
+        texts = {rule: percent(cell) for rule, cell in shares.items()}
+        fewest = row['fewest'] if 'pooled' in row else row['count']  # of a pool, in its smallest set
+        few = f'too few: {fewest} of {ENOUGH} images' if fewest < ENOUGH else ''
+        low, high = shares['mean']['interval']
+        verdict = 'consistent' if low <= claimed <= high else 'inconsistent'
+        if verdict == 'consistent' and chance['mean'] >= low:
             verdict += ', but chance gives as much'
-        where = ['', f'{row["name"]} ({row["count"]})']
-        table.append(['Sec. 3.1', 'rainy images are sparse in d_x', *where, f'{100 * claimed:.1f} %',
+        cells.append(['Sec. 3.1', f'Rainy images are sparse in {key}', where, f'{100 * claimed:.1f} %',
                       f'{texts["mean"]} below the chord on average, {texts["every"]} in every bin; of Laplacian '
-                      f'samples {100 * chance["mean"]:.0f} and {100 * chance["every"]:.0f} %', verdict])  # fmt: skip
-        low, high = cells['beyond']['interval']
-        table.append(['Sec. 3.1', 'and sparser than a Laplacian sample', *where, 'not tested',
-                      f'{texts["beyond"]} beyond what 5 % of such samples reach',
-                      'most are' if low > 0.5 else 'some are' if low > 0.05 else 'no more than by chance'])  # fmt: skip
-        found = row['contrast']
-        if found['count_not_sparse'] < FEW or found['p_lower'] is None:
-            verdict = f'open: {FEW} images that are not sparse are needed'
-        elif found['p_lower'] < 0.05:
-            verdict = 'reproduced'
-        else:
-            verdict = 'contradicted' if found['p_lower'] > 0.95 else 'not reproduced'
-        medians = [found['median_not_sparse'], found['median_sparse']]
-        shown = ' and '.join('-' if value is None else f'{value:.3f}' for value in medians)
-        table.append(['Sec. 3.1', 'low contrast is why the others are not', *where, 'said, not measured',
-                      f'{found["count_not_sparse"]} not sparse; median contrast of those and of the others: {shown}',
-                      verdict])  # fmt: skip
-    return table
+                      f'samples {100 * chance["mean"]:.0f} and {100 * chance["every"]:.0f} %',
+                      few or verdict])  # fmt: skip
+        low = shares['beyond']['interval'][0]
+        beyond = 'most are' if low > 0.5 else 'some are' if low > 0.05 else 'no more than by chance'
+        cells.append(['Sec. 3.1', 'And sparser than a Laplacian sample', where, 'not tested',
+                      f'{texts["beyond"]} beyond what 5 % of such samples reach', few or beyond])  # fmt: skip
+        if row.get('contrast'):
+            cells.append(_of_contrast(row, where, few))
+    return cells
+
+
+def _name(row: dict[str, Any]) -> str:
+    """Images and their number, and the weights of a pool."""
+    parts = [f'{100 * weight:.0f} % {name}' for name, weight in row.get('pooled', {}).items()]
+    return f'{", ".join(parts) or row["name"]} ({row["count"]})'
+
+
+def _of_contrast(row: dict[str, Any], where: str, few: str) -> list[str]:
+    found = row['contrast']
+    if found['count_not_sparse'] < FEW or found['p_lower'] is None:
+        verdict = f'too few: {found["count_not_sparse"]} of {FEW} images that are not sparse'
+    elif found['p_lower'] < 0.05:
+        verdict = 'reproduced'
+    else:
+        verdict = 'opposite' if found['p_lower'] > 0.95 else 'no evidence'
+    medians = [found['median_not_sparse'], found['median_sparse']]
+    shown = ' and '.join('-' if value is None else f'{value:.3f}' for value in medians)
+    text = f'{found["count_not_sparse"]} not sparse; median contrast of those and of the others: {shown}'
+    return ['Sec. 3.1', 'Low contrast is why the others are not', where, 'said, not measured', text, few or verdict]
 
 
 def percent(cell: dict[str, Any], digits: int = 0) -> str:
@@ -299,30 +214,23 @@ def percent(cell: dict[str, Any], digits: int = 0) -> str:
     return f'{100 * cell["share"]:.{digits}f} % ({100 * low:.0f} .. {100 * high:.0f})'
 
 
-def _claims_not_testable(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:
-    """Tables 1 and 2, which need the paper's tests, a full-size training and the paper's card."""
-    table = []
-    found = by_variant(rows, 'full').get(studies.PAPER, [])
+def _not_testable(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:
+    """Tables 1 and 2, where the paper's tests, a full-size training or the paper's card are missing."""
+    cells, full = [], by_variant(rows, 'full').get(studies.PAPER, [])
+    why = {
+        'Test-I': 'its pairs are not published',
+        'Test-II': 'no full-size training scored on it yet',
+        'Test-III': 'never released',
+    }
     for test in TESTS:
-        best = max(scores[test][0] for name, scores in paper['table_1'].items() if name != 'QSNet')
-        sets = found[0]['sets'] if found else ()
-        name = next((name for name in sets if test_of(name, found[0]) == (test, True)), None)
-        theirs = paper['table_1']['QSNet'][test]
-        ours, verdict = '-', {
-            'Test-I': 'not testable here: its pairs are not published',
-            'Test-II': 'not testable here: no full-size training scored on it yet',
-            'Test-III': 'not testable here: never released',
-        }[test]  # fmt: skip
-        if name is not None:
-            psnr = [row['sets'][name]['rgb']['psnr'] for row in found]
-            gain = Effect(float(np.mean(psnr)) - best, psnr, t_interval(np.array(psnr) - best), None, math.nan)
-            ours = f'{np.mean(psnr):.2f} of {len(psnr)} seeds; {gain} over the best other in the paper, {best:.2f}'
-            verdict = gain.verdict
-        table.append(['Table 1', f'QSNet is best on {test}', 'full', '', f'{theirs[0]:.2f} / {theirs[1]:.3f}', ours,
-                      verdict])  # fmt: skip
+        if _own_set(test, full) is None:
+            psnr, ssim = paper['table_1']['QSNet'][test]
+            shown = f'{psnr:.2f} / {ssim:.3f}'
+            verdict = f'not testable here: {why[test]}'
+            cells.append(['Table 1', f'QSNet is best on {test}', '-', shown, '-', verdict])
     is_gpu = any(row['kind'] == 'bench' and row['provenance']['device']['platform'] == 'gpu' for row in rows)
-    table.append(['Table 2', '5 ms at 512x512', 'full', '', f'{paper["table_2"]["QSNet"]:.3f} s', '-',
+    cells.append(['Table 2', '5 ms at 512x512', '-', f'{paper["table_2"]["QSNet"]:.3f} s', '-',
                   'not testable here: another card; see Speed' if is_gpu else
                   'not testable here: no GPU measured; at full resolution the arithmetic alone takes about 24 ms on '
                   "the paper's card"])  # fmt: skip
-    return table
+    return cells

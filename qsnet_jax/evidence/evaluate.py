@@ -1,16 +1,15 @@
 """Scores of restored images, per image and per data set, under both protocols (see `metrics`).
 
-Beside each mean stands its 95 % bootstrap interval: as many images as the set has are drawn from it, with repetition,
-10,000 times, and the middle 95 % of the means kept. Images of one scene (the 14 rainy versions of a photo in Rain1400)
-or of one rain layer (`layers/A+B`) form a group and are drawn together. With fewer than ten groups that would be too
-narrow; Student's t over the groups takes its place. It says how far the mean depends on the choice of groups.
+Beside each mean stands its 95 % interval by Student's t over scenes (see `statistics`): it says how far the mean
+depends on their choice. Images whose clean pictures are the same to the last byte are of one scene (the 14 rainy
+versions of a photo in Rain1400, however they are named), and so are those that their source puts together, as all of
+one rain layer (`layers/A+B`).
 """
 
 import collections
 import concurrent.futures
 import csv
 import io
-import json
 import math
 import os
 import pathlib
@@ -19,19 +18,16 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import scipy.special
-import tqdm
+import scipy.sparse.csgraph
 
-from qsnet_jax import metrics, storage
+from qsnet_jax import metrics, progress, spelling, storage
 from qsnet_jax.data import images, sets, sources
+from qsnet_jax.evidence import statistics
 
 PROTOCOLS = metrics.PROTOCOLS
-MEASURES = ('psnr', 'ssim')
+MEASURES = metrics.MEASURES
 PICTURES = 4  # before/after pictures written per data set
-RESAMPLES = 10_000
-Column: TypeAlias = tuple[np.ndarray, np.ndarray]  # scores, and of each the number of its group
-Scores: TypeAlias = dict[str, dict[tuple[str, str], Column]]  # label -> (protocol, measure) -> column
-FEW = 10  # groups; below, the bootstrap is too narrow
+Scores: TypeAlias = dict[str, dict[tuple[str, str], statistics.Column]]  # label -> (protocol, measure) -> column
 
 
 class Derainer(Protocol):
@@ -78,18 +74,6 @@ def validate(derainer: Callable[[np.ndarray], np.ndarray], source: sources.Sourc
     return float(np.mean(scores))
 
 
-def score(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
-    """{'rgb_psnr', 'rgb_ssim', 'y_psnr', 'y_ssim'} of one uint8 (H, W, 3) image; SSIM is NaN below 11 pixels."""
-    has_ssim = min(clean.shape[:2]) >= metrics.WINDOW
-    return {
-        f'{protocol}_{measure}': getattr(metrics, measure)(restored, clean, protocol)
-        if measure == 'psnr' or has_ssim
-        else math.nan
-        for protocol in PROTOCOLS
-        for measure in MEASURES
-    }
-
-
 def format_table(results: dict[str, dict[str, Any]]) -> str:
     """Input and output scores of all sets and the intervals of the latter, as lines of text."""
     columns = [(protocol, measure) for protocol in PROTOCOLS for measure in MEASURES]
@@ -126,29 +110,35 @@ def _evaluate_source(
     started = time.perf_counter()
     pending: collections.deque = collections.deque()
     rows: list[dict[str, Any]] = []
+    contents: list[str] = []
     timed: set[tuple[int, ...]] = set()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for index, image_name in enumerate(tqdm.tqdm(source.names, f'scoring {name}', unit='image')):
+        for index, image_name in enumerate(progress.bar(source.names, f'scoring {name}', unit='image')):
             rainy, clean = source.load(index)
             begun = time.perf_counter()
             outputs = derainer.restore(rainy, scales=True)
             elapsed = round(time.perf_counter() - begun, 4)
             seconds = elapsed if rainy.shape in timed else None  # the first of its size compiles
             timed.add(rainy.shape)
-            pending.append(pool.submit(_row, image_name, source.groups[index], seconds, rainy, clean, outputs))
+            contents.append(content(clean))
+            pending.append(pool.submit(_row, image_name, seconds, rainy, clean, outputs))
             if index < PICTURES:
                 panel = np.concatenate((rainy, outputs[0], clean), axis=1)
                 images.save(folder / f'{image_name}.png', panel)
             while len(pending) > 2 * (os.cpu_count() or 1):  # bounds the images held in memory
                 rows.append(pending.popleft().result())
         rows += [job.result() for job in pending]
+    scenes = join_groups(contents, source.groups)
+    for row, scene in zip(rows, scenes, strict=True):
+        row['scene'] = scene
     write_csv(folder / 'per_image.csv', rows)
-    scores = _by_label(rows, source.groups, len(outputs) - 1)
+    scores = _by_label(rows, scenes, len(outputs) - 1)
     results = {
         'dataset': name,
         'count': len(rows),
-        **_tree(scores, lambda values: _mean([values])),
-        'interval': _tree(scores, lambda values: interval([values])),
+        'scenes': len(set(scenes)),
+        **_tree(scores, lambda values, _: statistics.mean([values])),
+        'interval': _tree(scores, lambda values, most: statistics.interval([values], most)),
         'provenance': {
             **record,
             'dataset': fingerprint,
@@ -162,8 +152,14 @@ def _evaluate_source(
 def _compare(name: str, fingerprint: dict[str, Any], folder: pathlib.Path, record: dict[str, Any]) -> dict[str, Any]:
     """Says where the files are not those of earlier results, or those of the training; returns what to record."""
     earlier = folder / 'results.json'
+    stored = None
     if earlier.exists():
-        stored = json.loads(earlier.read_text())['provenance']['dataset']
+        try:
+            stored = storage.read_json(earlier)['provenance']['dataset']
+            stored = {key: stored[key] for key in ('sha256', 'count')}
+        except (storage.Damaged, KeyError, TypeError):
+            print(f'{name}: the earlier results in {folder} are damaged and are replaced')
+    if stored:
         if stored['sha256'] != fingerprint['sha256']:
             print(
                 f'{name}: the earlier results in {folder} were of other files ({stored["count"]} images, '
@@ -178,7 +174,7 @@ def _compare(name: str, fingerprint: dict[str, Any], folder: pathlib.Path, recor
 
 
 def _mean_of_sets(name: str, results: list[dict[str, Any]], scores: list[Scores]) -> dict[str, Any]:
-    """The mean of the means of several sets, each image resampled within its set."""
+    """The mean of the means of several sets, each with scenes of its own."""
     together: Any = {
         label: {key: [each[label][key] for each in scores] for key in scores[0][label]} for label in scores[0]
     }
@@ -186,27 +182,51 @@ def _mean_of_sets(name: str, results: list[dict[str, Any]], scores: list[Scores]
     return {
         'dataset': name,
         'count': sum(result['count'] for result in results),
-        **_tree(together, _mean),
-        'interval': _tree(together, interval),
+        **_tree(together, lambda values, _: statistics.mean(values)),
+        'interval': _tree(together, statistics.interval),
         'provenance': {**results[0]['provenance'], 'dataset': prints},
     }
 
 
-def _row(
-    name: str, scene: str, seconds: float | None, rainy: np.ndarray, clean: np.ndarray, outputs: np.ndarray
-) -> dict[str, Any]:
+def _row(name: str, seconds: float | None, rainy: np.ndarray, clean: np.ndarray, outputs: np.ndarray) -> dict[str, Any]:
     """All scores of one image: of the input, of the output, and of each scale alone."""
     row: dict[str, Any] = {
         'name': name,
-        'scene': scene,
+        'scene': '',  # known once all clean pictures are
         'height': clean.shape[0],
         'width': clean.shape[1],
         'seconds': seconds,
     }
     candidates = {'input': rainy, 'output': outputs[0], **{f'C_{i}': x for i, x in enumerate(outputs[1:], start=1)}}
     for label, image in candidates.items():
-        row |= {f'{label}_{measure}': value for measure, value in score(image, clean).items()}
+        row |= {f'{label}_{measure}': value for measure, value in metrics.score(image, clean).items()}
     return row
+
+
+def best(label: str, measure: str) -> float:
+    """The best score there is: 1 of SSIM; PSNR and gains have no such end."""
+    return 1.0 if measure == 'ssim' and label != 'gain' else math.inf
+
+
+def content(image: np.ndarray) -> str:
+    """The hash of what a picture shows: equal pictures have the same, whatever their files are called."""
+    return sources.sha256(f'{image.shape}'.encode() + image.tobytes())
+
+
+def join_groups(*labels: list[str]) -> list[str]:
+    """Groups of items that share a label of any list, also by way of others; named by the last list's first label.
+
+    ['x', 'y', 'y'] and ['a', 'a', 'b'] are one group, 'a'.
+    """
+    count = len(labels[0])
+    numbers = [np.unique(each, return_inverse=True)[1] for each in labels]
+    offsets = np.cumsum([0, *(each.max(initial=-1) + 1 for each in numbers)])
+    nodes = np.concatenate([count + offset + each for offset, each in zip(offsets, numbers, strict=False)])
+    items = np.tile(np.arange(count), len(labels))
+    edges = scipy.sparse.coo_array((np.ones(nodes.size), (items, nodes)), shape=2 * (count + int(offsets[-1]),))
+    found = scipy.sparse.csgraph.connected_components(edges, directed=False)[1][:count]
+    first: dict[int, str] = {}
+    return [first.setdefault(int(number), label) for number, label in zip(found, labels[-1], strict=True)]
 
 
 def _by_label(rows: list[dict[str, Any]], groups: list[str], num_scales: int) -> Scores:
@@ -228,57 +248,26 @@ def _by_label(rows: list[dict[str, Any]], groups: list[str], num_scales: int) ->
     }
 
 
-def _tree(scores: Any, summarize: Callable[[Any], Any]) -> dict[str, Any]:
-    """What `results.json` holds: `summarize` of each column by protocol and measure, of the output at the top."""
+def _tree(scores: Any, summarize: Callable[[Any, float], Any]) -> dict[str, Any]:
+    """What `results.json` holds: `summarize` of each column by protocol and measure, of the output at the top.
+
+    summarize: takes the column and the best score there is.
+    """
     trees = {
-        label: {protocol: {m: summarize(columns[protocol, m]) for m in MEASURES} for protocol in PROTOCOLS}
+        label: {
+            protocol: {m: summarize(columns[protocol, m], best(label, m)) for m in MEASURES} for protocol in PROTOCOLS
+        }
         for label, columns in scores.items()
     }
     scales = {label: tree for label, tree in trees.items() if label.startswith('C_')}
     return {**trees['output'], 'input': trees['input'], 'gain': trees['gain'], 'scales': scales}
 
 
-def _mean(sets: list[Column]) -> float | None:
-    """Mean over sets of the means over images; None where a set has no score."""
-    return float(np.mean([scores.mean() for scores, _ in sets])) if all(scores.size for scores, _ in sets) else None
-
-
-def interval(sets: list[Column]) -> list[float] | None:
-    """Its 95 % interval, see above, always of the same draws; None where a set has fewer than two groups."""
-    grouped = []
-    for scores, groups in sets:
-        _, members = np.unique(groups, return_inverse=True)
-        if not scores.size or members.max() < 1:
-            return None
-        grouped.append((np.bincount(members, scores), np.bincount(members)))
-    if min(sums.size for sums, _ in grouped) < FEW:
-        return _student(grouped)
-    means = np.zeros(RESAMPLES)
-    for number, (sums, counts) in enumerate(grouped):
-        generator = np.random.Generator(np.random.PCG64((number, sums.size)))
-        for chunk in np.array_split(np.arange(RESAMPLES), 20):  # bounds the memory
-            drawn = generator.integers(sums.size, size=(chunk.size, sums.size))
-            means[chunk] += sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1) / len(sets)
-    return [float(end) for end in np.percentile(means, (2.5, 97.5))]
-
-
-def _student(grouped: list[Column]) -> list[float]:
-    """The 95 % interval of the mean of means, of sums and counts per group; degrees of freedom of the smallest set."""
-    means = [sums.sum() / counts.sum() for sums, counts in grouped]
-    variances = [
-        np.square(sums - mean * counts).sum() * sums.size / (sums.size - 1) / counts.sum() ** 2
-        for mean, (sums, counts) in zip(means, grouped, strict=True)
-    ]
-    freedom = min(sums.size for sums, _ in grouped) - 1
-    half = scipy.special.stdtrit(freedom, 0.975) * math.sqrt(sum(variances)) / len(grouped)
-    return [float(np.mean(means) - half), float(np.mean(means) + half)]
-
-
 def write_csv(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """One line per row; the columns are those of any of them."""
+    """One line per row; the columns are those of any of them. Names are spelled as `spelling.cell` says."""
     text = io.StringIO()
     columns = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator='\n')
     writer.writeheader()
-    writer.writerows(rows)
-    storage.write_bytes(path, text.getvalue().encode())
+    writer.writerows({column: spelling.cell(value) for column, value in row.items()} for row in rows)
+    storage.write_bytes(path, text.getvalue().encode(errors='surrogateescape'))

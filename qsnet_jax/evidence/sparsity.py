@@ -7,83 +7,109 @@ that only 5 % of such samples reach; their values are independent, which those o
 
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib.figure
 import numpy as np
 import scipy.stats
-import tqdm
 
-from qsnet_jax import UserError, derain, priors, provenance, storage
+from qsnet_jax import UserError, derain, priors, progress, provenance, spelling, storage
+from qsnet_jax import photos as photo_folders
+from qsnet_jax.configs import default
 from qsnet_jax.data import images, sets, sources
+from qsnet_jax.evidence import evaluate, statistics
 
-BINS = 64
 NAMES = ('d_x', 'd_y', 'd_xx', 'd_yy')  # of priors.FILTERS['derivative']
-HEADLINE = 'd_x'  # the filter of the figures and of what is said about contrast
 RULES = ('mean', 'every', 'beyond')
 CONTROLS, CONTROL_SIZE = 200, 100_000  # Laplacian samples, and responses in each; the shares hardly depend on the size
 EXAMPLES = 3
+Photos: TypeAlias = Iterator[tuple[str, np.ndarray, tuple[str, str]]]  # name, uint8 (H, W, 3), what it shares
 
 
 def run(config: Any, folder: str | None, weights: str | None, results: pathlib.Path) -> None:
-    """The study of every photo below a folder or, without one, of each set of `config.data.eval`."""
-    record = provenance.collect(config.to_dict() if config else {}, None)
-    derainer = derain.load(weights)
+    """The study of every photo below a folder or, without one, of each set of `config.sparsity.pool` or `data.eval`."""
+    config = config or default.get_config()
+    check(config.sparsity)
+    record = provenance.collect(config.to_dict(), None)
+    derainer, settings = derain.load(weights), config.sparsity
     if folder:
-        base = pathlib.Path(folder).expanduser()
-        files = derain.find_photos(base)
-        base = base if base.is_dir() else base.parent
-        parts = [(str(file.relative_to(base)), sources.sha256(file.read_bytes())) for file in files]
-        fingerprint = {'count': len(files), 'sha256': sources.digest(parts)}
-        study(base.resolve().name, walk(files, base), fingerprint, record, derainer, results)
+        study(*_open_folder(folder), record, derainer, results, settings)
         return
-    for name, source in sets.open_evaluation(config.data, config.data.eval, sources.Cache(0)).items():
-        fingerprint = sources.fingerprint(source)
-        study(name.replace('/', '-'), walk_source(source), fingerprint, record, derainer, results)
+    weighted = dict(sets.parse_names(settings.pool)) if settings.pool else {}
+    rows = []
+    for name in weighted or [name for name, _ in sets.parse_names(config.data.eval)]:
+        if name.startswith(('.', '/', '~')):
+            rows.append(study(*_open_folder(name), record, derainer, results, settings))
+            continue
+        for each, source in sets.open_evaluation(config.data, name, sources.Cache(0)).items():
+            shown, photos = each.replace('/', '-'), walk_source(source)
+            rows.append(study(shown, photos, sources.fingerprint(source), record, derainer, results, settings))
+    if weighted:
+        pool(rows, list(weighted.values()), record, results)
+
+
+def check(settings: Any) -> None:
+    """Refuses settings that no study can use."""
+    if settings.filter not in NAMES:
+        raise UserError(f'sparsity.filter is {settings.filter!r}; it must be one of {", ".join(NAMES)}.')
+    if settings.response not in ('absolute', 'signed'):
+        raise UserError(f"sparsity.response is {settings.response!r}; it must be 'absolute' or 'signed'.")
+    if settings.bins < 3:
+        raise UserError(f'sparsity.bins is {settings.bins}; it must be at least 3.')
+
+
+def _open_folder(folder: str) -> tuple[str, Photos, dict[str, Any]]:
+    """Name, photos and fingerprint of a folder."""
+    found = photo_folders.find_photos(pathlib.Path(folder).expanduser())
+    for failure in found.failures:
+        print(spelling.shown(f'failed: {failure}'))
+    files = [file for file in found.photos if os.access(file, os.R_OK)]
+    parts = [(str(file.relative_to(found.base)), sources.sha256(file.read_bytes())) for file in files]
+    fingerprint = {'count': len(files), 'sha256': sources.digest(parts)}
+    return found.base.resolve().name, walk(found.photos, found.base), fingerprint
 
 
 def study(
-    name: str, photos: Iterator[tuple[str, np.ndarray]], fingerprint: dict[str, Any], record: dict[str, Any],
-    derainer: derain.Derainer, results: pathlib.Path
+    name: str, photos: Photos, fingerprint: dict[str, Any], record: dict[str, Any], derainer: derain.Derainer,
+    results: pathlib.Path, settings: Any
 ) -> dict[str, Any]:  # fmt: skip
     """Decides for every photo and filter; writes RESULTS/sparsity/NAME.json and RESULTS/figures/sparsity-NAME.png.
 
-    photos: names and uint8 (H, W, 3) images. record: provenance. The figure shows the log-histograms of the first
-    photos with those of their results and removed rain (Figs. 2 and 9), and excess against contrast. Returns the row.
+    record: provenance. settings: `config.sparsity`. The figure shows the log-histograms of the first photos with those
+    of their results and removed rain (Figs. 2 and 9), and excess against contrast. Returns the row.
     """
-    path = results / 'sparsity' / f'{name}.json'
-    if path.exists() and json.loads(path.read_text())['fingerprint']['sha256'] != fingerprint['sha256']:
-        raise UserError(f'{path} is of other images of that name; remove it, or name another --results.')
-    chance = control()
+    path = _claimed(results / 'sparsity' / f'{name}.json', fingerprint)
+    chance = control(settings.bins, settings.response == 'signed')
     verdicts: dict[str, dict[str, Any]] = {}
     examples: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
+    labels: list[tuple[str, str]] = []
     flat: list[str] = []
-    for photo, image in photos:
+    for photo, image, shared in photos:
         gray = luma(image)
         try:
-            verdicts[photo] = {**decide(gray, chance['excess']), 'contrast': float(gray.std())}
+            verdicts[photo] = {**decide(gray, chance['excess'], settings), 'contrast': float(gray.std())}
         except ValueError:
             flat.append(photo)
             continue
+        labels.append(shared)
         if len(examples) < EXAMPLES:
             restored = derainer(image)
-            examples.append((photo, gray, luma(restored), luma(derain.removed(image, restored))))
+            examples.append((photo, gray, luma(restored), luma(photo_folders.removed(image, restored))))
     if not verdicts:
         raise UserError(f'{name} holds no image that is not flat; there is nothing to decide.')
+    scenes = evaluate.join_groups(*(list(each) for each in zip(*labels, strict=True)))
     row = {
-        'kind': 'sparsity',
-        'name': name,
+        **_begin(name, fingerprint, record, settings.to_dict()),
         'count': len(verdicts),
-        'bins': BINS,
-        'share': {key: {rule: _share(verdicts, key, rule) for rule in RULES} for key in NAMES},
+        'scenes': len(set(scenes)),
+        'share': {key: {rule: _share(verdicts, key, rule, scenes) for rule in RULES} for key in NAMES},
         'control': chance,
-        'contrast': _contrast(verdicts),
-        'not_sparse': _not_sparse(verdicts),
+        'contrast': _contrast(verdicts, settings.filter),
+        'not_sparse': _not_sparse(verdicts, settings.filter),
         'without_gradient': flat,
-        'fingerprint': fingerprint,
-        'provenance': record,
     }
     storage.write_json(path, row)
     path = results / 'figures' / f'sparsity-{name}.png'
@@ -93,48 +119,95 @@ def study(
     return row
 
 
+def _claimed(path: pathlib.Path, fingerprint: dict[str, Any]) -> pathlib.Path:
+    """The path of a row; refuses one that holds other images."""
+    if path.exists() and json.loads(path.read_text())['fingerprint']['sha256'] != fingerprint['sha256']:
+        raise UserError(f'{path} is of other images of that name; remove it, or name another --results.')
+    return path
+
+
+def _begin(name: str, fingerprint: dict[str, Any], record: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """What every row says first."""
+    kept = {key: settings[key] for key in ('bins', 'filter', 'response')}
+    return {'kind': 'sparsity', 'name': name, **kept, 'fingerprint': fingerprint, 'provenance': record}
+
+
+def pool(
+    rows: list[dict[str, Any]], weights: list[float], record: dict[str, Any], results: pathlib.Path
+) -> dict[str, Any]:
+    """One share over several studies, each with its weight; writes the row RESULTS/sparsity/NAME+NAME.json."""
+    parts = [(weight / sum(weights), row) for weight, row in zip(weights, rows, strict=True)]
+    name = '+'.join(row['name'] for row in rows)
+    prints = [(row['name'], row['fingerprint']['sha256']) for row in rows]
+    count = sum(row['count'] for row in rows)
+    fingerprint = {'count': count, 'sha256': sources.digest(prints)}
+    shares: dict[str, Any] = {key: {} for key in NAMES}
+    for key in NAMES:
+        for rule in RULES:
+            cells = [(weight, row['share'][key][rule]) for weight, row in parts]
+            share, ends = statistics.pooled_share([(w, cell['share'], cell['interval']) for w, cell in cells])
+            shares[key][rule] = {'share': share, 'interval': ends}
+    row = {
+        **_begin(name, fingerprint, record, rows[0]),
+        'count': count,
+        'fewest': min(row['count'] for row in rows),
+        'scenes': sum(row['scenes'] for row in rows),
+        'pooled': {row['name']: weight for weight, row in parts},
+        'share': shares,
+        'control': rows[0]['control'],
+        'contrast': None,
+        'not_sparse': [],
+    }
+    storage.write_json(_claimed(results / 'sparsity' / f'{name}.json', fingerprint), row)
+    print(format_table(row))
+    return row
+
+
 def luma(image: np.ndarray) -> np.ndarray:
     """Luma of a uint8 (H, W, 3) image, full range, float64 (H, W) in [0, 1]."""
     return image @ np.array([0.299, 0.587, 0.114]) / 255.0
 
 
-def decide(gray: np.ndarray, threshold: float) -> dict[str, dict[str, Any]]:
+def decide(gray: np.ndarray, threshold: float, settings: Any) -> dict[str, dict[str, Any]]:
     """`priors.sparsity` of every filter, and whether its excess is below the threshold, `beyond`.
 
-    gray: float (H, W). Raises ValueError for a flat image.
+    gray: float (H, W). settings: `config.sparsity`. Raises ValueError for a flat image.
     """
     filters = zip(NAMES, priors.FILTERS['derivative'], strict=True)
     responses = {name: priors.respond(gray[None, ..., None], kernel).ravel() for name, kernel in filters}
-    found = {name: priors.sparsity(response, BINS) for name, response in responses.items()}
+    is_signed = settings.response == 'signed'
+    found = {name: priors.sparsity(response, settings.bins, is_signed) for name, response in responses.items()}
     return {name: {**each, 'beyond': each['excess'] < threshold} for name, each in found.items()}
 
 
 @functools.cache
-def control() -> dict[str, Any]:
+def control(bins: int = 64, is_signed: bool = False) -> dict[str, Any]:
     """What both rules say of Laplacian samples, always the same; `excess` is that below which 5 % of them lie."""
     samples = (np.random.Generator(np.random.PCG64(seed)).laplace(size=CONTROL_SIZE) for seed in range(CONTROLS))
-    found = [priors.sparsity(sample, BINS) for sample in samples]
+    found = [priors.sparsity(sample, bins, is_signed) for sample in samples]
     shares = {rule: float(np.mean([each[rule] for each in found])) for rule in ('mean', 'every')}
     excess = float(np.percentile([each['excess'] for each in found], 5))
     return {'samples': CONTROLS, 'size': CONTROL_SIZE, 'share': {**shares, 'beyond': 0.05}, 'excess': excess}
 
 
-def walk(files: list[pathlib.Path], base: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
+def walk(files: list[pathlib.Path], base: pathlib.Path) -> Photos:
     """The photos of a folder that can be read, by name; the others are said at the end."""
     failures = []
-    for file in tqdm.tqdm(files, 'sparsity', unit='photo'):
+    for file in progress.bar(files, 'sparsity', unit='photo'):
+        name = str(file.relative_to(base))
         try:
-            yield str(file.relative_to(base)), images.open_photo(file).rgb
+            yield name, images.open_photo(file).rgb, (name, name)
         except images.ImageError as error:
             failures.append(f'failed: {error}')
     for failure in failures:
-        print(failure)
+        print(spelling.shown(failure))
 
 
-def walk_source(source: sources.Source) -> Iterator[tuple[str, np.ndarray]]:
-    """The rainy images of a data set."""
-    for index, name in enumerate(tqdm.tqdm(source.names, 'sparsity', unit='image')):
-        yield name, source.load(index)[0]
+def walk_source(source: sources.Source) -> Photos:
+    """The rainy images of a data set, each with the content of its clean picture and the group of its source."""
+    for index, name in enumerate(progress.bar(source.names, 'sparsity', unit='image')):
+        rainy, clean = source.load(index)
+        yield name, rainy, (evaluate.content(clean), source.groups[index])
 
 
 def format_table(row: dict[str, Any]) -> str:
@@ -147,54 +220,70 @@ def format_table(row: dict[str, Any]) -> str:
     chance = ', '.join(f'{rule} {100 * share:.1f} %' for rule, share in row['control']['share'].items())
     lines.append(f'  of Laplacian samples, neither sparse nor not: {chance}')
     contrast = row['contrast']
+    if contrast is None:
+        return '\n'.join(lines)
     shown = {name: '-' if value is None else f'{value:.3g}' for name, value in contrast.items()}
     lines.append(
-        f'  median contrast of the {shown["count_not_sparse"]} not sparse in d_x: {shown["median_not_sparse"]}, of the '
-        f'others: {shown["median_sparse"]}; p = {shown["p_lower"]} of the former being lower'
+        f'  median contrast of the {shown["count_not_sparse"]} not sparse in {row["filter"]}: '
+        f'{shown["median_not_sparse"]}, of the others: {shown["median_sparse"]}; p = {shown["p_lower"]} of the former '
+        'being lower'
     )
     return '\n'.join(lines)
 
 
 def draw(row: dict[str, Any], verdicts: dict[str, Any], examples: list[Any]) -> matplotlib.figure.Figure:
-    """Log-histograms of d_x of the examples (input, result, rain, chord), and excess against contrast of all."""
+    """Log-histograms of the examples (input, result, rain, chord, Eq. 2), and excess against contrast of all."""
     figure = matplotlib.figure.Figure(figsize=(4 * (len(examples) + 1), 3.6), layout='constrained')
     axes = figure.subplots(1, len(examples) + 1, squeeze=False)[0]
+    key, is_signed = row['filter'], row['response'] == 'signed'
+    shown = key if is_signed else f'|{key}|'
     for axis, (_, *layers) in zip(axes, examples, strict=False):
         for layer, label, colour in zip(layers, ('input', 'result', 'rain removed'), ('C0', 'C2', 'C1'), strict=True):
-            response = priors.respond(layer[None, ..., None], priors.FILTERS['derivative'][0])
+            response = priors.respond(layer[None, ..., None], priors.FILTERS['derivative'][NAMES.index(key)])
             if not response.any():
                 continue
-            centres, curve = priors.log_histogram(response, BINS)
+            centres, curve = priors.log_histogram(response, row['bins'], is_signed)
             axis.plot(centres, curve, color=colour, label=label)
-            axis.plot(centres, priors.chord(centres, curve), '--', color=colour, linewidth=0.8)
-        axis.set_xlabel('|d_x|')
+            axis.plot(centres, priors.chord(centres, curve, is_signed), '--', color=colour, linewidth=0.8)
+            if label == 'input':
+                axis.plot(*_expected(response, row['bins'], is_signed), 'k:', linewidth=1.0, label='Eq. 2, same mean')
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel(shown)
         axis.set_ylabel('log count')
         axis.legend(fontsize=8)
-    points = [(each['contrast'], each[HEADLINE]['excess']) for each in verdicts.values()]
+    points = [(each['contrast'], each[key]['excess']) for each in verdicts.values()]
     axes[-1].scatter(*zip(*points, strict=True), s=12)
     axes[-1].axhline(0.0, color='k', linewidth=0.8)
     axes[-1].set_xlabel('contrast (standard deviation of luma)')
-    axes[-1].set_ylabel('mean of curve - chord, d_x; below 0: sparse')
+    axes[-1].set_ylabel(f'mean of curve - chord, {key}; below 0: sparse')
     axes[-1].axhline(row['control']['excess'], color='k', linewidth=0.8, linestyle=':')
     figure.suptitle(f'{row["name"]}, {row["count"]} images; dashed: chords')
     return figure
 
 
-def _share(verdicts: dict[str, Any], key: str, rule: str) -> dict[str, Any]:
-    """Share of images that a rule calls sparse, with Wilson's 95 % interval."""
-    hits, count = sum(each[key][rule] for each in verdicts.values()), len(verdicts)
-    ends = scipy.stats.binomtest(hits, count).proportion_ci(method='wilson')
-    return {'share': hits / count, 'interval': [float(ends.low), float(ends.high)]}
+def _expected(response: np.ndarray, bins: int, is_signed: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Places and log counts of Eq. (2) with the s of greatest likelihood, in the bins of `priors.log_histogram`."""
+    largest, scale = float(np.abs(response).max()), float(np.abs(response).mean())
+    places = np.linspace(-largest if is_signed else 0.0, largest, 200)
+    width, sides = (2 * largest / bins, 1.0) if is_signed else (largest / bins, 2.0)
+    counts = response.size * width * sides * priors.quasi_sparse_density(places, scale)
+    return places[counts >= 1], np.log(counts[counts >= 1])
 
 
-def _contrast(verdicts: dict[str, Any]) -> dict[str, float | int | None]:
-    """Contrast of the images that the mean rule refuses and of the others, by d_x.
+def _share(verdicts: dict[str, Any], key: str, rule: str, scenes: list[str]) -> dict[str, Any]:
+    """Share of images that a rule calls sparse, with its 95 % interval over scenes."""
+    hits = np.array([each[key][rule] for each in verdicts.values()], np.float64)
+    return {'share': float(hits.mean()), 'interval': statistics.share_interval(hits, np.array(scenes))}
+
+
+def _contrast(verdicts: dict[str, Any], key: str) -> dict[str, float | int | None]:
+    """Contrast of the images that the mean rule refuses by this filter, and of the others.
 
     p_lower: one-sided p-value (Mann and Whitney) of the former having lower contrast; None where there are none.
     rank_correlation: of excess and contrast over all images (Spearman).
     """
     contrast = np.array([each['contrast'] for each in verdicts.values()])
-    excess = np.array([each[HEADLINE]['excess'] for each in verdicts.values()])
+    excess = np.array([each[key]['excess'] for each in verdicts.values()])
     sparse, others = contrast[excess < 0], contrast[excess >= 0]
     found: dict[str, float | int | None] = {'count_not_sparse': len(others), 'p_lower': None, 'rank_correlation': None}
     if len(sparse) and len(others):
@@ -206,12 +295,12 @@ def _contrast(verdicts: dict[str, Any]) -> dict[str, float | int | None]:
     return found
 
 
-def _not_sparse(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
+def _not_sparse(verdicts: dict[str, Any], headline: str) -> list[dict[str, Any]]:
     """The images that the mean rule refuses for some filter, with their contrast, the least sparse first."""
     found = []
     for photo, each in verdicts.items():
         refused = [key for key in NAMES if not each[key]['mean']]
         if refused:
-            found.append({'name': photo, 'filters': refused, 'excess': each[HEADLINE]['excess'],
+            found.append({'name': photo, 'filters': refused, 'excess': each[headline]['excess'],
                           'contrast': each['contrast']})  # fmt: skip
     return sorted(found, key=lambda entry: -entry['excess'])

@@ -22,9 +22,8 @@ import jax.numpy as jnp
 import matplotlib.figure
 import ml_collections
 import numpy as np
-import tqdm
 
-from qsnet_jax import UserError, losses, model, provenance, storage
+from qsnet_jax import UserError, losses, model, progress, provenance, storage
 from qsnet_jax.training import parallel, train
 
 OURS = 'JAX'
@@ -61,7 +60,7 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
         'cases': [],
     }
     cases = _cases(settings)
-    with storage.writable(results), tqdm.tqdm(cases, 'cases') as bar:
+    with storage.writable(results), progress.bar(cases, 'cases') as bar:
         for case in bar:
             bar.set_postfix_str(_title(case))
             report['cases'].append(_measure(config, case))

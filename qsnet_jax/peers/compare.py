@@ -9,14 +9,13 @@ from typing import Any
 import jax
 import matplotlib.figure
 import numpy as np
-import tqdm
 
-from qsnet_jax import UserError, derain, provenance, storage
+from qsnet_jax import UserError, derain, progress, provenance, storage
 from qsnet_jax.data import batches, sets, sources
 from qsnet_jax.evidence import evaluate
 from qsnet_jax.peers import torch_twin
 from qsnet_jax.peers.torch_twin import torch  # which says what to install
-from qsnet_jax.training import parallel, train
+from qsnet_jax.training import parallel, settings, train
 
 WARM_UP = 3  # first steps that do not count in the times
 
@@ -30,7 +29,7 @@ def compare(config: Any, workdir: pathlib.Path, results: pathlib.Path) -> dict[s
     deviation is that of any parameter or running statistic, with its name. The twin takes each step's learning rate
     from the JAX run. Raises UserError where a loss is not finite and where PyTorch cannot use the device that JAX uses.
     """
-    train.check_fields(config)
+    settings.check_fields(config)
     mesh = parallel.make_mesh(jax.devices()[:1])
     cache = sources.Cache(config.data.cache_gib * 2**30)
     (set_name, validation_set), *_ = sets.open_evaluation(config.data, config.data.eval, cache).items()
@@ -41,7 +40,7 @@ def compare(config: Any, workdir: pathlib.Path, results: pathlib.Path) -> dict[s
     step_fn = train.compile_step(config, state, parallel.shard(training[0], mesh))
     rows: list[dict[str, Any]] = []
     with storage.writable(workdir / 'compare'), storage.writable(results):
-        for step in tqdm.trange(1, config.train.steps + 1, unit='step'):
+        for step in progress.bar(range(1, config.train.steps + 1), unit='step'):
             batch = training[step - 1]  # here and not read ahead, so that nothing else runs while the clock does
             begun = time.perf_counter()
             state, metrics = jax.block_until_ready(step_fn(state, parallel.shard(batch, mesh)))

@@ -13,33 +13,29 @@ Where the frameworks differ by default, one choice holds on both sides:
   sub-pixel layout     offset-major, (i * stride + j) * C + c, not nn.PixelShuffle's channel-major order
 """
 
-import io
-import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-import flax
-import jax.numpy as jnp
 import numpy as np
-import safetensors
 
-from qsnet_jax import UserError, derain, model, priors, storage
+from qsnet_jax import UserError, derain, model, priors
 from qsnet_jax.data import images
 from qsnet_jax.weights import files
+from qsnet_jax.weights.torch_files import from_torch as from_torch
+from qsnet_jax.weights.torch_files import load_record as load_record
+from qsnet_jax.weights.torch_files import load_weights as load_weights
+from qsnet_jax.weights.torch_files import save_weights as save_weights
+from qsnet_jax.weights.torch_files import to_torch as to_torch
 
 try:
-    import safetensors.torch
     import torch
     from torch import Tensor, nn
     from torch.nn import functional
 except ImportError as error:
     raise UserError('The PyTorch twin needs PyTorch: pip install torch, 2.10 or newer (extra [torch]).') from error
 
-
-SAFE_PICKLES = (2, 10)  # from this version on no known file breaks out of `weights_only=True`
 MOMENTUM = 0.1  # running = 0.9 running + 0.1 batch
 
 
@@ -266,120 +262,6 @@ def total_loss(output: Output, rainy: Tensor, clean: Tensor, settings: Any) -> t
     return loss, {**terms, 'total': loss}
 
 
-# The one mapping between the frameworks: last parts of a path in a linen tree, and of a name in a state_dict.
-_NAMES = (
-    ('kernel', 'weight'),
-    ('norm/batch/scale', 'norm.weight'),
-    ('norm/batch/bias', 'norm.bias'),
-    ('norm/batch/mean', 'norm.running_mean'),
-    ('norm/batch/var', 'norm.running_var'),
-    ('norm/instance/scale', 'norm.weight'),
-    ('norm/instance/bias', 'norm.bias'),
-    ('norm/bias', 'conv.bias'),  # without norm
-    ('rain/bias', 'rain.bias'),
-)
-
-
-def _torch_name(path: str) -> str:
-    """'params/unit_1/reduce/conv/kernel' -> 'unit_1.reduce.conv.weight'."""
-    inside = path.partition('/')[2]
-    ours, theirs = next(names for names in _NAMES if inside.endswith(names[0]))
-    return inside.removesuffix(ours).replace('/', '.') + theirs
-
-
-def to_torch(variables: Mapping[str, Any]) -> dict[str, Tensor]:
-    """state_dict of `QSNet` from {'params', 'batch_stats'}; the tensors are copies."""
-    flat = flax.traverse_util.flatten_dict(dict(variables), sep='/')
-    state = {}
-    for path, value in flat.items():
-        array = np.asarray(value)
-        array = array.transpose(3, 2, 0, 1) if path.endswith('kernel') else array  # (k, k, in, out) -> (out, in, k, k)
-        name = _torch_name(path)
-        state[name] = torch.from_numpy(array.copy())
-        if name.endswith('running_mean'):  # PyTorch counts batches, and uses the count only without a momentum
-            state[name.removesuffix('running_mean') + 'num_batches_tracked'] = torch.zeros((), dtype=torch.int64)
-    return state
-
-
-def from_torch(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """{'params', 'batch_stats'} from a state_dict of `QSNet`.
-
-    Raises UserError that names missing, extra and wrongly shaped entries.
-    """
-    expected = files.expected_shapes(dict(settings))
-    paths = {_torch_name(path): path for path in expected}
-    found = {str(name): value for name, value in state.items() if not str(name).endswith('num_batches_tracked')}
-    shapes = {name: _torch_shape(path, expected[path]) for name, path in paths.items()}
-    problems = files.differences(shapes, {name: tuple(value.shape) for name, value in found.items()})
-    if problems:
-        raise UserError(f'The state_dict does not fit the network of {dict(settings)}: {"; ".join(problems)}.')
-    flat = {}
-    for name, path in paths.items():
-        dtype = torch.float64 if settings['dtype'] == 'float64' else torch.float32
-        array = found[name].detach().cpu().to_dense().to(dtype).numpy()
-        if not np.isfinite(array).all():
-            raise UserError(f'{name} of the state_dict holds values that are not finite.')
-        flat[path] = jnp.asarray(array.transpose(2, 3, 1, 0) if path.endswith('kernel') else array)
-    return flax.traverse_util.unflatten_dict(flat, sep='/')
-
-
-def _torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of a linen variable's counterpart."""
-    return (shape[3], shape[2], shape[0], shape[1]) if path.endswith('kernel') else shape
-
-
-def save_weights(
-    path: str | os.PathLike, variables: Mapping[str, Any], settings: Mapping[str, Any], record: Any = None
-) -> None:
-    """Writes a state_dict with its settings, as safetensors or, by the extension .pth or .pt, as PyTorch's own format.
-
-    record: JSON-ready provenance, kept in the file.
-    """
-    path, state = pathlib.Path(path), to_torch(variables)
-    if path.suffix not in ('.safetensors', *files.TORCH_SUFFIXES):
-        raise UserError(f'{path} must end in .safetensors, .pth or .pt.')
-    metadata = {
-        'format': files.TORCH_MARK,
-        'settings': json.dumps(dict(settings)),
-        'record': json.dumps(record or {}),
-    }
-    if path.suffix == '.safetensors':
-        content = safetensors.torch.save({name: value.contiguous() for name, value in state.items()}, metadata=metadata)
-    else:
-        file = io.BytesIO()
-        torch.save({**metadata, 'state_dict': state}, file)
-        content = file.getvalue()
-    with storage.writable(path.parent):
-        storage.write_bytes(path, content)
-
-
-def load_weights(
-    path: str | os.PathLike, settings: Mapping[str, Any] | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads (variables, settings) of the linen network from a file of `save_weights`, or from a bare state_dict.
-
-    settings: needed where the file does not hold them. Pickles are read with `weights_only=True` only.
-    Raises UserError that names missing, extra and wrongly shaped entries.
-    """
-    metadata, state = _read(pathlib.Path(path))
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f'{path} holds no state_dict, a table of tensors by name.')
-    settings = settings or metadata.get('settings')
-    if settings is None:
-        raise UserError(f'{path} holds no settings of its network; give them, or write it by torch_twin.save_weights.')
-    try:
-        return from_torch(state, settings), model.current(settings)
-    except UserError as error:
-        raise UserError(f'{path}: {error}') from error
-    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
-        raise UserError(f'{path} has settings of which no network can be built: {error!r}.') from error
-
-
-def load_record(path: str | os.PathLike) -> dict[str, Any]:
-    """The provenance stored in a file of `save_weights`."""
-    return _read(pathlib.Path(path))[0].get('record', {})
-
-
 def load(path: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> QSNet:
     """The network with the weights of a file of either framework, ready for inference.
 
@@ -393,26 +275,6 @@ def build(variables: Mapping[str, Any], settings: Mapping[str, Any]) -> QSNet:
     network = QSNet(settings)
     network.load_state_dict(to_torch(variables))
     return network.eval()
-
-
-def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """{'settings', 'record'}, as far as the file holds them, and its state_dict."""
-    if not path.is_file():
-        raise UserError(f'{path} does not exist; expected weights of the PyTorch twin.')
-    if path.suffix != '.safetensors' and tuple(int(part) for part in torch.__version__.split('.')[:2]) < SAFE_PICKLES:
-        raise UserError(f'{path}: PyTorch {torch.__version__} does not read it safely; update it (extra [torch]).')
-    try:
-        if path.suffix == '.safetensors':
-            with safetensors.safe_open(path, framework='pt') as file:
-                metadata, state = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        else:
-            metadata = torch.load(path, map_location='cpu', weights_only=True)
-            state = metadata.get('state_dict', metadata)
-        is_ours = metadata.get('format') == files.TORCH_MARK
-        return {name: json.loads(metadata[name]) for name in ('settings', 'record')} if is_ours else {}, dict(state)
-    except Exception as error:  # of archives and pickles that strangers made, all kinds
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise UserError(f'{path} is not a readable state_dict: {reason}') from error
 
 
 def set_precision(dtype: str) -> None:

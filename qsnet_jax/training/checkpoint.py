@@ -1,63 +1,166 @@
-"""Orbax checkpoints of a training run's state."""
+"""Orbax checkpoints of a training run's state, each with a hash of all that it holds."""
 
+import dataclasses
+import hashlib
 import pathlib
+import re
+import tempfile
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, storage
+
+_PLAIN = re.compile(r'[\w/.\-+=,:~@ ]*')  # paths that TensorStore takes as they are
 
 
-def open_manager(directory: pathlib.Path, keep: int = 3, read_only: bool = False) -> ocp.CheckpointManager:
-    """Checkpoints under `directory`: the latest `keep` and the best by the metric 'psnr', written asynchronously.
+class Checkpoints:
+    """Those under a folder: the latest `keep` and the best by validation, written asynchronously.
 
     One that was being written when the process died is not listed and is removed at the next start.
     """
-    policy = checkpoint_managers.AnyPreservationPolicy(
-        [
-            checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(get_metric_fn=_psnr, n=1, keep_checkpoints_without_metrics=False),
-        ]
-    )
-    options = ocp.CheckpointManagerOptions(
-        best_fn=_psnr,
-        preservation_policy=None if read_only else policy,
-        cleanup_tmp_directories=not read_only,
-        create=not read_only,
-        read_only=read_only,
-    )
-    return ocp.CheckpointManager(directory.resolve(), options=options)
+
+    def __init__(self, directory: pathlib.Path, keep: int = 3, read_only: bool = False):
+        self.directory = directory.resolve()
+        _check_scores(self.directory)
+        self._link: tempfile.TemporaryDirectory | None = None
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(keep),
+                checkpoint_managers.BestN(get_metric_fn=_psnr, n=1, keep_checkpoints_without_metrics=False),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_psnr,
+            preservation_policy=None if read_only else policy,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+        )
+        self._manager = ocp.CheckpointManager(self._place(), options=options)
+
+    def __enter__(self) -> 'Checkpoints':
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.close()
+        if self._link is not None:
+            self._link.cleanup()
+
+    def wait(self) -> None:
+        """Until all is on disk."""
+        self._manager.wait_until_finished()
+
+    def steps(self) -> list[int]:
+        """All that are there, the oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, psnr: float | None = None) -> None:
+        """Starts to write `state` as checkpoint `step`; `wait` returns when it is on disk."""
+        metrics = {} if psnr is None else {'psnr': psnr}
+        arguments = ocp.args.StandardSave(_held(state))
+        self._manager.save(step, args=arguments, metrics=metrics, custom_metadata={'sha256': digest(state)}, force=True)
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state saved as `step`, with the shapes, types and shardings of `like`.
+
+        Raises UserError that names the others where it is damaged, in whatever way.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _held(like))
+        try:
+            held = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            state = dataclasses.replace(like, **held)
+            stored = (self._manager.metadata(step).custom_metadata or {}).get('sha256')
+        except Exception as error:  # of Orbax and TensorStore, whatever they trip over
+            raise self._damaged(step, f'{type(error).__name__}: {" ".join(str(error).split())[:160]}') from error
+        if stored not in (None, digest(state)):  # None: written before there were hashes
+            raise self._damaged(step, 'its values are not those that were saved')
+        return state
+
+    def find(self, which: str) -> int:
+        """Step of the checkpoint called 'latest' or 'best', or of a number as text. Raises UserError for none."""
+        steps = self.steps()
+        if not steps:
+            raise UserError(f'No checkpoint under {self.directory}. Train first (--mode=train) or name --workdir.')
+        if which == 'latest':
+            return steps[-1]
+        if which == 'best':
+            best = self._manager.best_step()
+            return steps[-1] if best is None else best
+        if which.isdecimal() and int(which) in steps:
+            return int(which)
+        raise UserError(f"--checkpoint={which} is not there; there are 'latest', 'best' and the steps {steps}.")
+
+    def forget_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps, which a run that goes on from `step` makes again."""
+        later = [each for each in self.steps() if each > step]
+        for each in later:
+            self._manager.delete(each)
+        if later:
+            print(f'going on from step {step}; the checkpoints of steps {", ".join(map(str, later))} are made anew')
+
+    def _damaged(self, step: int, fault: str) -> UserError:
+        others = [each for each in reversed(self.steps()) if each != step]
+        remedy = (
+            f'There are also those of steps {", ".join(map(str, others))}: --checkpoint={others[0]} goes on from there.'
+            if others
+            else f'There is no other; begin again in another --workdir, or remove {self.directory}.'
+        )
+        return UserError(f'Checkpoint {step} in {self.directory} is damaged ({fault}). {remedy}')
+
+    def _place(self) -> pathlib.Path:
+        """The folder by a name that TensorStore takes as it is: in others it expands brackets and turns backslashes."""
+        if _PLAIN.fullmatch(str(self.directory)):
+            return self.directory
+        if jax.process_count() > 1:
+            raise UserError(f'{self.directory}: several processes need a --workdir of letters, digits, - and _ alone.')
+        self._link = tempfile.TemporaryDirectory(prefix='qsnet-')
+        link = pathlib.Path(self._link.name) / 'checkpoints'
+        link.symlink_to(self.directory, target_is_directory=True)
+        if not self.directory.exists():
+            self.directory.mkdir(parents=True)
+        return link
+
+
+def steps_in(directory: pathlib.Path) -> list[int]:
+    """Steps of the checkpoints under a folder, without opening them."""
+    return sorted(int(path.name) for path in directory.glob('*') if path.name.isdecimal()) if directory.is_dir() else []
+
+
+def _check_scores(directory: pathlib.Path) -> None:
+    """Raises UserError for a checkpoint whose validation score cannot be read: with it Orbax opens none of them."""
+    for step in steps_in(directory):
+        path = directory / str(step) / 'metrics' / 'metrics'
+        if path.exists():
+            others = [str(each) for each in reversed(steps_in(directory)) if each != step]
+            way = f'the same command goes on from step {others[0]}' if others else 'the same command begins again'
+            remedy = f'Checkpoint {step} is damaged. Remove {directory / str(step)}, and {way}.'
+            storage.read_json(path, remedy=remedy)
+
+
+def _held(state: Any) -> dict[str, Any]:
+    """The parts of a state that it has: one without an average is stored as before there were averages."""
+    parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def digest(state: Any) -> str:
+    """One hash over names, shapes and values of all arrays of a state."""
+    found = hashlib.sha256()
+    for path, value in jax.tree_util.tree_leaves_with_path(state):
+        array = np.asarray(jax.device_get(value))
+        found.update(f'{jax.tree_util.keystr(path)} {array.shape} {array.dtype}'.encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def _psnr(metrics: dict[str, float]) -> float:
     """What 'best' means; a checkpoint saved without a validation is never the best."""
     return metrics.get('psnr', -1.0)
-
-
-def save(manager: ocp.CheckpointManager, step: int, state: Any, psnr: float | None = None) -> None:
-    """Starts to write `state` as checkpoint `step`; `manager.wait_until_finished` returns when it is on disk."""
-    metrics = {} if psnr is None else {'psnr': psnr}
-    manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics, force=True)
-
-
-def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
-    """The state saved as `step`, with the shapes, types and shardings of `like`."""
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    return manager.restore(step, args=ocp.args.StandardRestore(abstract))
-
-
-def find_step(manager: ocp.CheckpointManager, which: str) -> int:
-    """Step of the checkpoint called 'latest' or 'best', or of a number as text. Raises UserError where it is absent."""
-    steps = sorted(manager.all_steps())
-    if not steps:
-        raise UserError(f'No checkpoint under {manager.directory}. Train first (--mode=train) or name --workdir.')
-    if which == 'latest':
-        return steps[-1]
-    if which == 'best':
-        best = manager.best_step()
-        return steps[-1] if best is None else best
-    if which.isdecimal() and int(which) in steps:
-        return int(which)
-    raise UserError(f"--checkpoint={which} is not there; there are 'latest', 'best' and the steps {steps}.")

@@ -9,29 +9,32 @@ import csv
 import functools
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import ml_collections
 from jax.experimental import multihost_utils
 
-from qsnet_jax import UserError, derain, provenance, storage
+from qsnet_jax import UserError, derain, fields, provenance, spelling, storage
 from qsnet_jax.configs import studies
 from qsnet_jax.data import sets, sources
 from qsnet_jax.evidence import evaluate
-from qsnet_jax.training import train
+from qsnet_jax.training import log, settings, train
 from qsnet_jax.weights import files
 
 CURVE = ('step', 'seconds', 'total', 'psnr')  # what a row keeps of metrics.jsonl, besides validations
 
 
-def run(config: Any, workdir: pathlib.Path, tile: int = derain.TILE) -> dict[str, dict[str, Any]]:
+def run(
+    config: Any, workdir: pathlib.Path, tile: int = derain.TILE, which: str = 'latest'
+) -> dict[str, dict[str, Any]]:
     """Trains, or goes on, and scores every set of `config.data.eval`; returns the results of each.
 
     Writes what `train.train` writes, eval/ and, into weights.safetensors, the scores. With several processes the first
     scores and the others wait for it. Raises UserError and Stopped as `train.train` does.
     """
-    state, training = train.train(config, workdir)
+    state, training = train.train(config, workdir, which=which)
     variables, settings = train.export(state), config.model.to_dict()
     results = {}
     if jax.process_index() == 0:
@@ -56,9 +59,40 @@ def score(
     training: the record that came with the variables. notes: what else the provenance must say.
     """
     record = {**provenance.collect(config.to_dict(), config.seed), **(notes or {}), 'training': training}
+    if chosen := _chosen_by(config.data, training):
+        record['selected_on'] = chosen
     results = evaluate.evaluate(derainer, config, folder, record)
     print(f'scores and pictures are in {folder}')
     return results
+
+
+def evaluate_stored(
+    config: Any,
+    workdir: pathlib.Path,
+    weights: str | None,
+    which: str,
+    make: Callable[[Any, dict[str, Any]], evaluate.Derainer],
+    notes: dict[str, Any] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Scores weights of a file, or those of a checkpoint of the run in `workdir`; returns the results of each set.
+
+    make: the derainer of variables and settings. notes: what the provenance must say of another framework.
+    Scores of different weights lie in different folders: eval/ holds those of the latest checkpoint, eval-best/ and
+    eval-STEP/ those of others, eval-NAME-HASH/ those of a file.
+    """
+    if weights:
+        variables, model_settings = files.load_weights(weights)
+        record = files.load_record(weights)
+        path = files.find_weights(weights)
+        folder = f'eval-{path.stem}-{sources.file_hash(path)[:8]}'
+    else:
+        variables, model_settings, record = train.restore_variables(config, workdir, which)
+        folder = 'eval' if which == 'latest' else f'eval-{which}'
+    model_settings = {**model_settings, 'dtype': config.model.dtype}  # of this computation; all else is the network's
+    config = config.copy_and_resolve_references()
+    config.model.update(model_settings)  # what is scored and recorded
+    folder = folder.replace('eval', 'eval-torch', 1) if notes else folder
+    return score(config, workdir / folder, make(variables, model_settings), record, notes)
 
 
 def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str | None = None) -> int:
@@ -80,6 +114,16 @@ def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str |
         jax.clear_caches()  # programs of one variant are of no use to the next
     print(summarize(config, results))
     return failed
+
+
+def _chosen_by(data: Any, training: dict[str, Any]) -> list[str]:
+    """Which of the sets that are scored the checkpoint was chosen on, by their names or by their images."""
+    watched = training.get('selected_on') or []
+    if not watched:
+        return []
+    known = {name: each['sha256'] for name, each in (training.get('validation_data') or {}).items()}
+    scored = _fingerprints(data.to_json())
+    return [name for name in scored if (scored[name] in known.values() if known else name in watched)]
 
 
 def plan(config: Any, only: str | None = None) -> list[tuple[str, int]]:
@@ -112,14 +156,22 @@ def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
     path = row_path(config, name, seed, results)
     if not path.exists():
         return False
-    stored = json.loads(path.read_text())
+    try:
+        stored = storage.read_json(path, ('provenance', 'sets'))
+        found, sets_there = stored['provenance']['config'], stored['sets']
+        prints = {key: each['fingerprint']['sha256'] for key, each in sets_there.items()}
+        trained = (stored['provenance'].get('training') or {}).get('training_data') or {}
+    except (storage.Damaged, KeyError, TypeError, AttributeError) as error:
+        print(f'{error if isinstance(error, storage.Damaged) else f"{path} is no row."} It is made anew.')
+        return False
     chosen = variant(config, name, seed)
-    given, found = json.loads(chosen.to_json()), stored['provenance']['config']
-    found['data']['root'] = given['data']['root']  # other machines keep the same data elsewhere
-    train.refuse_differences(found, given, path)
-    prints = {key: each['fingerprint'] for key, each in stored['sets'].items()}
+    chosen.update_from_flattened_dict(fields.as_it_was(found, json.loads(chosen.to_json())))
+    given = json.loads(chosen.to_json())
+    settings.refuse_differences(found, given, path, fields.PLACES)  # other machines keep the same data elsewhere
     now = _fingerprints(chosen.data.to_json())
-    other = [key for key in prints.keys() & now if prints[key]['sha256'] != now[key]]
+    other = [key for key in prints.keys() & now if prints[key] != now[key]]
+    now = _training_fingerprints(chosen.data.to_json()) if trained else {}
+    other += [f'training set {key}' for key in trained.keys() & now if trained[key]['sha256'] != now[key]]
     if other:
         raise UserError(
             f'{path} is of other images of {", ".join(sorted(other))} than {given["data"]["root"]} holds. Name another '
@@ -136,6 +188,13 @@ def _fingerprints(data: str) -> dict[str, str]:
     return {name: sources.fingerprint(source)['sha256'] for name, source in opened.items()}
 
 
+@functools.cache
+def _training_fingerprints(data: str) -> dict[str, str]:
+    """Of the sets that a `config.data`, as JSON, is trained on."""
+    opened = sets.open_training(ml_collections.ConfigDict(json.loads(data)), sources.Cache(0))
+    return {name: sources.fingerprint(source)['sha256'] for name, source in opened.items()}
+
+
 def run_variant(config: Any, name: str, seed: int, workdir: pathlib.Path, results: pathlib.Path) -> dict[str, Any]:
     """One run of a study, and its row; returns the row, empty in all processes but the first."""
     chosen, folder = variant(config, name, seed), workdir / f'{name}-{seed}'
@@ -148,7 +207,7 @@ def run_variant(config: Any, name: str, seed: int, workdir: pathlib.Path, result
     }
     try:
         scored = run(chosen, folder)
-    except train.Diverged as error:
+    except log.Diverged as error:
         print(f'{name}, seed {seed} failed: {error}')
         row |= {'failed': str(error), 'sets': {}, 'provenance': provenance.collect(chosen.to_dict(), seed)}
     else:
@@ -172,13 +231,14 @@ def _provenance(scored: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _set(result: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
     """The results of one set, with its fingerprint and the scores of every image, for comparisons in pairs."""
     name = result['dataset'].replace('/', '-')
-    with (folder / 'eval' / name / 'per_image.csv').open(newline='') as file:
+    path = folder / 'eval' / name / 'per_image.csv'
+    with path.open(newline='', encoding='utf-8', errors='surrogateescape') as file:
         rows = list(csv.DictReader(file))
     labels = [f'output_{protocol}_{measure}' for protocol in evaluate.PROTOCOLS for measure in evaluate.MEASURES]
     labels += [f'{scale}_{protocol}_psnr' for scale in result['scales'] for protocol in evaluate.PROTOCOLS]
     columns = {label: [_number(row[label]) for row in rows] for label in labels}
     kept = {key: value for key, value in result.items() if key not in ('dataset', 'provenance')}
-    names = {'name': [row['name'] for row in rows], 'scene': [row['scene'] for row in rows]}
+    names = {column: [spelling.uncell(row[column]) for row in rows] for column in ('name', 'scene')}
     return {
         **kept,
         'fingerprint': result['provenance']['dataset'],
@@ -195,7 +255,7 @@ def _number(text: str) -> float | None:
 
 def _curve(folder: pathlib.Path) -> list[dict[str, float]]:
     """Training and validation over the steps."""
-    lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    lines, _ = storage.read_json_lines(folder / 'metrics.jsonl')
     return [{key: line[key] for key in line if key in CURVE or key.startswith('validation')} for line in lines]
 
 
@@ -204,7 +264,7 @@ def summarize(config: Any, results: pathlib.Path) -> str:
     lines = [f'{"":24}{"seeds":>6}  PSNR rgb, dB, mean over seeds of each set']
     for name in config.study.variants:
         paths = [row_path(config, name, int(seed), results) for seed in config.study.seeds]
-        rows = [json.loads(path.read_text()) for path in paths if path.exists()]
+        rows = [storage.read_json(path, ('sets',)) for path in paths if path.exists()]
         rows = [row for row in rows if 'failed' not in row]
         sets = {key: [row['sets'][key]['rgb']['psnr'] for row in rows] for key in (rows[0]['sets'] if rows else ())}
         means = [f'{key} {sum(values) / len(values):.2f}' for key, values in sets.items() if None not in values]

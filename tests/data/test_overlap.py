@@ -79,7 +79,7 @@ def test_plain_images_match_nothing():
 def test_training_leaves_out_what_an_evaluation_set_holds(tmp_path, capsys):
     """config.data.exclude drops planted copies from the source and from its fingerprint, and says how many."""
     data = default.get_config().data
-    data.update({'train': 'pairs', 'eval': 'pairs', 'root': str(tmp_path)})
+    data.update({'train': 'pairs', 'eval': 'pairs', 'validation': 'pairs', 'root': str(tmp_path)})
     planted = {0: scene(3)[:, ::-1], 4: brighter(scene(5))}
     for part, seeds in (('train', range(10, 16)), ('val', range(3, 6))):
         (tmp_path / part).mkdir()

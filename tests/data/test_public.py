@@ -11,7 +11,7 @@ import pytest
 from qsnet_jax.configs import default
 
 from qsnet_jax import UserError
-from qsnet_jax.data import images, overlap, public, sets, sources
+from qsnet_jax.data import images, overlap, prepared, public, sets, sources
 
 SIZE = (24, 40)
 
@@ -140,7 +140,7 @@ def test_bytes_and_keys_are_kept(data, tmp_path):
     import tensorflow_datasets as tfds
 
     write_layout(tmp_path / 'root/test', {'rainy': 'rainy_image/*_+', 'clean': 'ground_truth/*'})
-    ready = public.prepare('rain1400', data)
+    ready = prepared.prepare('rain1400', data)
     decoders = {side: tfds.decode.SkipDecoding() for side in ('rainy', 'clean')}
     examples = tfds.builder_from_directory(str(ready)).as_data_source('test', decoders=decoders)
     found = {(example['name'].decode(), example['pair_id'].decode()) for example in examples}
@@ -154,8 +154,10 @@ def test_tensorflow_is_not_imported(data, tmp_path):
     write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})
     program = (
         'import sys\n'
+        'from qsnet_jax import main\n'
         'from qsnet_jax.configs import default\n'
-        'from qsnet_jax import main\nfrom qsnet_jax.data import prepare\nfrom qsnet_jax.training import train\n'
+        'from qsnet_jax.data import prepare\n'
+        'from qsnet_jax.training import train\n'
         'config = default.get_config()\n'
         f'config.data.update(dict(root={data.root!r}, tfds_dir={data.tfds_dir!r}, partial=True))\n'
         "config.data.train, config.data.eval = 'pairs', 'rain100h'\n"
@@ -239,7 +241,7 @@ def test_other_files_than_prepared_are_refused_or_replace(data, tmp_path):
     write_layout(tmp_path / 'root', layout, numbers=(3,))
     with pytest.raises(UserError, match='was prepared from other files.*--mode=prepare'):
         open_source('rain100h', data)
-    public.prepare('rain100h', data, replace=True)
+    prepared.prepare('rain100h', data, replace=True)
     assert open_source('rain100h', data).names == ['1', '2', '3']
 
 
@@ -247,10 +249,10 @@ def test_a_broken_new_copy_leaves_the_old_one(data, tmp_path):
     """Replacing is refused before anything is removed."""
     layout = {'rainy': 'rain-*', 'clean': 'norain-*'}
     write_layout(tmp_path / 'root', layout)
-    public.prepare('rain100h', data)
+    prepared.prepare('rain100h', data)
     (tmp_path / 'root/rain-1.png').write_text('broken')
     with pytest.raises(UserError, match='1 problem'):
-        public.prepare('rain100h', data, replace=True)
+        prepared.prepare('rain100h', data, replace=True)
     data.root = None
     check_pairs(open_source('rain100h', data))
 
@@ -258,7 +260,7 @@ def test_a_broken_new_copy_leaves_the_old_one(data, tmp_path):
 def test_changed_bytes_are_noticed_when_read(data, tmp_path):
     """A prepared file that rots is refused, not scored."""
     write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})
-    ready = public.prepare('rain100h', data)
+    ready = prepared.prepare('rain100h', data)
     source = open_source('rain100h', data)
     source._files[0]['rainy'][1] = '0' * 64
     with pytest.raises(UserError, match=r'is damaged: the bytes of rain-1\.png have changed'):
@@ -395,7 +397,7 @@ def test_large_splits_need_neither_memory_nor_tensorflow(data, tmp_path, monkeyp
     monkeypatch.setattr(shuffle, 'MAX_MEM_BUFFER_SIZE', 1000)
     monkeypatch.setattr(public, 'EXAMPLES_PER_SHARD', 7)
     write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'}, numbers=range(20))
-    ready = public.prepare('rain100h', data)
+    ready = prepared.prepare('rain100h', data)
     assert len(list(ready.glob('*.array_record*'))) == 3
     source = open_source('rain100h', data)
     assert source.names == [str(number) for number in range(20)]
@@ -407,7 +409,7 @@ def test_large_splits_need_neither_memory_nor_tensorflow(data, tmp_path, monkeyp
 def test_a_prepared_set_that_is_not_whole_is_refused(victim, data, tmp_path):
     """A lost or cut file of the prepared set is a message that says what to do."""
     write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})
-    ready = public.prepare('rain100h', data)
+    ready = prepared.prepare('rain100h', data)
     data.root = None
     path = next(ready.glob(victim))
     content = path.read_bytes()
@@ -424,9 +426,9 @@ def test_files_replaced_by_others_of_the_same_size_are_noticed(data, tmp_path):
     for number in (1, 2):
         for side in ('rain', 'norain'):
             Image.fromarray(picture(number, side)).save(tmp_path / f'root/{side}-{number}.bmp')
-    public.prepare('rain100h', data)
+    prepared.prepare('rain100h', data)
     Image.fromarray(picture(9, 'clean')).save(tmp_path / 'root/norain-2.bmp')
-    public.prepare('rain100h', data, replace=True)
+    prepared.prepare('rain100h', data, replace=True)
     np.testing.assert_array_equal(open_source('rain100h', data).load(1)[1], picture(9, 'clean'))
 
 
@@ -439,7 +441,7 @@ def test_a_full_disk_is_a_message(data, tmp_path, monkeypatch):
     write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})
     monkeypatch.setattr(public.tfds.core.SequentialWriter, 'add_examples', fail)
     with pytest.raises(UserError, match='cannot be written: No space left'):
-        public.prepare('rain100h', data)
+        prepared.prepare('rain100h', data)
     assert not [path for path in (tmp_path / 'tfds').iterdir() if path.is_dir()]
 
 
@@ -480,7 +482,7 @@ def test_a_kill_leaves_nothing_that_looks_finished(data, tmp_path):
         was_running = process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-        is_ready = public._versions(tmp_path / 'tfds/rain100h')
+        is_ready = prepared._versions(tmp_path / 'tfds/rain100h')
         assert moment > 0 or (was_running and not is_ready)
         if is_ready:
             assert len(open_source('rain100h', data).names) == 60

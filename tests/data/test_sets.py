@@ -281,7 +281,7 @@ def test_backgrounds_that_training_and_evaluation_share_are_left_out_of_any_laye
         write(tmp_path, f'A/train/clean/{number}.png', draw_pair(number)[1])
     write(tmp_path, 'A/val/clean/9.png', draw_pair(1)[1])
     plain(tmp_path, 'B/layer', (1, 2), (48, 56), 1)
-    data.train, data.exclude = 'layers/A+B', 'layers/A+B'
+    data.train, data.exclude, data.validation = 'layers/A+B', 'layers/A+B', 'layers/A+B'
     assert sets.open_training(data, sources.Cache(1e9))['layers/A+B'].names == ['0', '2']
 
 

@@ -3,15 +3,16 @@
 import csv
 import json
 import math
+import os
 
 import numpy as np
 import pytest
-import scipy.stats
+from conftest import draw_pair
 from test_derain import make
 
-from qsnet_jax import metrics
+from qsnet_jax import metrics, spelling
 from qsnet_jax.data import images, sets, sources
-from qsnet_jax.evidence import evaluate
+from qsnet_jax.evidence import evaluate, statistics
 
 
 @pytest.fixture(scope='module')
@@ -74,7 +75,7 @@ def test_pictures_show_before_result_and_truth(evaluated, pairs_root):
 def test_images_too_small_for_ssim_still_count_in_psnr():
     """A window of 11 pixels does not fit; PSNR is defined all the same."""
     image = np.zeros((8, 20, 3), np.uint8)
-    scores = evaluate.score(
+    scores = metrics.score(
         image + 5,
         image,
     )
@@ -115,29 +116,6 @@ def test_table_shows_gain_per_set(evaluated):
     assert lines[1].count('->') == 4
 
 
-def alone(scores):
-    """A column whose images all show scenes of their own."""
-    return np.asarray(scores), np.arange(len(scores))
-
-
-def test_intervals_hold_the_mean_and_know_its_spread():
-    """The bootstrap interval of 400 normal scores is close to mean +- 1.96 standard errors, and the same each time."""
-    scores = np.random.default_rng(0).normal(30.0, 3.0, 400)
-    low, high = evaluate.interval([alone(scores)])
-    error = scores.std() / 20
-    assert low == pytest.approx(scores.mean() - 1.96 * error, abs=0.1 * error)
-    assert high == pytest.approx(scores.mean() + 1.96 * error, abs=0.1 * error)
-    assert evaluate.interval([alone(scores)]) == [low, high]
-    assert evaluate.interval([alone([])]) is None and evaluate.interval([alone([30.0])]) is None
-
-
-def test_images_of_one_scene_are_no_independent_evidence():
-    """Fourteen equal copies of each score leave the interval as wide as it was."""
-    scores = np.random.default_rng(0).normal(30.0, 3.0, 50)
-    copies = np.repeat(scores, 14), np.repeat(np.arange(50), 14)
-    assert evaluate.interval([copies]) == pytest.approx(evaluate.interval([alone(scores)]))
-
-
 def test_gain_is_paired(evaluated):
     """The interval of the gain is that of the differences per image, which vary less than the scores."""
     folder, results = evaluated
@@ -146,27 +124,43 @@ def test_gain_is_paired(evaluated):
     differences = np.array([float(row['output_y_psnr']) - float(row['input_y_psnr']) for row in rows])
     result = results['pairs']
     assert result['gain']['y']['psnr'] == pytest.approx(differences.mean())
-    assert result['interval']['gain']['y']['psnr'] == pytest.approx(evaluate.interval([alone(differences)]))
+    assert result['interval']['gain']['y']['psnr'] == pytest.approx(statistics.interval([(differences, np.arange(3))]))
     low, high = result['interval']['y']['psnr']
     assert low <= result['y']['psnr'] <= high
 
 
-def test_mean_of_sets_counts_each_set_once():
-    """Two sets of different size weigh the same, in the mean and in the interval."""
-    few, many = alone([20.0, 22.0]), alone(np.full(100, 30.0))
-    assert evaluate._mean([few, many]) == pytest.approx(25.5)
-    half = 12.7062 / 2  # Student's t of one degree of freedom, and half the standard error of 21 +- 1
-    assert evaluate.interval([few, many]) == pytest.approx([25.5 - half, 25.5 + half])
+def test_versions_of_one_clean_picture_are_one_scene(tmp_path, tiny_config):
+    """However they are named; the interval then has as many groups as there are pictures, and stops at an SSIM of 1."""
+    for side in ('input', 'target'):
+        (tmp_path / side).mkdir()
+    for number in range(8):
+        rainy, clean = draw_pair(number % 2)
+        images.save(tmp_path / f'input/{number}.png', np.clip(rainy + np.uint8(number), 0, 250))
+        images.save(tmp_path / f'target/{number}.png', clean)
+    tiny_config.data.update({'eval': 'pairs', 'root': str(tmp_path)})
+    result = evaluate.evaluate(Cleaner(), tiny_config, tmp_path / 'eval', {})['pairs']
+    with (tmp_path / 'eval/pairs/per_image.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert result['count'] == 8 and result['scenes'] == 2
+    assert [row['scene'] for row in rows] == ['0', '1'] * 4
+    scores = np.array([float(row['output_y_psnr']) for row in rows])
+    expected = statistics.interval([(scores, np.arange(8) % 2)])
+    assert result['interval']['y']['psnr'] == pytest.approx(expected)
+    assert result['interval']['rgb']['ssim'][1] == 1.0 and result['interval']['input']['y']['ssim'][1] <= 1.0
 
 
-def test_few_groups_get_students_interval():
-    """Six groups of five equal scores: as of six numbers; the bootstrap takes over without a jump."""
-    scores = np.random.default_rng(0).normal(30.0, 3.0, 6)
-    grouped = np.repeat(scores, 5), np.repeat(np.arange(6), 5)
-    expected = scipy.stats.t.interval(0.95, 5, scores.mean(), scores.std(ddof=1) / np.sqrt(6))
-    assert evaluate.interval([grouped]) == pytest.approx(expected)
-    low, high = (np.diff(evaluate.interval([alone(np.arange(float(count)) % 2)])) * np.sqrt(count) for count in (8, 10))
-    assert 1 < low / high < 1.5
+class Cleaner:
+    """Stands in for a network: darkens by as much as the first pixel says."""
+
+    def restore(self, image, scales=False):
+        restored = image - np.minimum(image, image[0, 0, 0] % 7)
+        return np.stack([restored] * 2)
+
+
+def test_what_one_label_puts_together_is_one_group():
+    """A rain layer on two backgrounds, one of which has another layer too, makes one group of three."""
+    assert evaluate.join_groups(['x', 'y', 'y', 'z'], ['a', 'a', 'b', 'c']) == ['a', 'a', 'a', 'c']
+    assert evaluate.join_groups(['x', 'y'], ['a', 'b']) == ['a', 'b'] and evaluate.join_groups([], []) == []
 
 
 def test_table_says_of_how_many(evaluated):
@@ -194,3 +188,12 @@ def test_other_files_than_before_are_announced(pairs_root, tmp_path, capsys):
     result = evaluate.evaluate(make(), config, tmp_path, {'training': training})['pairs/val']
     assert 'trained on these very images' in capsys.readouterr().out
     assert result['provenance']['dataset']['seen_in_training'] == ['pairs']
+
+
+@pytest.mark.parametrize('name', ['=HYPERLINK("x")', '-rf', "'quoted", os.fsdecode(b'n\xe4cht')])
+def test_a_table_takes_any_name(tmp_path, name):
+    """No formula for a spreadsheet, bytes of any kind, numbers as they are, and the name can be had back."""
+    evaluate.write_csv(tmp_path / 'a.csv', [{'name': name, 'gain': -0.5}])
+    with (tmp_path / 'a.csv').open(newline='', encoding='utf-8', errors='surrogateescape') as file:
+        (row,) = csv.DictReader(file)
+    assert row['gain'] == '-0.5' and row['name'][0] not in '=-' and spelling.uncell(row['name']) == name

@@ -5,10 +5,16 @@ import json
 import numpy as np
 import pytest
 from conftest import draw_pair
+from made_rows import RESULTS
+from qsnet_jax.configs import default
 
 from qsnet_jax import UserError, derain, priors, provenance, storage
 from qsnet_jax.data import images
-from qsnet_jax.evidence import sparsity
+from qsnet_jax.evidence import claims, report, sparsity
+from qsnet_jax.evidence import rows as rows_
+from qsnet_jax.photos import find_photos
+
+SETTINGS = default.get_config().sparsity
 
 
 def sample(kind, seed, count=400_000):
@@ -45,7 +51,7 @@ def test_the_mean_rule_alone_says_little():
     """It calls nine of ten Laplacian samples sparse; the control's threshold is passed by one in twenty."""
     chance = sparsity.control()
     assert chance['share']['mean'] > 0.85 and chance['excess'] < -1
-    excess = [priors.sparsity(sample('laplacian', 100 + seed), sparsity.BINS)['excess'] for seed in range(60)]
+    excess = [priors.sparsity(sample('laplacian', 100 + seed), 64)['excess'] for seed in range(60)]
     assert np.mean(np.array(excess) < chance['excess']) < 0.15
 
 
@@ -73,6 +79,49 @@ def test_empty_bins_and_signs_do_not_count():
             priors.log_histogram(nothing)
 
 
+def test_signed_histograms_have_a_chord_on_each_side():
+    """By hand: counts 1, 2, 8, 4, 1; the chords join log 8 with the ends, and the middle bins decide."""
+    response = np.repeat([-0.8, -0.4, 0.0, 0.4, 1.0], [1, 2, 8, 4, 1])
+    centres, curve = priors.log_histogram(response, 5, is_signed=True)
+    np.testing.assert_allclose(centres, [-0.8, -0.4, 0.0, 0.4, 0.8], atol=1e-12)
+    half = np.log(8) / 2
+    np.testing.assert_allclose(priors.chord(centres, curve, is_signed=True), [0, half, np.log(8), half, 0], atol=1e-12)
+    found = priors.sparsity(response, 5, is_signed=True)
+    assert found['excess'] == pytest.approx((np.log(2) - half + np.log(4) - half) / 5)
+    assert (found['mean'], found['every']) == (False, False)
+    sparse = priors.sparsity(np.repeat([-0.8, -0.4, 0.0, 0.4, 1.0], [1, 2, 8, 2, 1]), 5, is_signed=True)
+    assert (sparse['mean'], sparse['every']) == (True, True)
+
+
+def test_of_even_responses_signs_change_little():
+    """Both readings agree on which of the known distributions are sparse."""
+    for kind, expected in (('gaussian', False), ('mixture', True)):
+        responses = np.abs(sample(kind, 0))
+        both = np.concatenate([responses, -responses])
+        found = [priors.sparsity(both, 64)['mean'], priors.sparsity(both, 128, is_signed=True)['mean']]
+        assert found == [expected, expected]
+
+
+@pytest.mark.parametrize(('field', 'value'), [('filter', 'sobel'), ('response', 'squared'), ('bins', 2)])
+def test_settings_that_no_study_can_use(field, value):
+    """Named, with what is expected."""
+    settings = default.get_config().sparsity
+    settings[field] = value
+    with pytest.raises(UserError, match=rf'sparsity.{field} is .*; it must be'):
+        sparsity.check(settings)
+
+
+def test_the_curve_of_equation_2_is_that_of_laplacian_samples():
+    """On the log-histogram of many samples it lies within the noise of their counts."""
+    for is_signed in (False, True):
+        response = sample('laplacian', 5, 1_000_000)
+        centres, curve = priors.log_histogram(response, 60, is_signed)
+        places, expected = sparsity._expected(response, 60, is_signed)
+        is_full = curve > np.log(1000)
+        difference = np.interp(centres, places, expected)[is_full] - curve[is_full]
+        assert is_full.sum() > 20 and np.abs(difference).max() < 0.1
+
+
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
     """Five photos, one of them flat, and a file that is none."""
@@ -91,7 +140,9 @@ def test_the_study_of_a_folder(photos, tmp_path, capsys):
     assert row['count'] == 4 and row['without_gradient'] == ['flat.png'] and row['fingerprint']['count'] == 6
     assert 'failed' in capsys.readouterr().out
     decided = [
-        sparsity.decide(sparsity.luma(images.open_photo(photos / f'{n}.png').rgb), sparsity.control()['excess'])
+        sparsity.decide(
+            sparsity.luma(images.open_photo(photos / f'{n}.png').rgb), sparsity.control()['excess'], SETTINGS
+        )
         for n in range(4)
     ]
     for key in sparsity.NAMES:
@@ -110,7 +161,7 @@ def test_contrast_of_the_images_that_are_not_sparse(sign, p):
     verdicts = {
         f'{n}': {'d_x': {'excess': (6 - n - 0.5) * sign}, 'contrast': 0.1 + 0.01 * n} for n in range(12)
     }  # fmt: skip
-    found = sparsity._contrast(verdicts)
+    found = sparsity._contrast(verdicts, 'd_x')
     assert (found['p_lower'] < p) if sign > 0 else (found['p_lower'] > p)
     assert found['rank_correlation'] == pytest.approx(-sign) and found['count_not_sparse'] == 6
     expected = (0.125, 0.185) if sign > 0 else (0.185, 0.125)
@@ -126,14 +177,47 @@ def test_a_row_of_other_images_is_not_overwritten(photos, tmp_path):
 
 def test_nothing_to_decide_is_an_error(tmp_path):
     """A set of flat images has no histograms."""
-    flat = iter([('flat', np.full((20, 20, 3), 7, np.uint8))])
+    flat = iter([('flat', np.full((20, 20, 3), 7, np.uint8), ('flat', 'flat'))])
     with pytest.raises(UserError, match='not flat'):
-        sparsity.study('flat', flat, {}, provenance.collect({}, None), derain.load(), tmp_path)
+        sparsity.study('flat', flat, {}, provenance.collect({}, None), derain.load(), tmp_path, SETTINGS)
 
 
 def test_real_rain_is_mostly_sparse(data_root):
     """On photos of real rain the mean rule calls 85 % or more sparse, the strict rule far fewer."""
-    files = derain.find_photos(data_root / 'real')
-    decided = [sparsity.decide(sparsity.luma(images.open_photo(file).rgb), -1.5)['d_x'] for file in files]
+    files = find_photos(data_root / 'real').photos
+    decided = [sparsity.decide(sparsity.luma(images.open_photo(file).rgb), -1.5, SETTINGS)['d_x'] for file in files]
     assert np.mean([each['mean'] for each in decided]) >= 0.85
     assert np.mean([each['every'] for each in decided]) <= 0.6
+
+
+def test_several_sets_are_pooled_with_weights(photos, pairs_root, tmp_path, capsys):
+    """Every set has its own row, and the pool the weighted share, with the settings of all."""
+    config = default.get_config()
+    config.data.root = str(pairs_root)
+    config.sparsity.update({'pool': f'{photos}:1,pairs/train:3', 'filter': 'd_y', 'bins': 50, 'response': 'signed'})
+    sparsity.run(config, None, None, tmp_path)
+    name = f'{photos.name}+pairs-train'
+    rows = [json.loads((tmp_path / f'sparsity/{each}.json').read_text()) for each in (photos.name, 'pairs-train', name)]
+    assert rows[2]['pooled'] == {photos.name: 0.25, 'pairs-train': 0.75}
+    assert (rows[2]['count'], rows[2]['fewest']) == (10, 4) and rows[1]['scenes'] == 6
+    for key in sparsity.NAMES:
+        first, second, pooled = (row['share'][key]['mean'] for row in rows)
+        assert pooled['share'] == pytest.approx(0.25 * first['share'] + 0.75 * second['share'])
+        assert pooled['interval'][0] <= pooled['share'] <= pooled['interval'][1]
+    assert all((row['filter'], row['bins'], row['response']) == ('d_y', 50, 'signed') for row in rows)
+    assert f'{name}: 10 images' in capsys.readouterr().out
+    paper = json.loads((RESULTS / 'paper.json').read_text())
+    table = claims.others(rows_.load(tmp_path), paper)
+    pooled = next(line for line in table.rows if line[2].startswith('25 %'))
+    assert pooled[1:3] == ['Rainy images are sparse in d_y', f'25 % {photos.name}, 75 % pairs-train (10)']
+    assert pooled[-1] == 'too few: 4 of 30 images'
+    report.report(tmp_path)  # a pool has neither contrast nor names
+
+
+def test_versions_of_one_picture_are_one_scene():
+    """Ten rainy versions of each of three pictures leave the share as uncertain as three do."""
+    hits = {f'{n}': {'d_x': {'mean': n % 3 > 0}} for n in range(30)}
+    found = sparsity._share(hits, 'd_x', 'mean', [f'{n % 3}' for n in range(30)])
+    alone = sparsity._share(hits, 'd_x', 'mean', [f'{n}' for n in range(30)])
+    assert found['share'] == alone['share'] == pytest.approx(2 / 3)
+    assert found['interval'][0] < 0.2 and alone['interval'][0] > 0.4

@@ -1,6 +1,5 @@
 """The step, the loop, and what happens when it is interrupted."""
 
-import contextlib
 import functools
 import json
 import math
@@ -13,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, model
 from qsnet_jax.data import batches, sources
 from qsnet_jax.evidence import evaluate
-from qsnet_jax.training import checkpoint, parallel, train
+from qsnet_jax.training import checkpoint, folder, log, optimiser, parallel, settings, train
 from qsnet_jax.weights import files
 
 pytestmark = pytest.mark.usefixtures('lenient_promotion')
@@ -46,14 +45,14 @@ def lines(workdir):
 
 def interrupt(monkeypatch, step, action):
     """Calls `action` when the loop is about to log `step`."""
-    flush = train._Log.flush
+    flush = log.Log.flush
 
     def wrapped(log, at, batch):
         if at == step:
             action()
         return flush(log, at, batch)
 
-    monkeypatch.setattr(train._Log, 'flush', wrapped)
+    monkeypatch.setattr(log.Log, 'flush', wrapped)
 
 
 def crash():
@@ -105,15 +104,15 @@ def test_validation_on_several_sets_is_their_mean(tiny_config, tmp_path, mesh, m
         return scores['pairs' if len(source.names) == 3 else 'pairs/train']
 
     monkeypatch.setattr(evaluate, 'validate', validate)
-    tiny_config.data.eval = 'pairs,pairs/train,drawn_light'
     tiny_config.train.eval_sets = 2
+    tiny_config.data.validation = 'pairs,pairs/train,drawn_light'
     train.train(tiny_config, tmp_path, mesh)
     found = [line for line in lines(tmp_path) if 'validation_psnr' in line]
     assert [line['validation_psnr'] for line in found] == [25.0, 20.5]
     assert [line['validation_psnr/pairs/train'] for line in found] == [20.0, 10.0]
     assert asked == [3, 6, 3, 6]
-    with contextlib.closing(checkpoint.open_manager(tmp_path / 'checkpoints', read_only=True)) as manager:
-        assert manager.best_step() == 5
+    with checkpoint.Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
+        assert checkpoints.find('best') == 5
 
 
 @pytest.mark.parametrize(
@@ -127,7 +126,7 @@ def test_numbers_that_no_run_can_use_are_refused(tiny_config, section, field, va
     """By name, before anything is read."""
     tiny_config[section][field] = value
     with pytest.raises(UserError, match=f'{section}.{field} is {value}'):
-        train.check_fields(tiny_config)
+        settings.check_fields(tiny_config)
 
 
 def test_training_goes_on_from_weights(tiny_config, tmp_path, mesh):
@@ -144,7 +143,7 @@ def test_training_goes_on_from_weights(tiny_config, tmp_path, mesh):
     (tmp_path / 'first/weights.safetensors').unlink()
     _, again = train.train(tiny_config, tmp_path / 'second', mesh)
     assert again == json.loads(json.dumps(record))  # this start made no step: the weights are still those of the first
-    _, settings, restored = train.restore_variables(tmp_path / 'second', 'latest')
+    _, settings, restored = train.restore_variables(tiny_config, tmp_path / 'second', 'latest')
     assert restored['start_from'] == record['start_from']
 
 
@@ -176,7 +175,7 @@ def test_a_run_does_not_go_on_with_other_images(tiny_config, pairs_root, tmp_pat
     train.train(tiny_config, tmp_path / 'run', mesh)
     for name in ('rain', 'norain'):
         (root / f'train/{name}-0.png').unlink()
-    with pytest.raises(UserError, match=r'on other training images of pairs \(6 images then, 5 now\)'):
+    with pytest.raises(UserError, match=r'on other training images of pairs \(5 images then, 4 now\)'):
         train.train(tiny_config, tmp_path / 'run', mesh)
 
 
@@ -231,8 +230,8 @@ def test_a_signal_saves_and_stops(tiny_config, tmp_path, mesh, monkeypatch, sign
     with pytest.raises(train.Stopped, match=f'{signal.Signals(signum).name} after step 3'):
         train.train(tiny_config, tmp_path, mesh)
     assert signal.getsignal(signum) == before
-    with checkpoint.open_manager(tmp_path / 'checkpoints', read_only=True) as manager:
-        assert manager.latest_step() == 3
+    with checkpoint.Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
+        assert checkpoints.find('latest') == 3
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path, mesh):
@@ -240,18 +239,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path, mesh):
     tiny_config.train.learning_rate = 1e30
     with pytest.raises(UserError, match=r'not finite between steps \d+ and \d+'):
         train.train(tiny_config, tmp_path, mesh)
-    with checkpoint.open_manager(tmp_path / 'checkpoints', read_only=True) as manager:
-        for step in manager.all_steps():
-            state = checkpoint.restore(manager, step, parallel.replicate(train.init_state(tiny_config), mesh))
+    with checkpoint.Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
+        for step in checkpoints.steps():
+            state = checkpoints.restore(step, parallel.replicate(train.init_state(tiny_config), mesh))
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
 def save_a_checkpoint(config, workdir):
     """A workdir as a run leaves it after step 5, without running."""
-    train._claim_config(config, workdir, is_begun=False)
-    with checkpoint.open_manager(workdir / 'checkpoints') as manager:
-        checkpoint.save(manager, 5, train.init_state(config))
-        manager.wait_until_finished()
+    folder.write_config(config, workdir)
+    with checkpoint.Checkpoints(workdir / 'checkpoints') as checkpoints:
+        checkpoints.save(5, train.init_state(config))
+        checkpoints.wait()
 
 
 def test_another_config_is_refused(tiny_config, tmp_path, mesh):
@@ -269,9 +268,9 @@ def test_a_mistake_does_not_claim_the_workdir(tiny_config, tmp_path, mesh):
     with pytest.raises(UserError, match='data.root'):
         train.train(tiny_config, tmp_path, mesh)
     assert not (tmp_path / 'config.json').exists()
-    train._claim_config(tiny_config, tmp_path, is_begun=False)
     tiny_config.data.root = root
-    train._claim_config(tiny_config, tmp_path, is_begun=False)
+    tiny_config.train.steps = 1
+    train.train(tiny_config, tmp_path, mesh)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +319,7 @@ def test_a_full_disk_is_said(tiny_config, tmp_path, mesh, monkeypatch, where, ki
 
 def test_a_second_process_is_refused(tiny_config, tmp_path, mesh):
     """One workdir, one training process."""
-    with train._claimed(tmp_path), pytest.raises(UserError, match='Another process'):
+    with folder.claimed(tmp_path), pytest.raises(UserError, match='Another process'):
         train.train(tiny_config, tmp_path, mesh)
 
 
@@ -333,13 +332,13 @@ def test_a_batch_that_devices_cannot_share_is_refused(tiny_config, tmp_path):
 
 def rates(settings, values):
     """Learning rates that a scalar parameter's updates see when the losses are `values`."""
-    optimizer = train.make_optimizer(settings)
+    optimizer = optimiser.make_optimizer(settings)
     params = jnp.zeros(())
     opt_state = optimizer.init(params)
     found = []
     for step, value in enumerate(values):
         updates, opt_state = optimizer.update(jnp.ones(()), opt_state, params, value=jnp.float32(value))
-        found.append(float(train.learning_rate(jnp.int32(step), opt_state, settings)))
+        found.append(float(optimiser.learning_rate(jnp.int32(step), opt_state, settings)))
         assert abs(float(updates)) == pytest.approx(found[-1], rel=1e-3, abs=1e-12)  # Adam: all gradients are equal
     return found
 
@@ -396,7 +395,9 @@ def test_the_rules_differ_where_losses_rise_and_fall_again(tiny_config):
 def test_averaged_weights_are_the_stated_mean(tiny_config):
     """After each step the mean moves by 1 - decay, at first faster; it is what is exported and scored."""
     tiny_config.train.average = 0.5
-    state, step = train.init_state(tiny_config), jax.jit(functools.partial(train.train_step, config=tiny_config))
+    network = model.from_config(tiny_config.model)
+    parts = {'network': network, 'settings': tiny_config.train, 'weights': tiny_config.loss}
+    state, step = train.init_state(tiny_config), jax.jit(functools.partial(train.train_step, **parts))
     generator = np.random.default_rng(0)
     path = ('params', 'main', 'rain', 'kernel')
     mean = functools.reduce(dict.__getitem__, path, train.export(state))
@@ -411,16 +412,30 @@ def test_averaged_weights_are_the_stated_mean(tiny_config):
     assert train.export(state)['batch_stats'].keys() == state.batch_stats.keys()
 
 
+def test_a_run_with_averaged_weights_resumes_exactly(tiny_config, tmp_path):
+    """Six steps equal four, a restart, and two more; the mean is part of the state."""
+    tiny_config.train.update({'average': 0.9, 'steps': 6})
+    whole, _ = train.train(tiny_config, tmp_path / 'whole')
+    tiny_config.train.steps = 4
+    train.train(tiny_config, tmp_path / 'parts')
+    stored = json.loads((tmp_path / 'parts/config.json').read_text())
+    stored['train']['steps'] = tiny_config.train.steps = 6
+    (tmp_path / 'parts/config.json').write_text(json.dumps(stored))
+    parts, _ = train.train(tiny_config, tmp_path / 'parts')
+    assert_equal(whole, parts)
+    assert not np.array_equal(whole.average['params']['main']['rain']['kernel'], whole.params['main']['rain']['kernel'])
+
+
 def test_gradients_are_clipped_to_their_norm(tiny_config):
     """A hundredth of the norm of the first gradient gives updates of Adam on the scaled gradient, and the same rate."""
     tiny_config.train.clip = 0.25
-    optimizer = train.make_optimizer(tiny_config.train)
+    optimizer = optimiser.make_optimizer(tiny_config.train)
     params = {'a': jnp.zeros(3), 'b': jnp.zeros(2)}
     gradients = {'a': jnp.array([3.0, 0.0, 4.0]), 'b': jnp.array([0.0, 12.0])}  # norm 13
     _, state = optimizer.update(gradients, optimizer.init(params), params, value=jnp.float32(1))
     moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (3,)]
     np.testing.assert_allclose(moments[0], 0.1 * 0.25 / 13 * np.array([3.0, 0.0, 4.0]), rtol=1e-5)
-    rate = train.learning_rate(jnp.int32(0), state, tiny_config.train)
+    rate = optimiser.learning_rate(jnp.int32(0), state, tiny_config.train)
     assert float(rate) == pytest.approx(tiny_config.train.learning_rate)
 
 
@@ -435,7 +450,7 @@ def test_unknown_schedule_is_refused(tiny_config):
     """The message lists the known ones."""
     tiny_config.train.schedule = 'linear'
     with pytest.raises(UserError, match='plateau'):
-        train.make_optimizer(tiny_config.train)
+        optimiser.make_optimizer(tiny_config.train)
 
 
 def test_initial_parameters_follow_the_seed(tiny_config):
@@ -450,13 +465,13 @@ def test_initial_parameters_follow_the_seed(tiny_config):
 def test_best_checkpoint_is_the_one_with_the_highest_validation(tiny_config, tmp_path):
     """The best outlives the latest, and both are found by name."""
     state = train.init_state(tiny_config)
-    with checkpoint.open_manager(tmp_path, keep=1) as manager:
+    with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
         for step, psnr in ((1, 20.0), (2, 30.0), (3, None), (4, 25.0)):
-            checkpoint.save(manager, step, state, psnr)
-        manager.wait_until_finished()
-        assert set(manager.all_steps()) == {2, 4}
-        assert checkpoint.find_step(manager, 'best') == 2
-        assert checkpoint.find_step(manager, 'latest') == 4
-        assert checkpoint.find_step(manager, '2') == 2
+            checkpoints.save(step, state, psnr)
+        checkpoints.wait()
+        assert set(checkpoints.steps()) == {2, 4}
+        assert checkpoints.find('best') == 2
+        assert checkpoints.find('latest') == 4
+        assert checkpoints.find('2') == 2
         with pytest.raises(UserError, match=r'\[2, 4\]'):
-            checkpoint.find_step(manager, '3')
+            checkpoints.find('3')

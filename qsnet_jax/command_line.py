@@ -1,0 +1,168 @@
+"""From a command line to the values of one verb: a flag that it does not read, or a slip, is one line of help."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from qsnet_jax import UserError, config_files
+
+COMMON = ('compilation_cache', 'verbosity')
+
+
+class Flag(NamedTuple):
+    """One flag: how it is defined, its default, and what it means."""
+
+    define: Callable
+    default: Any
+    meaning: str
+    options: dict[str, Any] = {}
+
+
+class Given(NamedTuple):
+    """What a command gives to its verb: values of the flags, the config with its fields, the name of the config."""
+
+    values: flags.FlagValues
+    config: Any
+    name: str
+
+    def is_given(self, flag: str) -> bool:
+        return self.values[flag].present > 0
+
+
+class Verb(NamedTuple):
+    """One mode of the program."""
+
+    run: Callable[[Given], int]
+    does: str
+    flags: tuple[str, ...]
+    examples: tuple[str, ...]
+    kept: str  # by a signal, and how to go on
+    config: str = 'needed'  # 'needed', 'read' or ''
+    needed: tuple[str, ...] = ()
+
+
+class Table(NamedTuple):
+    """All that a command line can name."""
+
+    verbs: dict[str, Verb]
+    flags: dict[str, Flag]
+
+
+def parse(name: str, arguments: list[str], table: Table) -> Given:
+    """The flags of a verb. Raises UserError that names the nearest right one for what is not understood."""
+    verb, values = table.verbs[name], flags.FlagValues()
+    for flag in (*verb.flags, *COMMON):
+        define, default, meaning, options = table.flags[flag]
+        define(flag, default, help=meaning, flag_values=values, **options)
+    source, rest = take(arguments, 'config')
+    fields = [
+        each.lstrip('-').partition('=')[0] for each in rest if each.lstrip('-').startswith(('config.', 'noconfig.'))
+    ]
+    for flag in (each.lstrip('-').partition('=')[0] for each in rest if each.startswith('-')):
+        if flag in table.flags and flag not in (*verb.flags, *COMMON):
+            raise UserError(_unknown(table, name, flag))
+    if (source or fields) and not verb.config:
+        raise UserError(f'--mode={name} reads no config. {_flags_of(table, name)}')
+    config = None
+    if source:
+        config = config_files.load(source)
+        for field in fields:
+            config_files.check_field(field.partition('.')[2], config, f'--{field}')
+        config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=['qsnet', *rest])
+    elif fields or verb.config == 'needed':
+        raise UserError(f'--mode={name} needs --config=NAME or FILE.py; start with --config=quickstart.')
+    try:
+        left = values(['qsnet', *rest])[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_unknown(table, name, error.flagname)) from None
+    except (flags.Error, TypeError, ValueError, AttributeError) as error:
+        raise UserError(_wrong_value(str(error), config)) from None
+    if left:
+        raise UserError(f'{" ".join(left)} not understood; flags are written --name=value. {_flags_of(table, name)}')
+    _check_tuples(fields, config)
+    missing = [flag for flag in verb.needed if not values[flag].value]
+    if missing:
+        raise UserError(
+            f'--mode={name} needs {" and ".join(f"--{flag}=..." for flag in missing)}. {_flags_of(table, name)}'
+        )
+    return Given(values, config, config_files.name_of(source) if source else '')
+
+
+def _check_tuples(names: list[str], config: Any) -> None:
+    """Refuses text in a field that holds several numbers, which ml_collections lets pass."""
+    for name in names:
+        value: Any = config
+        for part in name.split('.')[1:]:
+            value = value[part]
+        if isinstance(value, tuple) and any(isinstance(each, str) for each in value):
+            raise UserError(f'--{name}={",".join(map(str, value))}: expected numbers, as --{name}="(1, 2)".')
+
+
+def take(arguments: list[str], name: str) -> tuple[str, list[str]]:
+    """The last value of a flag, as --name=value or --name value, and the arguments without it."""
+    value, rest, pending = '', [], iter(arguments)
+    for each in pending:
+        flag, separator, given = each.partition('=')
+        if flag in (f'--{name}', f'-{name}'):
+            value = given if separator else next(pending, '')
+            if not value:
+                raise UserError(f'--{name} has no value; write --{name}=NAME.')
+        else:
+            rest.append(each)
+    return value, rest
+
+
+def _unknown(table: Table, name: str, flag: str) -> str:
+    """The message for a flag that a verb does not read."""
+    own = [*table.verbs[name].flags, *COMMON, 'config', 'mode', 'help']
+    if flag in table.flags:
+        return f'--{flag} is not read by --mode={name}. {_flags_of(table, name)}'
+    return f'--{flag} is not known{config_files.nearest(flag, own)}. {_flags_of(table, name)}'
+
+
+def _wrong_value(message: str, config: config_dict.ConfigDict | None) -> str:
+    """The message for a value that a flag does not take; of fields it says what they hold now."""
+    line = ' '.join(message.split())
+    name = line.partition('--config.')[2].partition('=')[0]
+    if not name or config is None:
+        return line.removeprefix('flag ')
+    value: Any = config
+    for part in name.split('.'):
+        value = value[part]
+    return f'{line.removeprefix("flag ")}; expected {type(value).__name__}, as {value!r}'
+
+
+def _flags_of(table: Table, name: str) -> str:
+    """What a verb reads, as the end of a message."""
+    own = [
+        f'--{flag}' for flag in (*(['config'] if table.verbs[name].config else []), *table.verbs[name].flags, *COMMON)
+    ]
+    return f'It reads {", ".join(own)}; see --mode={name} --help.'
+
+
+def help_of_all(table: Table) -> str:
+    """All verbs."""
+    lines = [
+        'qsnet --mode=VERB [flags], or python -m qsnet_jax.main; --mode=VERB --help tells of one. VERB is one of',
+        '',
+    ]
+    lines += [f'  {name:10}{verb.does}' for name, verb in table.verbs.items()]
+    return '\n'.join([*lines, '', 'Configs of the package: ' + ', '.join(config_files.names())])
+
+
+def help_of(table: Table, name: str) -> str:
+    """One verb, its flags and examples."""
+    verb = table.verbs[name]
+    lines = [f'qsnet --mode={name}: {verb.does}', '']
+    if verb.config:
+        is_needed = 'needed' if verb.config == 'needed' else 'optional'
+        lines.append(f'  --{"config":19}NAME[:VARIANT] of the package or FILE.py[:VARIANT]; {is_needed}.')
+        lines.append(f'  --{"config.SECTION.FIELD":19} Overrides a field; configs/default.py explains them all.')
+    for flag in (*verb.flags, *COMMON):
+        _, default, meaning, options = table.flags[flag]
+        choice = f' One of {", ".join(options["enum_values"])}.' if 'enum_values' in options else ''
+        shown = f' (default {default})' if default not in (None, False) else ''
+        lines.append(f'  --{flag:19}{meaning}{choice}{shown}')
+    return '\n'.join([*lines, '', *(f'  qsnet --mode={name} {example}'.rstrip() for example in verb.examples)])

@@ -1,0 +1,93 @@
+"""Finds and loads configs: by name those of the package from any folder, by path any file; names the nearest."""
+
+import difflib
+import importlib.util
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import config_dict
+
+import qsnet_jax.configs
+from qsnet_jax import UserError
+
+
+def names() -> list[str]:
+    """Configs of the package."""
+    paths = [path for folder in qsnet_jax.configs.__path__ for path in pathlib.Path(folder).glob('*.py')]
+    return sorted({path.stem for path in paths} - {'__init__', 'studies'})
+
+
+def find(value: str) -> tuple[pathlib.Path, str]:
+    """File and variant of 'NAME', 'NAME:VARIANT' (of the package), 'FILE.py' or 'FILE.py:VARIANT'.
+
+    configs/NAME.py means the package's where the folder at hand has no such file.
+    """
+    place, _, variant = value.partition('.py:') if '.py:' in value else value.partition(':')
+    place = f'{place}.py' if '.py:' in value else place
+    path = pathlib.Path(place).expanduser()
+    if path.suffix == '.py' and path.is_file():
+        return path, variant
+    if path in (pathlib.Path(path.stem), pathlib.Path('configs') / f'{path.stem}.py') and path.stem in names():
+        folder = next(each for each in qsnet_jax.configs.__path__ if (pathlib.Path(each) / f'{path.stem}.py').is_file())
+        return pathlib.Path(folder) / f'{path.stem}.py', variant
+    if pathlib.Path(f'{place}.py').is_file():
+        raise UserError(f'--config={value} is no name of the package; for the file write --config={place}.py.')
+    raise UserError(
+        f'--config={value}: configs/{path.stem}.py is not there{nearest(path.stem, names())}. Name a file, as '
+        f'my/study.py, or one of {", ".join(names())}.'
+    )
+
+
+def load(value: str) -> config_dict.ConfigDict:
+    """The config of a value of --config. Raises UserError where there is none, and for a file that is none."""
+    path, variant = find(value)
+    spec = importlib.util.spec_from_file_location('qsnet_config', path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(*([variant] if variant else []))
+    except UserError:
+        raise
+    except Exception as error:  # of somebody's own file, whatever it trips over
+        raise UserError(f'--config={value} does not load: {_first_line(error)}') from error
+    if not isinstance(config, config_dict.ConfigDict):
+        raise UserError(f'--config={value} returns a {type(config).__name__}; expected a ConfigDict from get_config().')
+    config.lock()
+    return config
+
+
+def name_of(value: str) -> str:
+    """What the folder of a run is called: NAME or NAME-VARIANT."""
+    path, variant = find(value)
+    return f'{path.stem}-{variant}' if variant else path.stem
+
+
+def check_field(path: str, config: config_dict.ConfigDict, flag: str) -> None:
+    """Raises UserError with the nearest name where a config has no field `a.b`, or it is a section."""
+    place: Any = config
+    *sections, field = path.split('.')
+    for number, name in enumerate([*sections, field]):
+        if not isinstance(place, config_dict.ConfigDict):
+            raise UserError(f'{flag}: {".".join(sections[:number])} is a field and has nothing below it.')
+        if name not in place:
+            within = f' of {".".join(sections[:number])}' if number else ''
+            kind = 'section' if number < len(sections) else 'field'
+            raise UserError(f'{flag}: there is no {kind} {name!r}{within}{nearest(name, list(place))}.')
+        place = place.get_ref(name).get() if name not in sections else place[name]
+    if isinstance(place, config_dict.ConfigDict) and not path.startswith('study.'):
+        raise UserError(f'{flag}: {path} is a section; give one of its fields: {", ".join(place)}.')
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' as the middle of a message, or the names that there are."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    return f' (did you mean {close[0]}?)' if close else f' (there are {", ".join(known)})'
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else repr(error)
+    return text if isinstance(error, ValueError) else f'{type(error).__name__}: {text}'

@@ -1,0 +1,38 @@
+"""What a run watches: scenes of the training sources that are left out of training, by a rule without chance."""
+
+import hashlib
+
+from qsnet_jax import UserError
+from qsnet_jax.data import sources
+
+NAME = 'held_out'  # as data.validation
+Opened = dict[str, sources.Source]
+
+
+def split(opened: Opened, share: float) -> tuple[Opened, Opened]:
+    """(training, validation) of the training sources; the latter are called held_out/NAME.
+
+    A scene is held out where the hash of its name lies in the first `share` of all hashes, and in every source of a
+    mixture alike; where that is none, the scene with the smallest hash is. Raises UserError where nothing is left.
+    """
+    scenes = {scene for source in opened.values() for scene in source.groups}
+    chosen = {scene for scene in scenes if _rank(scene) < share} or {min(scenes, key=_rank)}
+    training: Opened = {}
+    validation: Opened = {}
+    for name, source in opened.items():
+        inside = [index for index, scene in enumerate(source.groups) if scene in chosen]
+        outside = [index for index, scene in enumerate(source.groups) if scene not in chosen]
+        if not outside:
+            raise UserError(
+                f'{name} has one scene, {source.groups[0]}, and it would be held out of training to watch the run. '
+                'Name sets to watch by --config.data.validation.'
+            )
+        training[name] = sources.Joined([('', source, outside)], source.notes)
+        if inside:
+            validation[f'{NAME}/{name}'] = sources.Joined([('', source, inside)], {**source.notes, 'held_out': True})
+    return training, validation
+
+
+def _rank(scene: str) -> float:
+    """Where a name lies among all hashes, in [0, 1)."""
+    return int.from_bytes(hashlib.sha256(scene.encode(errors='surrogateescape')).digest()[:8]) / 2**64

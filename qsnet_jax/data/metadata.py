@@ -1,0 +1,175 @@
+"""What describes a picture beside its pixels: EXIF, colours, resolution; what is kept, what is said of the rest."""
+
+import dataclasses
+import os
+import struct
+
+from PIL import ExifTags, Image, PngImagePlugin
+
+_KEPT_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # description, make, model, software, date, author, copyright
+_WIDTH, _HEIGHT = ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight
+_FOCAL = (ExifTags.Base.FocalPlaneXResolution, ExifTags.Base.FocalPlaneYResolution)
+_PLACES = (0x9214, 0xA214)  # subject's area and location, in pixels of the picture as it lay
+_PNG_COLOURS = {b'cHRM': 32, b'cICP': 4, b'gAMA': 4, b'sRGB': 1}  # chunks that say what colours mean, and their lengths
+_PNG_LIGHT = (b'mDCV', b'mDCv', b'cLLI', b'cLLi')  # of the screen it was made on
+_TIFF_COLOURS = (301, 318, 319)  # transfer function, white point, primaries
+
+
+@dataclasses.dataclass
+class Kept:
+    """What is written again, and a short sentence for each thing that is not."""
+
+    exif: bytes | None
+    icc_profile: bytes | None
+    dpi: tuple[float, float] | None
+    options: dict  # of Pillow's encoder
+    notes: list[str]
+
+
+def orientation(image) -> int:
+    """The EXIF orientation still to be applied; Pillow applies a TIFF's itself, when opening and when decoding."""
+    if image.format == 'TIFF':
+        return 1
+    if image.format == 'PNG' and not {'exif', 'Raw profile type exif'} & image.info.keys():
+        image.info['exif'] = _late_png_exif(image.fp)  # or Pillow would decode the whole file to look for it
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # no reason to refuse the pixels
+        return 1
+
+
+def collect(image, file, turned: int, is_grey: bool) -> Kept:
+    """Of a decoded image, not yet turned by Pillow or as `turned` says, and of its file."""
+    is_on_side = turned in (5, 6, 7, 8)
+    size = image.size[::-1] if is_on_side and image.format != 'TIFF' else image.size
+    exif, notes = _exif(image, turned, size)
+    profile, more = _profile(image, is_grey)
+    notes += more
+    options: dict = {}
+    if image.format == 'PNG':
+        chunks = _png_colours(file, notes)
+        if chunks is not None:
+            options['pnginfo'] = chunks
+    if image.format == 'TIFF' and any(tag in image.tag_v2 for tag in _TIFF_COLOURS):
+        notes.append('description of colours in TIFF tags dropped')
+    if image.format == 'BMP' and _has_bmp_colours(file):
+        notes.append('description of colours in a BMP dropped')
+    if image.format == 'TGA' and image.info.get('compression'):
+        options['compression'] = image.info['compression']
+    if image.format == 'JPEG2000':
+        options['no_jp2'] = _head(file, 4) == b'\xff\x4f\xff\x51'
+        if profile or exif or _has_jp2_profile(file):
+            notes.append('EXIF and colour profile of a JPEG 2000 dropped')
+        profile = exif = None
+    dpi = image.info.get('dpi')
+    return Kept(exif, profile, dpi[::-1] if dpi and is_on_side else dpi, options, notes)
+
+
+def _exif(image, turned: int, size: tuple[int, int]) -> tuple[bytes | None, list[str]]:
+    """EXIF to keep, with the size of the upright picture, and notes.
+
+    Kept is what describes the photo; tags that describe how the old file's bytes lay would be wrong in the new one.
+    """
+    kept, notes = Image.Exif(), []
+    try:
+        exif = image.getexif()
+        for tag in _KEPT_TAGS:
+            if tag in exif:
+                kept[tag] = exif[tag]
+        for folder in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+            if folder in exif:
+                kept[folder] = dict(exif.get_ifd(folder))
+                if kept[folder].pop(ExifTags.IFD.Interop, None):  # an offset in the old file
+                    is_adobe = exif.get_ifd(ExifTags.IFD.Interop).get(1) == 'R03'
+                    notes += ['EXIF says Adobe RGB without a profile; that is dropped'] * is_adobe
+        if not len(kept):  # Pillow leaves EXIF empty that it cannot parse
+            damaged = image.info.get('exif') and not len(exif)
+            return None, ['damaged EXIF dropped'] if damaged else []
+        if ExifTags.IFD.Exif in kept:
+            _turn(kept[ExifTags.IFD.Exif], turned, size)
+        kept[ExifTags.Base.Orientation] = 1
+        return kept.tobytes(), notes
+    except Exception:  # no reason to refuse the pixels
+        return None, ['damaged EXIF dropped']
+
+
+def _turn(tags: dict, turned: int, size: tuple[int, int]) -> None:
+    """Makes the tags that speak of pixels true of the upright picture."""
+    for tag, extent in zip((_WIDTH, _HEIGHT), size, strict=True):
+        if tag in tags:
+            tags[tag] = extent
+    if turned != 1:
+        for place in _PLACES:
+            tags.pop(place, None)
+    if turned in (5, 6, 7, 8):
+        found = {tag: tags.pop(tag) for tag in _FOCAL if tag in tags}
+        tags |= {other: found[tag] for tag, other in zip(_FOCAL, _FOCAL[::-1], strict=True) if tag in found}
+
+
+def _profile(image, is_grey: bool) -> tuple[bytes | None, list[str]]:
+    """The colour profile, if it is one of pictures such as will be written, or a note."""
+    profile = image.info.get('icc_profile')
+    if profile is None or profile == b'' or image.mode == 'CMYK':
+        return None, []
+    if not isinstance(profile, bytes) or len(profile) < 128 or profile[36:40] != b'acsp':
+        return None, ['damaged colour profile dropped']
+    kind, expected = profile[16:20], b'GRAY' if is_grey else b'RGB '
+    if kind != expected:
+        of, written = (space.decode('ascii', 'replace').strip() for space in (kind, expected))
+        return None, [f'colour profile of {of} pictures dropped, for this one is {written}']
+    return profile, []
+
+
+def _late_png_exif(file) -> bytes:
+    """A PNG's eXIf chunk, which may lie behind the pixels; empty where there is none."""
+    for kind, length in _png_chunks(file):
+        if kind == b'eXIf':
+            return b'Exif\0\0' + file.read(length)
+    return b''
+
+
+def _png_chunks(file):
+    """Kind and length of each chunk, the file standing at its data."""
+    position = 8
+    file.seek(position)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack('>I4s', head)
+        yield kind, length
+        position += length + 12
+        file.seek(position, os.SEEK_SET)
+
+
+def _png_colours(file, notes: list[str]) -> PngImagePlugin.PngInfo | None:
+    """The chunks that say what the colours of a PNG mean, as Pillow writes them; adds to the notes what is lost."""
+    found: dict[bytes, bytes] = {}
+    for kind, length in _png_chunks(file):
+        if kind == b'IDAT':
+            break
+        if kind in _PNG_COLOURS and length == _PNG_COLOURS[kind]:
+            found.setdefault(kind, file.read(length))
+        elif kind in _PNG_COLOURS or kind in _PNG_LIGHT:
+            notes.append(f'{kind.decode()} of a PNG dropped')
+    chunks = PngImagePlugin.PngInfo()
+    for kind, data in found.items():
+        chunks.add(kind, data)
+    return chunks if found else None
+
+
+def _has_bmp_colours(file) -> bool:
+    """Whether the header of a BMP describes its primaries, or a profile follows."""
+    head = _head(file, 14 + 4 + 104)
+    if len(head) < 122 or struct.unpack_from('<I', head, 14)[0] < 108:
+        return False
+    kind = head[70:74][::-1]
+    return kind in (b'MBED', b'LINK') or (kind == bytes(4) and any(head[74:122]))
+
+
+def _has_jp2_profile(file) -> bool:
+    """Whether a box of a JP2 file's header holds a profile."""
+    return b'colr\x02' in _head(file, 2**16)
+
+
+def _head(file, length: int) -> bytes:
+    """The first bytes of a file."""
+    file.seek(0)
+    return file.read(length)

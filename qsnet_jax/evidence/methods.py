@@ -1,0 +1,144 @@
+"""Methods to score and to show side by side: folders of any program's results, and networks of ours.
+
+A method is written FOLDER, FOLDER/PATTERN, WEIGHTS or RUN, with NAME= in front where the last part of the path is no
+name to show: `PReNet=results/prenet`, `theirs=out/*_result.png`, `light`, `V1=runs/small/V1-0`. A folder that holds
+weights is a run; any other holds results, which are found by the name of the image. * stands for that name.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from qsnet_jax import UserError, derain
+from qsnet_jax.data import images, layouts, sources
+from qsnet_jax.weights import files
+
+# How results are called, of an image called *; + is the number of a rainy version.
+PATTERNS = ('*', 'rain-*', 'norain-*', '*_+')
+RUN = 'weights.safetensors'
+
+
+class Method(Protocol):
+    """Restores images, by itself or by having done so."""
+
+    label: str
+
+    def restore(self, name: str, rainy: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 3) of the rainy image called `name`."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a result must say of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A folder of images, and the pattern of their names where one is given."""
+
+    folder: pathlib.Path
+    pattern: str | None = None
+
+    @classmethod
+    def parse(cls, text: str, flag: str) -> 'Place':
+        """Of FOLDER or FOLDER/PATTERN. Raises UserError where there is no such folder."""
+        path = pathlib.Path(text).expanduser()
+        folder, pattern = (path.parent, path.name) if '*' in path.name else (path, None)
+        if not folder.is_dir():
+            raise UserError(f'--{flag}={text}: {folder} is not a folder; expected one with images, or FOLDER/PATTERN.')
+        return cls(folder, pattern)
+
+    def find(self, names: Sequence[str], patterns: Sequence[str] = PATTERNS) -> dict[str, pathlib.Path]:
+        """The files of the images called so, by name, under the pattern that finds most; those that are not there lack.
+
+        Raises UserError where two files have one name.
+        """
+        best: dict[str, pathlib.Path] = {}
+        for pattern in [self.pattern] if self.pattern else patterns:
+            problems: list[str] = []
+            matched = layouts.match(self.folder, pattern, problems)
+            by_name = {f'{key}_{number}' if number else key: path for (key, number), path in matched.items()}
+            found = {name: by_name[name] for name in names if name in by_name}
+            if len(found) > len(best):
+                layouts.refuse(problems, f'the images in {self.folder}', {'image': pattern}, 'Remove one of each.')
+                best = found
+        return best
+
+
+class Folder:
+    """What another program made."""
+
+    def __init__(self, label: str, place: Place):
+        self.label, self.place = label, place
+        self._used: dict[str, str] = {}
+
+    def restore(self, name: str, rainy: np.ndarray) -> np.ndarray:
+        found = self.place.find([name])
+        if not found:
+            shown = self.place.pattern or ' or '.join(PATTERNS)
+            raise UserError(
+                f'{self.label}: {self.place.folder} holds no result of {name!r}; expected a file called like {shown} '
+                'with * for that name.'
+            )
+        restored = images.read(found[name])
+        sources.check_equal(rainy.shape, restored.shape, f'The image {name!r} and {found[name]}')
+        self._used[found[name].name] = sources.file_hash(found[name])
+        return restored
+
+    def describe(self) -> dict[str, Any]:
+        digest = sources.digest(self._used.items())
+        return {'label': self.label, 'folder': self.place.folder.name, 'count': len(self._used), 'sha256': digest}
+
+
+class Network:
+    """A network of ours."""
+
+    def __init__(self, label: str, path: pathlib.Path):
+        self.label, self.path = label, path
+
+    @functools.cached_property
+    def derainer(self) -> derain.Derainer:
+        return derain.load(str(self.path))
+
+    def restore(self, name: str, rainy: np.ndarray) -> np.ndarray:
+        return self.derainer(rainy)
+
+    def restore_scales(self, rainy: np.ndarray) -> np.ndarray:
+        """uint8 (1 + scales, H, W, 3): the result, and what each scale alone decodes."""
+        return self.derainer.restore(rainy, scales=True)
+
+    def describe(self) -> dict[str, Any]:
+        record = files.load_record(self.path)
+        told: dict[str, Any] = {key: record[key] for key in ('commit', 'seed') if key in record}
+        return {'label': self.label, 'weights': self.path.name, 'sha256': sources.file_hash(self.path), **told}
+
+
+def parse(text: str) -> Method:
+    """The method that a text names, see above. Raises UserError where it names none."""
+    label, separator, where = text.partition('=')
+    label, where = (label.strip(), where.strip()) if separator else ('', text.strip())
+    path = pathlib.Path(where).expanduser()
+    if '*' in path.name or (path.is_dir() and not (path / RUN).is_file()):
+        return Folder(
+            label or (path.parent if '*' in path.name else path).resolve().name, Place.parse(where, 'methods')
+        )
+    found = path / RUN if path.is_dir() else files.find_weights(where)
+    if not found.is_file():
+        names = ', '.join(sorted(each.stem for each in files.INCLUDED.glob('*.safetensors')))
+        raise UserError(
+            f'The method {text!r} is neither a folder nor weights; expected FOLDER, a file of weights, a run that '
+            f'holds {RUN}, or one of {names}; NAME= in front gives it a name.'
+        )
+    return Network(label or (path.resolve().name if path.is_dir() else path.stem), found)
+
+
+def parse_all(texts: Sequence[str]) -> list[Method]:
+    """The methods, in order. Raises UserError where two have one name."""
+    methods = [parse(text) for text in texts]
+    labels = [method.label for method in methods]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise UserError(f'Two methods are called {twice[0]!r}; tell them apart by a name in front, as in ours=light.')
+    return methods

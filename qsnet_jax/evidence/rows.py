@@ -1,0 +1,125 @@
+"""Rows of results: read, checked and sorted. A row that does not say how it came about is refused."""
+
+import json
+import pathlib
+from typing import Any, TypeAlias
+
+from qsnet_jax import UserError, fields
+
+STAND_IN = 'test_iii_stand_in'  # as data.sets calls it, which is not imported: it needs everything that reads images
+# Which of the paper's tests a set is, or stands in for; all others stand in for Test-I.
+IS_TEST = {'test_ii': 'Test-II', 'rain100h': 'Test-II'}  # of Test-I the choice of pairs is ours
+STANDS_IN = {
+    'rain13k/rain100h': 'Test-II',
+    'test_i': 'Test-I',
+    'drawn_heavy': 'Test-II',
+    'drawn_wide': 'Test-III',
+    STAND_IN: 'Test-III',
+}
+_RECORDED = ('seed', 'commit', 'config', 'command', 'versions', 'device', 'precision', 'date')
+_TRAINED = 'training images of'
+_KINDS = ('study', 'compare', 'evaluation', 'sparsity', 'bench')
+Rows: TypeAlias = list[dict[str, Any]]
+
+
+def load(results: pathlib.Path) -> Rows:
+    """All rows, each with its `kind` and `file`. Raises UserError for what `report` refuses."""
+    paths = [path for folder in ('rows', 'sparsity', 'bench') for path in sorted((results / folder).glob('*.json'))]
+    if not paths:
+        raise UserError(f'There are no rows under {results}; --mode=study, sparsity and bench write them.')
+    rows = [_read(path) for path in paths]
+    check_studies([row for row in rows if row['kind'] == 'study'])
+    return rows
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """One row. Raises UserError with its name for what is missing."""
+    try:
+        row = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f'{path} is no JSON ({error}); make the row anew, or remove it.') from error
+    row.setdefault('kind', 'bench' if 'cases' in row else 'evaluation')
+    record = row.get('provenance') or {}
+    missing = [f'provenance.{name}' for name in _RECORDED if name not in record]
+    if row['kind'] not in _KINDS:
+        missing.append(f'a kind that is known (found {row["kind"]!r})')
+    prints = {'sparsity': [row.get('fingerprint')], 'bench': []}.get(row['kind'], [record.get('dataset')])
+    if row['kind'] == 'study':
+        prints = [each.get('fingerprint') for each in row.get('sets', {}).values()]
+        if 'failed' not in row and 'training_seconds' not in record.get('training', {}):
+            missing.append('provenance.training.training_seconds')
+    if any(not (each and {'count', 'sha256'} <= each.keys()) for each in prints):
+        missing.append('the fingerprint of its data')
+    if missing:
+        raise UserError(f'{path} is refused; it lacks {", ".join(missing)}. Make the row anew, or remove it.')
+    return {**row, 'file': path.name}
+
+
+def check_studies(rows: Rows) -> None:
+    """Refuses runs of one size that differ in more than their variants' fields and seeds, or in their data.
+
+    Other differences (commit, versions, device, precision) only keep those runs from a verdict; see `obstacles`.
+    """
+    for size in {row['size'] for row in rows}:
+        chosen = sorted((row for row in rows if row['size'] == size), key=lambda row: len(row['overrides']))
+        first = chosen[0]  # the paper's own settings, where there is a row of them
+        for row in chosen[1:]:
+            own = {*fields.flat(row['overrides']), *fields.flat(first['overrides'])}
+            ours, theirs = _common(first), _common(row)
+            both = ours.keys() & theirs.keys()
+            compared = both if 'failed' in (row | first) else ours.keys() | theirs.keys()
+            if 'data.train' in own:  # variants of what is trained on: what both have must still be the same files
+                compared = {name for name in compared if name in both or not name.startswith(_TRAINED)}
+            names = sorted(name for name in compared - own if ours.get(name) != theirs.get(name))
+            if names:
+                raise UserError(
+                    f'{row["file"]} and {first["file"]} cannot stand in one table: they differ in '
+                    f'{", ".join(names)}. Put one of them under another --results.'
+                )
+
+
+def _common(row: dict[str, Any]) -> dict[str, Any]:
+    """What runs of one size have in common: config but for the seed, and data, but not where they lie."""
+    record = row['provenance']
+    config = fields.default_fields() | fields.flat(record['config'])
+    free = ('seed', 'data.root', *fields.WITHOUT_EFFECT)
+    kept = {name: value for name, value in config.items() if name not in free}
+    kept |= {f'scored images of {name}': each['fingerprint']['sha256'] for name, each in row['sets'].items()}
+    trained = (record.get('training') or {}).get('training_data', {})
+    kept |= {f'{_TRAINED} {name}': each['sha256'] for name, each in trained.items()}
+    return kept
+
+
+def label(name: str, row: dict[str, Any]) -> str:
+    """A set to read: of `pairs` the folder's name, of all the number of images."""
+    root = row['provenance']['config']['data'].get('root') or ''
+    shown = name.replace('pairs', pathlib.Path(root).name or name, 1) if name.startswith('pairs') else name
+    count, whole = _counts(row['sets'][name])
+    return f'{shown} ({count})' if count == whole else f'{shown} ({count} of {whole})'
+
+
+def _counts(result: dict[str, Any]) -> tuple[int, int]:
+    """Images scored, and those that the publisher's set has."""
+    return result['count'], result['fingerprint'].get('publisher_count') or result['count']
+
+
+def test_of(name: str, row: dict[str, Any]) -> tuple[str, bool]:
+    """The paper's test that a set is compared with, and whether it is that test, and whole."""
+    if name in IS_TEST:
+        count, whole = _counts(row['sets'][name])
+        return IS_TEST[name], count == whole
+    return STANDS_IN.get(name, STANDS_IN.get(name.partition('/')[0], 'Test-I')), False
+
+
+def released_name(row: dict[str, Any]) -> str:
+    """A training of configs/release.py to read: its size and its mixture."""
+    return f'{row["size"].removeprefix("release").removeprefix("-") or "full"} {row["variant"]}'
+
+
+def by_variant(rows: Rows, size: str) -> dict[str, Rows]:
+    """The finished study rows of one size, by variant, sorted by seed."""
+    found: dict[str, Rows] = {}
+    for row in sorted((row for row in rows if row['kind'] == 'study' and row['size'] == size), key=lambda r: r['seed']):
+        if 'failed' not in row:
+            found.setdefault(row['variant'], []).append(row)
+    return found

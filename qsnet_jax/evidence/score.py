@@ -1,0 +1,310 @@
+"""Scores of any program's results against clean images, counted as `evaluate` counts ours, and two methods in pairs.
+
+Others count otherwise, so that can be said: `luma='rounded'` is the Y that MATLAB gives for uint8 images (whole levels,
+where ours are not rounded), and `border=N` leaves out N pixels at each side. The default is that of `evaluate`.
+"""
+
+import concurrent.futures
+import dataclasses
+import math
+import os
+import pathlib
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qsnet_jax import UserError, metrics, progress, provenance, storage
+from qsnet_jax.data import images, layouts, sources
+from qsnet_jax.evidence import evaluate, methods, statistics
+
+LUMAS = ('exact', 'rounded')
+LAYOUTS = (
+    {'restored': '*', 'clean': '*'},
+    {'restored': 'rain-*', 'clean': 'norain-*'},
+    {'restored': '*', 'clean': 'norain-*'},
+    {'restored': '*_+', 'clean': '*'},
+)
+KEYS = [(protocol, measure) for protocol in evaluate.PROTOCOLS for measure in evaluate.MEASURES]
+WHOLE = 100  # images of each of the paper's tests that was published
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting:
+    """How scores are counted; as it is, ours."""
+
+    luma: str = 'exact'
+    border: int = 0
+
+    def __post_init__(self):
+        if self.luma not in LUMAS:
+            raise UserError(f'--luma={self.luma}; expected one of {", ".join(LUMAS)}.')
+        if self.border < 0:
+            raise UserError(f'--border={self.border}; expected a number of pixels, 0 or more.')
+
+    def score(self, restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
+        """As `metrics.score`, of uint8 (H, W, 3)."""
+        restored, clean = self._cropped(restored), self._cropped(clean)
+        scores = metrics.score(restored, clean)
+        if self.luma == 'rounded':  # of three equal channels, what protocol rgb finds is that of one
+            planes = metrics.score(*(_rounded_luma(image) for image in (restored, clean)))
+            scores |= {f'y_{measure}': planes[f'rgb_{measure}'] for measure in evaluate.MEASURES}
+        return scores
+
+    def _cropped(self, image: np.ndarray) -> np.ndarray:
+        if not self.border:
+            return image
+        if min(image.shape[:2]) <= 2 * self.border:
+            raise UserError(f'--border={self.border} leaves nothing of an image of {image.shape[0]}x{image.shape[1]}.')
+        return image[self.border : -self.border, self.border : -self.border]
+
+    def __str__(self) -> str:
+        parts = ['Y rounded'] if self.luma == 'rounded' else []
+        parts += [f'{self.border} px of border left out'] if self.border else []
+        return ', '.join(parts)
+
+
+def _rounded_luma(image: np.ndarray) -> np.ndarray:
+    """MATLAB's luma of a uint8 image, uint8 (H, W, 3) of equal channels; half a level is rounded up."""
+    return np.repeat(np.floor(metrics.luma(image) + 0.5).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+class Results:
+    """Images as a program restored them, the clean ones, and perhaps the rainy ones, paired by name."""
+
+    def __init__(self, restored: str, clean: str, rainy: str | None):
+        places = {side: methods.Place.parse(text, side) for side, text in (('restored', restored), ('clean', clean))}
+        found = layouts.find({side: place.folder for side, place in places.items()}, _layouts(places))
+        problems, self.items = found.problems, found.items
+        if rainy:
+            place = methods.Place.parse(rainy, 'rainy')
+            there = place.find([item.name for item in self.items])
+            problems += [f'{item.name!r} has no rainy image in {place.folder}'
+                         for item in self.items if item.name not in there]  # fmt: skip
+            self.items = [
+                dataclasses.replace(item, files={'rainy': there[item.name], **item.files})
+                for item in self.items
+                if item.name in there
+            ]
+        problems += layouts.unreadable(self.items)
+        remedy = 'Complete or remove them; --restored, --clean and --rainy take patterns too, as in FOLDER/*_out.png.'
+        layouts.refuse(problems, 'the images to score', found.layout, remedy)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def load(self, index: int) -> dict[str, np.ndarray]:
+        """The images by side."""
+        return {side: images.read(path) for side, path in self.items[index].files.items()}
+
+    def fingerprint(self, *sides: str) -> dict[str, Any]:
+        """Of the files on these sides, as that of a set of pairs."""
+        parts = [(f'{side}/{item.files[side].name}', sources.file_hash(item.files[side]))
+                 for item in self.items for side in sides if side in item.files]  # fmt: skip
+        return {'count': len(self.items), 'sha256': sources.digest(set(parts))}
+
+
+def _layouts(places: dict[str, methods.Place]) -> list[dict[str, str]]:
+    """The layouts to try: given patterns take the place of ours."""
+    tried = [{side: place.pattern or layout[side] for side, place in places.items()} for layout in LAYOUTS]
+    return [layout for index, layout in enumerate(tried) if layout not in tried[:index]]
+
+
+def run(
+    restored: str,
+    clean: str,
+    rainy: str | None,
+    results: pathlib.Path,
+    name: str,
+    workdir: pathlib.Path,
+    dataset: str | None = None,
+    luma: str = 'exact',
+    border: int = 0,
+    against: str | None = None,
+) -> dict[str, Any]:
+    """Scores a folder of results; writes WORKDIR/{results.json, per_image.csv, *.png} and RESULTS/rows/score-NAME.json.
+
+    restored, clean, rainy: FOLDER or FOLDER/PATTERN. name: of the method. dataset: what `data.eval` calls these images.
+    luma, border: how to count. against: another method's folder, or weights of ours (which need `rainy`), compared in
+    pairs by image.
+    Returns the row. Raises UserError for images without a partner, unequal sizes and files that cannot be read.
+    """
+    if not re.fullmatch(r'[\w.+-][\w .+-]*', name):
+        raise UserError(f'--name={name}: expected letters, digits, spaces, . + - and _; it becomes the name of a file.')
+    started, counting, found = time.perf_counter(), Counting(luma, border), Results(restored, clean, rainy)
+    other = methods.parse(against) if against else None
+    if isinstance(other, methods.Network) and not rainy:
+        raise UserError(
+            f'--against={against} is a network, which has to restore the rainy images itself: give --rainy.'
+        )
+    given = {'restored': restored, 'clean': clean, 'rainy': rainy, 'against': against, 'luma': luma, 'border': border}
+    record = provenance.collect({'score': given}, None)
+    with storage.writable(workdir):
+        rows = _score_all(found, counting, other, workdir)
+        evaluate.write_csv(workdir / 'per_image.csv', rows)
+        record |= {
+            'dataset': found.fingerprint('rainy', 'clean'),
+            'restored': found.fingerprint('restored'),
+            'evaluation_seconds': round(time.perf_counter() - started, 2),
+        }
+        result = {'dataset': dataset or pathlib.Path(clean).name, 'counting': str(counting), **summarize(rows)}
+        if other:
+            result['against'] = {'method': other.describe(), **compare(rows)}
+        storage.write_json(workdir / 'results.json', {**result, 'provenance': record})
+    row = {'kind': 'score', 'name': name, **result, 'images': _columns(rows), 'provenance': record}
+    path = results / 'rows' / f'score-{name}.json'
+    with storage.writable(path.parent):
+        storage.write_json(path, row)
+    print(evaluate.format_table({name: row}))
+    if other:
+        print(format_comparison(name, other.label, result['against']))
+    print(f'scores and pictures are in {workdir}, the row in {path}')
+    return row
+
+
+def _score_all(
+    found: Results, counting: Counting, other: methods.Method | None, workdir: pathlib.Path
+) -> list[dict[str, Any]]:
+    """One row of scores for each image, on all cores; writes the first pictures."""
+    scenes: dict[str, str] = {}
+
+    def job(index: int) -> tuple[dict[str, Any], str]:
+        item, sides = found.items[index], found.load(index)
+        restored, clean = sides['restored'], sides['clean']
+        row: dict[str, Any] = {'name': item.name, 'scene': '', 'height': clean.shape[0], 'width': clean.shape[1]}
+        shown = [sides['rainy']] if 'rainy' in sides else []
+        candidates = {'input': sides['rainy']} if 'rainy' in sides else {}
+        candidates['output'] = restored
+        if other:
+            candidates['against'] = other.restore(item.name, sides.get('rainy', restored))
+        for label, image in candidates.items():
+            row |= {f'{label}_{key}': value for key, value in counting.score(image, clean).items()}
+        if index < evaluate.PICTURES:
+            shown += [candidates[label] for label in ('output', 'against') if label in candidates]
+            images.save(workdir / f'{item.name}.png', np.concatenate((*shown, clean), axis=1))
+        return row, sources.sha256(f'{clean.shape}'.encode() + clean.tobytes())
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = list(progress.bar(pool.map(job, range(len(found))), 'scoring', len(found), unit='image'))
+    for (row, content), item in zip(done, found.items, strict=True):
+        row['scene'] = scenes.setdefault(content, item.pair_id)  # equal clean pictures are one scene
+    return [row for row, _ in done]
+
+
+def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means and intervals over scenes as `results.json` of `evaluate` has them; None where nothing was scored."""
+    labels = {label: _values(rows, label) for label in ('output', 'input')}
+    with np.errstate(invalid='ignore'):
+        labels['gain'] = {key: labels['output'][key] - labels['input'][key] for key in KEYS}
+    trees: dict[str, Any] = {label: _tree(columns, _mean) for label, columns in labels.items()}
+    scenes = np.array([row['scene'] for row in rows])
+    ends = {
+        label: {
+            protocol: {m: _interval(columns[protocol, m], scenes, evaluate.best(label, m)) for m in evaluate.MEASURES}
+            for protocol in evaluate.PROTOCOLS
+        }
+        for label, columns in labels.items()
+    }
+    return {
+        'count': len(rows),
+        'scenes': len(set(scenes)),
+        **trees['output'],
+        'input': trees['input'],
+        'gain': trees['gain'],
+        'scales': {},
+        'interval': {**ends['output'], 'input': ends['input'], 'gain': ends['gain'], 'scales': {}},
+    }
+
+
+def compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The other method's means, and how much better the first is: by image, with the interval over scenes."""
+    first, second = _values(rows, 'output'), _values(rows, 'against')
+    scenes = np.array([row['scene'] for row in rows])
+    with np.errstate(invalid='ignore'):
+        gaps = {key: first[key] - second[key] for key in KEYS}
+    return {
+        **_tree(second, _mean),
+        'difference': _tree(gaps, _mean),
+        'interval': _tree(gaps, lambda x: _interval(x, scenes)),
+        'better': _tree(gaps, lambda x: _mean(np.where(np.isfinite(x), x > 0, np.nan))),
+    }
+
+
+def _values(rows: list[dict[str, Any]], label: str) -> dict[tuple[str, str], np.ndarray]:
+    """The scores by protocol and measure, NaN where there is none."""
+    return {(p, m): np.array([row.get(f'{label}_{p}_{m}', math.nan) for row in rows], np.float64) for p, m in KEYS}
+
+
+def _tree(columns: Mapping[tuple[str, str], np.ndarray], summary) -> dict[str, Any]:
+    """{protocol: {measure: summary of the column}}."""
+    return {
+        protocol: {measure: summary(columns[protocol, measure]) for measure in evaluate.MEASURES}
+        for protocol in evaluate.PROTOCOLS
+    }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Of the finite ones, as `evaluate` counts: identical images have no PSNR, tiny ones no SSIM."""
+    held = values[np.isfinite(values)]
+    return float(held.mean()) if held.size else None
+
+
+def _interval(values: np.ndarray, scenes: np.ndarray, most: float = math.inf) -> list[float] | None:
+    """95 % over scenes, of the finite ones; `most` is the best score there is."""
+    held = np.isfinite(values)
+    return statistics.interval([(values[held], np.unique(scenes, return_inverse=True)[1][held])], most)
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The table by columns, as rows of studies have it."""
+    names = ['name', 'scene', *(name for name in rows[0] if name.endswith(('_psnr', '_ssim')))]
+    return {name: [_finite(row[name]) for row in rows] for name in names}
+
+
+def _finite(value: Any) -> Any:
+    """Rounded far below what is ever printed; None for infinity and NaN."""
+    return value if isinstance(value, str) else round(value, 5) if math.isfinite(value) else None
+
+
+def format_comparison(first: str, second: str, found: dict[str, Any]) -> str:
+    """'A - B' under both protocols, as lines of text."""
+    lines = [f'{first} - {second}, in pairs by image']
+    for protocol, measure in KEYS:
+        mean, ends, better = (found[key][protocol][measure] for key in ('difference', 'interval', 'better'))
+        digits = 2 if measure == 'psnr' else 4
+        shown = '-' if mean is None else f'{mean:+.{digits}f}, better on {100 * better:.0f} % of the images'
+        shown += f', 95 % {ends[0]:+.{digits}f} .. {ends[1]:+.{digits}f}' if ends else ''
+        lines.append(f'  {measure} {protocol:4}{shown}')
+    return '\n'.join(lines)
+
+
+def table_1(row: dict[str, Any], is_test: Mapping[str, str], tests: Sequence[str]) -> list[str]:
+    """A method's line for the paper's Table 1, whose columns are `tests`: PSNR / SSIM (rgb) where its set is one.
+
+    is_test: of the names of sets which test they are.
+    """
+    cells = dict.fromkeys(tests, '-')
+    test = is_test.get(row['dataset'])
+    if test in cells:
+        psnr, ssim = row['rgb']['psnr'], row['rgb']['ssim']
+        partial = '' if row['count'] == WHOLE else f' ({row["count"]} of {WHOLE})'
+        cells[test] = f'{_shown(psnr, 2)} / {_shown(ssim, 3)}{partial}'
+    return [_title(row), *cells.values()]
+
+
+def evaluation(row: dict[str, Any]) -> list[str]:
+    """A method's line beside ours on any set: row, set, images, input and result in rgb, input and result in y."""
+    trees = [row['input']['rgb'], row['rgb'], row['input']['y'], row['y']]
+    scores = [f'{_shown(each["psnr"], 2)} / {_shown(each["ssim"], 3)}' for each in trees]
+    return [_title(row), row['dataset'], str(row['count']), *scores]
+
+
+def _title(row: dict[str, Any]) -> str:
+    counting = f'; {row["counting"]}' if row['counting'] else ''
+    return f'{row["name"]} (scored here, rgb{counting})'
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return '-' if value is None else f'{value:.{digits}f}'

@@ -1,0 +1,113 @@
+"""Images for figures, by name: of a photo, of a folder with or without its true images, of data sets."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from qsnet_jax import UserError
+from qsnet_jax import photos as photo_folders
+from qsnet_jax.data import images, sets, sources
+from qsnet_jax.evidence import methods, plates
+
+
+@dataclasses.dataclass
+class Shown:
+    """An image as it was read, and the part of it that is shown; uint8 (H, W, 3)."""
+
+    name: str
+    whole: np.ndarray
+    truth: np.ndarray | None
+    window: plates.Window | None
+
+    @property
+    def rainy(self) -> np.ndarray:
+        return self.cut(self.whole)
+
+    @property
+    def clean(self) -> np.ndarray | None:
+        return None if self.truth is None else self.cut(self.truth)
+
+    def cut(self, image: np.ndarray) -> np.ndarray:
+        """The part shown."""
+        return self.window.cut(image, self.name) if self.window else image
+
+    def describe(self) -> dict[str, Any]:
+        window = dataclasses.asdict(self.window) if self.window else None
+        content = sources.sha256(self.whole.tobytes())
+        return {'name': self.name, 'height': len(self.whole), 'width': self.whole.shape[1], 'sha256': content,
+                'shown': window}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """An image that can be read."""
+
+    name: str
+    load: Callable[[], tuple[np.ndarray, np.ndarray | None]]  # rainy, clean
+
+    def read(self, window: plates.Window | None) -> Shown:
+        return Shown(self.name, *self.load(), window)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Images, what they are called together, and whether the true ones are known."""
+
+    name: str
+    photos: list[Photo]
+    has_clean: bool
+
+
+def find(source: str | None, config: Any, clean: str | None) -> Found:
+    """The photo, the photos below a folder, or those of the sets of `config.data.eval`.
+
+    Raises UserError where there is none, or a true image is missing.
+    """
+    if source is None:
+        if config is None:
+            raise UserError('Say which photos: --input=FILE_OR_FOLDER, or --config=NAME for its --config.data.eval.')
+        if clean:
+            raise UserError('--clean goes with --input; data sets have their true images themselves.')
+        return _of_sets(config)
+    base = pathlib.Path(source).expanduser()
+    found = photo_folders.find_photos(base)
+    if found.failures:
+        raise UserError(f'{len(found.failures)} photos cannot be shown: {"; ".join(found.failures[:10])}.')
+    files, base = found.photos, found.base
+    names = [str(file.relative_to(base).with_suffix('')) for file in files]
+    truths = methods.Place.parse(clean, 'clean').find(names) if clean else {}
+    missing = [name for name in names if clean and name not in truths]
+    if missing:
+        raise UserError(f'--clean={clean} lacks the true image of {", ".join(missing[:10])}; expected equal names.')
+    photos = [Photo(name, _reader(file, truths.get(name))) for name, file in zip(names, files, strict=True)]
+    name = pathlib.Path(source).expanduser().resolve()
+    return Found(name.stem if name.is_file() else name.name, photos, bool(clean))
+
+
+def _reader(file: pathlib.Path, truth: pathlib.Path | None) -> Callable[[], tuple[np.ndarray, np.ndarray | None]]:
+    def load() -> tuple[np.ndarray, np.ndarray | None]:
+        rainy = images.open_photo(file).rgb
+        if truth is None:
+            return rainy, None
+        clean = images.read(truth)
+        sources.check_equal(rainy.shape, clean.shape, f'{file} and its true image {truth}')
+        return rainy, clean
+
+    return load
+
+
+def _of_sets(config: Any) -> Found:
+    """One image of each set after the other, each set begun one image later, so that the first show sets and scenes."""
+    opened = sets.open_evaluation(config.data, config.data.eval, sources.Cache(0))
+    photos = []
+    for index in range(max(len(source.names) for source in opened.values())):
+        for offset, (name, source) in enumerate(opened.items()):
+            if index < len(source.names):
+                at = (index + offset) % len(source.names)
+                label = f'{name}-{source.names[at]}' if len(opened) > 1 else source.names[at]
+                photos.append(Photo(label.replace('/', '-'), functools.partial(source.load, at)))
+    return Found('-'.join(opened).replace('/', '-'), photos, True)

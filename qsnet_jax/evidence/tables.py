@@ -1,0 +1,186 @@
+"""Tables of the report: the paper's numbers with ours below them, and where ours come from."""
+
+from typing import Any
+
+import numpy as np
+
+from qsnet_jax.configs import studies
+from qsnet_jax.evidence import claims as claims_
+from qsnet_jax.evidence import page, statistics, verdicts
+from qsnet_jax.evidence import rows as rows_
+
+PROTOCOLS = ('rgb', 'y')
+
+
+def mean_and_spread(values: list[float], digits: int = 2) -> str:
+    """Mean over seeds and, of several, their standard deviation."""
+    spread = f' ± {np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else ''
+    return f'{np.mean(values):.{digits}f}{spread}'
+
+
+def scores(rows: rows_.Rows, name: str, protocol: str, head: str | None = None) -> str:
+    """'PSNR ± spread / SSIM' over seeds of the output, or of one scale's own decoder."""
+    trees = [row['sets'][name] if head in (None, 'all') else row['sets'][name]['scales'][head] for row in rows]
+    psnr, ssim = ([tree[protocol][measure] for tree in trees] for measure in ('psnr', 'ssim'))
+    if None in psnr or None in ssim:
+        return '-'
+    return f'{mean_and_spread(psnr)} / {np.mean(ssim):.3f}'
+
+
+def interval(result: dict[str, Any], protocol: str = 'y', measure: str = 'psnr') -> str:
+    """The 95 % interval of a study row's score on a set, from its images and their scenes; '-' where there is none."""
+    scores = np.array([np.nan if x is None else x for x in result['images'][f'output_{protocol}_{measure}']])
+    held = np.isfinite(scores)
+    most = 1.0 if measure == 'ssim' else np.inf
+    found = statistics.interval([(scores[held], np.array(result['images']['scene'])[held])], most)
+    return f'{found[0]:.2f} .. {found[1]:.2f}' if found else '-'
+
+
+# Columns of the paper's tables: variants and their titles.
+TABLE_4 = {
+    'V1': 'V1: content',
+    'V2': 'V2: + quasi-sparsity',
+    'V3': 'V3: + detail',
+    studies.PAPER: 'V4: + auxiliary',
+}
+TABLE_5 = {'not_shared': 'without sharing', studies.PAPER: 'with'}
+
+
+def ladder(
+    found: dict[str, rows_.Rows], titles: dict[str, str], paper: dict[str, Any], heading: str
+) -> page.Table | None:
+    """A table of the paper's: its columns as there; ours, its numbers, and the step to each column from the last.
+
+    titles: of each column's variant. None where one of them has no row.
+    """
+    order = list(titles)
+    if not titles.keys() <= found.keys():
+        return None
+    rows, first = [], found[order[0]][0]
+    for name in first['sets']:
+        test, is_same = rows_.test_of(name, first)
+        shown = rows_.label(name, first)
+        rows += [
+            [shown, f'ours, {protocol}', *(scores(found[each], name, protocol) for each in order)]
+            for protocol in PROTOCOLS
+        ]
+        steps = [verdicts.effect(found[b], found[a], name) for a, b in zip(order, order[1:], strict=False)]
+        rows.append([shown, 'ours, step, rgb', '', *(f'{each}' for each in steps)])
+        theirs = [paper[each][test] for each in order]
+        rows.append([shown, f'paper, {test}', *(f'{psnr:.2f} / {ssim:.3f}' for psnr, ssim in theirs)])
+        rows.append(
+            [shown, 'paper, step', '', *(f'{b[0] - a[0]:+.2f}' for a, b in zip(theirs, theirs[1:], strict=False))]
+        )
+        if is_same:
+            ours = [np.mean([row['sets'][name]['rgb']['psnr'] for row in found[each]]) for each in order]
+            rows.append([shown, 'ours - paper', *(f'{a - b[0]:+.2f}' for a, b in zip(ours, theirs, strict=True))])
+    return page.Table(heading, ['set (images)', 'whose', *titles.values()], rows)
+
+
+def against_paper_settings(found: dict[str, rows_.Rows], names: Any, heading: str) -> page.Table | None:
+    """A study that the paper does not have: each variant's scores and its gain over the paper's setting."""
+    present = [name for name in names if name in found]
+    if not present or studies.PAPER not in found:
+        return None
+    reference = found[studies.PAPER]
+    sets = list(reference[0]['sets'])
+    columns = ['variant', 'seeds in common']
+    for name in sets:
+        columns += [rows_.label(name, reference[0]), "better than the paper's by"]
+    rows = []
+    for variant in [studies.PAPER, *present]:
+        common = {row['seed'] for row in found[variant]} & {row['seed'] for row in reference}
+        cells = [variant, str(len(common))]
+        paired = [row for row in found[variant] if row['seed'] in common]
+        for name in sets:
+            gain = '' if variant == studies.PAPER else str(verdicts.effect(found[variant], reference, name))
+            cells += [scores(paired, name, 'rgb') if paired else '-', gain]
+        rows.append(cells)
+    return page.Table(heading, columns, rows)
+
+
+def table_1(rows: rows_.Rows, paper: dict[str, Any]) -> page.Table:
+    cells = [[f'{name} (paper)', *(f'{each[test][0]:.2f} / {each[test][1]:.3f}' for test in claims_.TESTS)]
+             for name, each in paper['table_1'].items()]  # fmt: skip
+    for size in ('full', 'small'):
+        found = rows_.by_variant(rows, size).get(studies.PAPER, [])
+        ours = {test: '-' for test in claims_.TESTS}
+        for name in found[0]['sets'] if found else ():
+            test, is_same = rows_.test_of(name, found[0])
+            if is_same:
+                ours[test] = scores(found, name, 'rgb')
+        cells.append([f'ours, {size} (rgb)', *ours.values()])
+    return page.Table("The paper's tests", ['method', *claims_.TESTS], cells)
+
+
+def evaluations(rows: rows_.Rows) -> page.Table:
+    """What rows of single trainings say, and the paper's setting in the studies."""
+    cells = []
+    for row in (row for row in rows if row['kind'] == 'evaluation'):
+        cells.append([row['file'].removesuffix('.json'), row['dataset'], str(row['count']), *in_out(row)])
+    for size in ('full', 'small'):
+        for row in rows_.by_variant(rows, size).get(studies.PAPER, []):
+            cells += [[row['file'].removesuffix('.json'), rows_.label(name, row), str(each['count']), *in_out(each)]
+                      for name, each in row['sets'].items()]  # fmt: skip
+    columns = ['row', 'set', 'images', 'input, rgb', 'ours, rgb', 'input, y', 'ours, y']
+    return page.Table('Ours on what we have', columns, cells)
+
+
+def in_out(tree: dict[str, Any]) -> list[str]:
+    pairs = [(tree['input'][protocol], tree[protocol]) for protocol in PROTOCOLS]
+    return [f'{each["psnr"]:.2f} / {each["ssim"]:.3f}' for pair in pairs for each in pair]
+
+
+def table_3(rows: rows_.Rows, variant: str, paper: dict[str, Any]) -> page.Table:
+    cells = []
+    heads = [*rows[0]['sets'][next(iter(rows[0]['sets']))]['scales'], 'all']
+    for name in rows[0]['sets']:
+        test, shown = rows_.test_of(name, rows[0])[0], rows_.label(name, rows[0])
+        cells += [[shown, f'ours, {p}', *(scores(rows, name, p, head) for head in heads)] for p in PROTOCOLS]
+        cells.append([shown, f'paper, {test}', *(f'{paper[h][test][0]:.2f} / {paper[h][test][1]:.3f}' for h in heads)])
+    suffix = '' if variant == studies.PAPER else f', with {variant}'
+    return page.Table(f'Table 3: each scale decoded alone{suffix}', ['set (images)', 'whose', *heads], cells)
+
+
+def times_without_sharing(rows: rows_.Rows, paper: dict[str, float]) -> page.Table | None:
+    """How much slower the network is without sharing, by both readings, and which of them has the paper's ratio."""
+    cells = []
+    with_, without = paper['QSNet'], paper['QSNet without sharing']
+    least, most = (without - 0.0005) / (with_ + 0.0005), (without + 0.0005) / (with_ - 0.0005)  # of rounded times
+    for row in (row for row in rows if row['kind'] == 'bench'):
+        models = row['provenance']['config']['bench']['models']
+        times = {(case['model'], case['size'], case['batch'], case['precision']): case['peers'].get('JAX', {})
+                 for case in row['cases'] if not case['training']}  # fmt: skip
+        base = next((name for name, settings in models.items() if not settings), None)
+        for (name, *case), each in times.items():
+            reading, reference = _reading(models[name]), times.get((base, *case), {})
+            if reading and 'seconds' in each and 'seconds' in reference:
+                ratio = each['seconds']['median'] / reference['seconds']['median']
+                verdict = "has the paper's ratio" if least <= ratio <= most else 'has not'
+                where = f'{row["file"].removesuffix(".json")}, {case[0]}², batch {case[1]}, {case[2]}'
+                cells.append([reading, where, f'{ratio:.2f}', verdict])
+    title = (
+        f"Time without sharing over that with; the paper's {without / with_:.1f}, {least:.2f} to {most:.2f} unrounded"
+    )
+    return page.Table(title, ['reading', 'where', 'ratio', 'verdict'], cells) if cells else None
+
+
+def _reading(settings: dict[str, Any]) -> str:
+    """Which reading of "without sharing" these overrides of the model are, '' for none."""
+    if settings.get('share_groups', True) or settings.get('share_scales') not in (False, 'none'):
+        return ''
+    return 'decoders without groups' if settings.get('decoder_groups') == 1 else 'no shuffles'
+
+
+def provenance(rows: rows_.Rows) -> page.Table:
+    """Where each number comes from."""
+    cells = []
+    for row in rows:
+        record = row['provenance']
+        training = record.get('training') or {}
+        minutes = training.get('training_seconds')
+        cells.append([row['file'], row['kind'], str(record['seed']), record['commit'][:10] + record['commit'][40:],
+                      f'{record["device"]["kind"]} x {record["device"]["count"]}', record['precision']['matmul'],
+                      f'{minutes / 60:.1f}' if minutes else '', record['date'][:10], record['command']])  # fmt: skip
+    columns = ['row', 'kind', 'seed', 'commit', 'device', 'matmul', 'training, min', 'date', 'command']
+    return page.Table('How each number came about', columns, cells)

@@ -1,0 +1,82 @@
+"""Configs as tables of fields, `a.b.c`: how two differ, and how one is read that was stored before a field existed."""
+
+import json
+from typing import Any
+
+from qsnet_jax.configs import default
+
+WITHOUT_EFFECT = (  # on what a run computes
+    *('note', 'data.tfds_dir', 'data.cache_gib', 'data.threads', 'data.prefetch'),
+    *('sparsity.bins', 'sparsity.filter', 'sparsity.response', 'sparsity.pool'),
+)
+PLACES = ('data.root', 'train.start_from')  # where files lie; whether they are the same, their contents say
+BEFORE = {'data.validation': 'data.eval'}  # a field that did not exist yet, and the one that did its work
+FORMER = {'model.share_scales': {True: 'all', False: 'none', 'True': 'all', 'False': 'none'}}  # values of today
+
+
+def flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Nested fields as 'a.b.c'."""
+    fields: dict[str, Any] = {}
+    for name, value in tree.items():
+        fields |= flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
+    return fields
+
+
+def nested(fields: dict[str, Any]) -> dict[str, Any]:
+    """The other way round."""
+    tree: dict[str, Any] = {}
+    for name, value in fields.items():
+        *sections, field = name.split('.')
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[field] = value
+    return tree
+
+
+def default_fields() -> dict[str, Any]:
+    """What configs that were stored before a field existed are to be read as."""
+    return flat(json.loads(default.get_config().to_json()))
+
+
+def complete(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored config with the fields that were added since."""
+    return nested(_completed(flat(stored)))
+
+
+def differences(stored: dict[str, Any], given: dict[str, Any], ignored: tuple[str, ...] = ()) -> list[str]:
+    """Says of each field in which two configs differ what it is in both, but for those that change no result."""
+    now = {name: of_today(name, value) for name, value in flat(given).items()}
+    known = _completed(flat(stored))
+    before = {name: known.get(name) for name in flat(stored).keys() | now.keys()}
+    return [
+        f'{name} is {before.get(name)!r} there and {now.get(name)!r} here'
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and name not in (*WITHOUT_EFFECT, *ignored)
+    ]
+
+
+def as_it_was(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Fields that a stored config lacks and whose default is not what was done before they existed, as it was."""
+    before, now, defaults = flat(stored), flat(given), default_fields()
+    absent = {name: before.get(other) for name, other in BEFORE.items() if name not in before}
+    return {name: value for name, value in absent.items() if now.get(name) == defaults[name] != value}
+
+
+def former_values(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Values of a stored config that today are written otherwise, where the given one has today's default."""
+    now, defaults = flat(given), default_fields()
+    then = {name: of_today(name, value) for name, value in flat(stored).items() if of_today(name, value) != value}
+    return {name: value for name, value in then.items() if now.get(name) == defaults[name] != value}
+
+
+def of_today(name: str, value: Any) -> Any:
+    """A stored value as it is written today."""
+    former = FORMER.get(name, {})
+    return former.get(value, value) if former else value
+
+
+def _completed(stored: dict[str, Any]) -> dict[str, Any]:
+    """The same of flat fields."""
+    absent = {name: stored[other] for name, other in BEFORE.items() if name not in stored and other in stored}
+    return default_fields() | {name: of_today(name, value) for name, value in stored.items()} | absent

@@ -1,0 +1,181 @@
+"""Where the results of photos go, and that no original is lost.
+
+Nothing is computed before all targets are known, lie apart from every input and from each other, whatever links and
+letter cases stand between their names, and the output folder has been written to. What lies in a target's place already
+is replaced if it is a result of this program, else only with --overwrite. The output folder's `.qsnet-derained` tells
+results: a line for each, its SHA-256 and its name. What a killed run left half-written is removed.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import pathlib
+import re
+import unicodedata
+from collections.abc import Callable
+
+from qsnet_jax import UserError, spelling, storage
+
+RECORD = '.qsnet-derained'
+LONGEST = 255  # bytes of a name
+ENDING = '.rain.png'
+
+
+@dataclasses.dataclass
+class Job:
+    """One photo, its name in the messages, and where its result and what was removed go."""
+
+    source: pathlib.Path
+    name: str
+    target: pathlib.Path
+    layer: pathlib.Path | None
+
+    @property
+    def files(self) -> list[pathlib.Path]:
+        """All that it will write."""
+        return [self.target] + ([self.layer] if self.layer else [])
+
+
+class Record:
+    """Which files of a folder are results: a line for each, appended before the file comes to its name."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.path = folder / RECORD
+        self.known: set[bytes] = set()
+        with contextlib.suppress(FileNotFoundError):
+            self.known = set(re.findall(rb'^[0-9a-f]{64}(?=  )', self.path.read_bytes(), re.MULTILINE))
+
+    def put(self, path: pathlib.Path, save: Callable[[pathlib.Path], None]) -> None:
+        """Lets `save` write a temporary file, notes it, and gives it its name."""
+        with storage.replacing(path) as temporary:
+            save(temporary)
+            digest = _sha256(temporary)
+            if digest not in self.known:
+                name = spelling.shown(path.relative_to(self.path.parent))
+                with self.path.open('ab') as file:
+                    file.write(digest + b'  ' + name.encode() + b'\n')
+                self.known.add(digest)
+
+    def holds(self, path: pathlib.Path) -> bool:
+        """Whether a file is a result, unchanged."""
+        return path.is_file() and _sha256(path) in self.known
+
+
+def plan(photos: list[pathlib.Path], base: pathlib.Path, target: pathlib.Path, layers: bool) -> list[Job]:
+    """The jobs of photos below `base`: the same names in the folder `target`."""
+    jobs = []
+    for photo in photos:
+        name = photo.relative_to(base)
+        layer = target / name.parent / _layer_name(name.name) if layers else None
+        jobs.append(Job(photo, str(name), target / name, layer))
+    return jobs
+
+
+def prepare(jobs: list[Job], folder: pathlib.Path, overwrite: bool) -> Record:
+    """Makes the output folder, tries it, looks at what is there, and removes what a killed run left.
+
+    Raises UserError where something would be lost, or could not be written.
+    """
+    fold = _try(folder)
+    real = {parent: fold(os.path.realpath(parent)) for parent in {path.parent for job in jobs for path in job.files}}
+    places = {path: f'{real[path.parent]}/{fold(path.name)}' for job in jobs for path in job.files}
+    try:
+        _check_inputs(jobs, places, fold)
+        _check_each_other(jobs, places)
+        record = Record(folder)
+        foreign = [] if overwrite else [path for path in places if os.path.lexists(path) and not record.holds(path)]
+    except OSError as error:
+        place = error.filename or folder
+        raise UserError(f'--output: {place} cannot be read: {error.strerror}. Name another folder.') from error
+    if foreign:
+        more = f' and {len(foreign) - 1} more files' if len(foreign) > 1 else ''
+        raise UserError(
+            f'{foreign[0]}{more} would be replaced, and no record says that this program wrote them. Name another '
+            '--output, or give --overwrite.'
+        )
+    for parent in {folder, *real}:
+        storage.remove_orphans(parent)
+    return record
+
+
+def _try(folder: pathlib.Path) -> Callable[[str], str]:
+    """Makes the folder and a file in it; returns what maps all names of one file there to one.
+
+    That is found out with the file: some drives take upper and lower case, and both forms of accents, for the same.
+    """
+    probe = storage.temporary_path(folder / 'x')
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b'tried')
+        takes_both = probe.with_name(probe.name.upper()).exists()
+        probe.unlink()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+        raise UserError(
+            f'--output={folder} cannot be written: {error.strerror}. Name another folder, or see to its permissions '
+            'and free space.'
+        ) from error
+    return _fold if takes_both else str
+
+
+def _fold(name: str) -> str:
+    """One spelling for all that such drives take for the same."""
+    return unicodedata.normalize('NFC', name).casefold()
+
+
+def _check_inputs(jobs: list[Job], places: dict[pathlib.Path, str], fold: Callable[[str], str]) -> None:
+    """Refuses targets that are an input, by their path, by a link, or by another name of the same file."""
+    inputs: dict[str, pathlib.Path] = {}
+    numbers: dict[tuple[int, int], pathlib.Path] = {}
+    for job in jobs:
+        parent = os.path.realpath(job.source.parent)
+        inputs |= dict.fromkeys((fold(f'{parent}/{job.source.name}'), fold(os.path.realpath(job.source))), job.source)
+        with contextlib.suppress(OSError):
+            status = os.stat(job.source)
+            numbers[status.st_dev, status.st_ino] = job.source
+    for path, place in places.items():
+        original = inputs.get(place)
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            original = original or numbers.get((status.st_dev, status.st_ino))
+        if original:
+            raise UserError(f'{path} is the input {original}, which would be overwritten. Name another --output.')
+
+
+def _check_each_other(jobs: list[Job], places: dict[pathlib.Path, str]) -> None:
+    """Refuses targets that are another target, or that lie where no file can."""
+    taken: dict[str, Job] = {}
+    for job in jobs:
+        for path in job.files:
+            other = taken.setdefault(places[path], job)
+            if other is not job:
+                raise UserError(f'Results of {other.source} and {job.source} would both be {path}. Rename one of them.')
+    folders = {str(parent): path for path, place in places.items() for parent in pathlib.PurePath(place).parents}
+    for path, place in places.items():
+        if place in folders:
+            raise UserError(f'{path} would be a file, and a folder for {folders[place]}. Rename one of the photos.')
+        if path.is_dir():
+            raise UserError(f'{path} is a folder, where a file would be written. Name another --output.')
+    for parent in {path.parent for path in places}:
+        existing = next(folder for folder in (parent, *parent.parents) if os.path.lexists(folder))
+        if not existing.is_dir():
+            raise UserError(f'{existing} is no folder, and photos would be written into it. Name another --output.')
+
+
+def _layer_name(name: str) -> str:
+    """NAME.rain.png; of a name too long for that its beginning, and eight characters that tell it from others."""
+    content = os.fsencode(name)
+    if len(content) + len(ENDING) <= LONGEST:
+        return name + ENDING
+    end = LONGEST - len(ENDING) - 9
+    while end and 0x80 <= content[end] < 0xC0:  # not within a character
+        end -= 1
+    return f'{os.fsdecode(content[:end])}~{hashlib.sha256(content).hexdigest()[:8]}{ENDING}'
+
+
+def _sha256(path: pathlib.Path) -> bytes:
+    """The hexadecimal digits of a file's content."""
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest().encode()

@@ -1,0 +1,227 @@
+"""Folders of photos in, folders of results out: which photos are taken, and what is said of the others.
+
+Taken from a folder are the files, also in folders below it and behind links, whose names end as those of a kind of
+photo (`images.EXTENSIONS`, `REFUSED`, in upper or lower case); a kind that cannot be read is a failure, and so are
+folders that may not be read and links that lead nowhere. Passed over, and counted in a line, are
+
+  hidden and of a system     names that begin with a dot, and those of `SYSTEM`: what Macs, Windows and network drives
+                             keep beside photos
+  other kinds                all other names
+  links to folders           that are taken already; each folder is taken once, so that a ring of links ends
+  results                    the folder of the output, where it lies below the input
+
+`outputs` says where results go, and what is never replaced.
+"""
+
+import collections
+import dataclasses
+import errno
+import os
+import pathlib
+import stat
+import time
+
+import jax
+import numpy as np
+
+from qsnet_jax import UserError, derain, outputs, progress, spelling
+from qsnet_jax.data import images
+
+# Photos too, but of kinds that are not read: reported, not passed over. Raw ones hold a small preview that Pillow would
+# take for the photo.
+RAW = tuple(
+    '.3fr .arw .bay .cap .cr2 .cr3 .crw .dcr .dcs .dng .eip .erf .fff .gpr .iiq .k25 .kdc .mdc .mef .mos .mrw .nef '
+    '.nrw .orf .ori .pef .ptx .pxn .raf .raw .rw2 .rwl .rwz .sr2 .srf .srw .x3f'.split()
+)
+REFUSED = (
+    *'.gif .apng .heic .heics .heif .heifs .hif .avif .avifs .jxl .jxr .wdp .hdp .mpo .jps .jph .jls'.split(),
+    *'.psd .psb .xcf .kra .exr .hdr .pfm .pam .pcx .sgi .ras .qoi .dds .icns .flif .bpg'.split(),
+    *RAW,
+)
+SYSTEM = (
+    *('__macosx', '@eadir', '@__thumb', '@recycle', '#recycle', '#snapshot', '$recycle.bin'),
+    *('system volume information', 'lost+found'),
+)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other photo can be written either
+
+
+@dataclasses.dataclass
+class Found:
+    """Photos of a file or a folder, `base`; what could not be looked into, and what was passed over, by its reason."""
+
+    base: pathlib.Path
+    photos: list[pathlib.Path] = dataclasses.field(default_factory=list)
+    failures: list[str] = dataclasses.field(default_factory=list)
+    passed: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    kinds: set[str] = dataclasses.field(default_factory=set)
+
+
+def derain_files(
+    derainer: derain.Derainer, source: str, target: str, layers: bool = False, overwrite: bool = False
+) -> int:
+    """Derains a file, or every photo below a folder, into the folder `target` under the same names.
+
+    layers: also writes what was removed, as NAME.rain.png. overwrite: replaces files that are no results of this
+    program. What cannot be read is reported at the end and does not stop the rest. Returns how many things failed.
+    """
+    target_path = pathlib.Path(target).expanduser()
+    found = find_photos(pathlib.Path(source).expanduser(), target_path)
+    jobs = outputs.plan(found.photos, found.base, target_path, layers)
+    record = outputs.prepare(jobs, target_path, overwrite)
+    notes, failures, pixels, begun = [], list(found.failures), 0, time.perf_counter()
+    done = 0
+    with progress.bar(jobs, 'photos', unit='photo') as bar:
+        for job in bar:
+            bar.set_postfix_str(spelling.shown(job.name))
+            try:
+                photo = _derain_file(derainer, job, record)
+            except (images.ImageError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+                failures.append(_reason(error, job, derainer))
+                if _errno(error) in FULL:
+                    rest = len(jobs) - jobs.index(job) - 1
+                    failures += [f'{rest} more photos were not tried'] if rest else []
+                    break
+                continue
+            done += 1
+            notes += [f'{job.name}: {note}' for note in photo.notes]
+            pixels += photo.rgb.shape[0] * photo.rgb.shape[1]
+    speed = pixels / 1e6 / (time.perf_counter() - begun)
+    lines = [f'{done} of {len(jobs)} photos derained into {target_path}']
+    lines[0] += f', {speed:.2f} megapixels per second with files and compilation'
+    lines += [f'passed over: {_passed(found)}'] if found.passed else []
+    for line in [*lines, *(f'note: {note}' for note in notes), *(f'failed: {failure}' for failure in failures)]:
+        print(spelling.shown(line))
+    return len(failures)
+
+
+def find_photos(source: pathlib.Path, target: pathlib.Path | None = None) -> Found:
+    """The file itself, or all photos below a folder but for those in `target`, as the module says.
+
+    Raises UserError where there is none, and nothing that failed either.
+    """
+    try:
+        mode = os.stat(source).st_mode
+    except FileNotFoundError as error:
+        raise UserError(f'--input={source} does not exist; expected an image or a folder of images.') from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise UserError(f'--input={source} cannot be read: {reason}. Check the path and its permissions.') from error
+    if not stat.S_ISDIR(mode):
+        return Found(source.parent, [source])
+    found = Found(source)
+    try:
+        os.scandir(source).close()
+    except OSError as error:
+        raise UserError(f'--input={source} cannot be read: {error.strerror}. Change its permissions.') from error
+    _walk(found, target)
+    if not found.photos and not found.failures:
+        passed = f' Passed over: {_passed(found)}.' if found.passed else ''
+        raise UserError(f'No image under {source}; expected files ending in {", ".join(images.EXTENSIONS)}.{passed}')
+    return found
+
+
+def removed(rainy: np.ndarray, restored: np.ndarray) -> np.ndarray:
+    """The rain layer to look at: how much brighter the rainy image was, uint8 as both."""
+    return np.maximum(rainy, restored) - restored
+
+
+def _walk(found: Found, target: pathlib.Path | None) -> None:
+    """Looks into every folder once, into those behind links last, so that photos keep their own names."""
+    base, results = os.path.realpath(found.base), os.path.realpath(target) if target else None
+    if results and _is_within(base, results):  # all of the input would be results
+        results = None
+    seen: set[tuple[int, int]] = set()
+    folders, links = [found.base], collections.deque[pathlib.Path]()
+    while folders or links:
+        folder = folders.pop() if folders else links.popleft()
+        try:
+            status = os.stat(folder)
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            found.failures.append(_unreadable(folder, error))
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            found.passed['links to folders that are taken already'] += 1
+            continue
+        if results and folder != found.base and _is_within(os.path.realpath(folder), results):
+            found.passed['folders of results'] += 1
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if kept := _judge(found, pathlib.Path(folder, entry.name), entry):
+                (links if entry.is_symlink() else folders).append(kept)
+    found.photos.sort()
+
+
+def _judge(found: Found, path: pathlib.Path, entry: os.DirEntry) -> pathlib.Path | None:
+    """Takes a file, passes over it, or returns a folder to look into."""
+    suffix = path.suffix.lower().strip()
+    if entry.name.startswith('.') or entry.name.lower() in SYSTEM:
+        found.passed['hidden or of a system'] += 1
+        return None
+    try:
+        if entry.is_dir():
+            return path
+        leads_nowhere = entry.is_symlink() and not os.path.exists(path)
+    except OSError as error:
+        found.failures.append(_unreadable(path, error))
+        return None
+    if suffix in images.EXTENSIONS or suffix in REFUSED:
+        found.photos.append(path)
+    elif leads_nowhere and not suffix:  # perhaps to a folder
+        found.failures.append(f'{path}: is a link to {os.readlink(path)}, which does not exist; remove it or mend it')
+    else:
+        found.passed['of other kinds'] += 1
+        found.kinds.add(suffix or 'no extension')
+    return None
+
+
+def _unreadable(path: pathlib.Path, error: OSError) -> str:
+    """What is said of a folder that cannot be looked into."""
+    return f'{path}: cannot be read ({error.strerror}); expected a folder to look into; change its permissions'
+
+
+def _passed(found: Found) -> str:
+    """What was passed over, in words: '2 hidden or of a system, 3 of other kinds (.mov, .txt)'."""
+    kinds = sorted(found.kinds)
+    listed = f' ({", ".join(kinds[:8])}{", ..." if len(kinds) > 8 else ""})' if kinds else ''
+    return ', '.join(
+        f'{count} {reason}{listed if reason == "of other kinds" else ""}' for reason, count in found.passed.items()
+    )
+
+
+def _is_within(path: str, folder: str) -> bool:
+    """Whether a real path is a folder or lies below it."""
+    return pathlib.PurePath(folder) in (pathlib.PurePath(path), *pathlib.PurePath(path).parents)
+
+
+def _derain_file(derainer: derain.Derainer, job: outputs.Job, record: outputs.Record) -> images.Photo:
+    """One photo in, one photo out, with its format, alpha, profile and EXIF data; returns what was read."""
+    if job.source.suffix.lower() in RAW:
+        raise images.ImageError(
+            f'{job.source}: raw data of a camera; expected a developed photo; export it as TIFF or JPEG'
+        )
+    photo = images.open_photo(job.source)
+    restored = derainer(photo.rgb)
+    record.put(job.target, lambda path: images.save_photo(path, restored, photo))
+    if job.layer:
+        rain = removed(photo.rgb, restored)
+        record.put(job.layer, lambda path: images.save_photo(path, rain, images.Photo.of_pixels(rain)))
+    return photo
+
+
+def _reason(error: Exception, job: outputs.Job, derainer: derain.Derainer) -> str:
+    """Why a photo failed. Raises the error again where it is none of the photo's."""
+    if isinstance(error, images.ImageError):
+        return str(error)
+    if isinstance(error, jax.errors.JaxRuntimeError) and 'RESOURCE_EXHAUSTED' not in str(error):
+        raise error
+    if isinstance(error, OSError):
+        return f'{job.target}: cannot be written ({error.strerror or error}); check the folder and the disk'
+    return f'{job.name}: out of memory with tiles of {derainer.tile} pixels; use a smaller --tile'
+
+
+def _errno(error: BaseException) -> int | None:
+    """The number of the system's error behind an exception, if there is one."""
+    cause = error.__cause__ if isinstance(error, images.ImageError) else error
+    return getattr(cause, 'errno', None)

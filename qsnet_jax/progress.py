@@ -1,0 +1,44 @@
+"""Progress: a bar on a terminal, plain lines at a calm pace in log files."""
+
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import tqdm
+
+PACE = 30.0  # seconds between the lines of a log file
+SHORT = 5.0  # what takes less says nothing there
+
+
+class _Lines(tqdm.tqdm):
+    """A bar whose every state is a line of its own."""
+
+    disable: bool
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        if msg != '':
+            print(msg or str(self), file=self.fp, flush=True)
+        return True
+
+    def set_postfix(self, *values: Any, refresh: bool = False, **named: Any) -> None:
+        super().set_postfix(*values, refresh=False, **named)  # shown with the next line
+
+    def set_postfix_str(self, s: str = '', refresh: bool = False) -> None:
+        super().set_postfix_str(s, refresh=False)
+
+    def close(self) -> None:
+        if self.disable:
+            return
+        if self.leave is not False and time.time() > self.start_t + SHORT and self.n > self.last_print_n:
+            self.display()
+        self.disable = True  # tqdm's own end would go back to the start of the line
+        self._decr_instances(self)
+
+
+def bar(items: Iterable | None = None, title: str | None = None, total: int | None = None, **options: Any) -> Any:
+    """tqdm's bar over `items`, or to `update` by hand; options are tqdm's (unit, initial, leave, disable)."""
+    if sys.stderr.isatty():
+        return tqdm.tqdm(items, title, total, **options)
+    calm = {'mininterval': PACE, 'maxinterval': 2 * PACE, 'ncols': 100, 'ascii': True, 'delay': PACE}
+    return _Lines(items, title, total, **{**calm, **options})

@@ -1,0 +1,148 @@
+"""SIGINT and SIGTERM: none is lost, and the program ends quietly with what was kept and how to go on.
+
+The handler of Python runs only between two steps of Python. Where the main thread is in XLA's compiler, or an import
+swallows the exception, a second thread hears of the signal by a pipe and ends the process after a short patience.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from qsnet_jax import storage
+
+PATIENCE = 2.0  # seconds until a main thread that does not come back from C is given up
+UNWINDING = 20.0  # seconds that a main thread has to end in good order
+BOTH = (signal.SIGINT, signal.SIGTERM)
+BEFORE = 'Nothing was begun; the same command starts again.'
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends the program."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class _Watch:
+    """What is known of signals in this process."""
+
+    def __init__(self) -> None:
+        self.kept = BEFORE  # said at the end
+        self.is_deferred = False  # the training loop ends itself, after a checkpoint
+        self.heard = 0  # signals while deferred
+        self.raised = threading.Event()
+        self.ended = threading.Event()
+        self.last = 0
+
+
+_watch = _Watch()
+
+
+def install() -> None:
+    """Minds both signals from now on; to be called before anything else is imported."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for signum in BOTH:
+        if signal.getsignal(signum) != signal.SIG_IGN:  # nohup and the like
+            signal.signal(signum, _raise)
+    sys.unraisablehook, sys.excepthook = _once_more, _at_the_top
+    threading.Thread(target=_listen, args=(reading,), daemon=True).start()
+
+
+def keep(message: str) -> None:
+    """What a signal from now on leaves behind, and how to go on."""
+    _watch.kept = message
+
+
+def received() -> int:
+    """The signal that ends this process, 0 while there is none."""
+    return _watch.last
+
+
+def end(signum: int) -> int:
+    """Says that the program ends by a signal; returns the exit status."""
+    _watch.ended.set()
+    print(f'Stopped by {signal.Signals(signum).name}. {_watch.kept}', file=sys.stderr, flush=True)
+    return 128 + signum
+
+
+def uninstall() -> None:
+    """Leaves a signal to the system: the work is done, and the process ends in any case."""
+    _watch.ended.set()
+    for signum in BOTH:
+        if signal.getsignal(signum) == _raise:
+            signal.signal(signum, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[list[int]]:
+    """A list that SIGTERM and SIGINT append to instead of ending the process; a second one ends it at once."""
+    noted: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def note(signum: int, _frame: Any) -> None:
+        noted.append(signum)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    _watch.heard, _watch.is_deferred = 0, True
+    for signum in BOTH:
+        previous[signum] = signal.signal(signum, note)
+    try:
+        yield noted
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        _watch.is_deferred = False
+
+
+def _raise(signum: int, _frame: Any) -> None:
+    _watch.last = signum
+    _watch.raised.set()
+    raise Interrupted(signum)
+
+
+def _once_more(lost: Any) -> None:
+    """Sends a signal again that came where Python can raise nothing, as in a callback of the garbage collector."""
+    if not isinstance(lost.exc_value, Interrupted):
+        if str(lost.exc_value) != 'Event loop is closed':  # TensorStore's threads, after a read that has failed
+            sys.__unraisablehook__(lost)
+        return
+    threading.Timer(0.05, _again, (lost.exc_value.signum,)).start()
+
+
+def _again(signum: int) -> None:
+    """The signal once more, to the main thread, unless it has ended the program by now."""
+    main = threading.main_thread().ident
+    if main and not _watch.ended.is_set():
+        signal.pthread_kill(main, signum)
+
+
+def _at_the_top(kind: Any, error: BaseException, trace: Any) -> None:
+    """Ends quietly where a signal came before anyone could catch it."""
+    if not _watch.last:
+        sys.__excepthook__(kind, error, trace)
+        return
+    os._exit(end(_watch.last))
+
+
+def _listen(reading: int) -> None:
+    """Ends the process where the main thread does not."""
+    while True:
+        signum = os.read(reading, 1)[0]
+        if signum not in BOTH:
+            continue
+        if _watch.is_deferred:
+            _watch.heard += 1
+            if _watch.heard == 1:
+                continue
+        _watch.raised.wait(PATIENCE)
+        if not _watch.ended.wait(UNWINDING if _watch.raised.is_set() else 0):
+            storage.remove_unfinished()
+            os._exit(end(signum))

@@ -1,0 +1,52 @@
+"""How names and messages are spelled for people: what a terminal would obey, or cannot show, is escaped."""
+
+import sys
+from typing import Any
+
+_FORMULAS = ('=', '+', '-', '@', '\t', '\r', '\n', '\uff1d', '\uff0b', '\uff0d', '\uff20')  # also at full width
+_JOINERS = '\u200c\u200d'  # within words of some scripts, and within emoji
+
+
+def shown(text: object, keep: str = '') -> str:
+    """A name or a message as it may be printed, in one line.
+
+    Control characters, line breaks and characters that turn the direction of text become escapes such as \\x1b; so do
+    the bytes of a file name that is not UTF-8, as \\xe4. keep: characters that stay all the same.
+    """
+    return ''.join(
+        character if character.isprintable() or character in keep or _is_harmless(character) else _escaped(character)
+        for character in str(text)
+    )
+
+
+def print_escaped() -> None:
+    """From now on, what the streams cannot encode is printed escaped: bytes of odd names, accents in a C locale."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):  # not what notebooks and tests put there
+            stream.reconfigure(errors='backslashreplace')
+
+
+def cell(value: Any) -> Any:
+    """A value for a table in a file. A text that spreadsheets would run gets an apostrophe in front.
+
+    So does one that begins with an apostrophe, so that `uncell` can take it off again. Numbers stay as they are.
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith((*_FORMULAS, "'")) else value
+
+
+def uncell(text: str) -> str:
+    """The text that `cell` was given."""
+    return text.removeprefix("'")
+
+
+def _is_harmless(character: str) -> bool:
+    """Spaces of other scripts and joiners, which Python does not call printable."""
+    return character in _JOINERS or (character.isspace() and character in '\u00a0\u3000\u2009\u202f')
+
+
+def _escaped(character: str) -> str:
+    """The escape of one character; bytes that Python smuggles through as surrogates become those bytes again."""
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f'\\x{code - 0xDC00:02x}'
+    return character.encode('unicode_escape').decode('ascii')

@@ -1,0 +1,161 @@
+"""The folder of a run: whose it is (config.json), how it came about (run.json), and who trains in it (.lock)."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from qsnet_jax import UserError, fields, storage
+from qsnet_jax.data import sources
+from qsnet_jax.training import settings
+from qsnet_jax.weights import files
+
+
+@contextlib.contextmanager
+def claimed(workdir: pathlib.Path) -> Iterator[None]:
+    """Refuses a second training process in one workdir; the claim ends with the process, however it ends."""
+    if jax.process_index():
+        yield
+        return
+    with storage.locked(workdir / '.lock', waits=False) as is_mine:
+        if not is_mine:
+            raise UserError(f'Another process trains in {workdir}. Wait for it, or name another --workdir.')
+        yield
+
+
+def stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """The config that a run was begun with; from run.json where config.json is lost, None where both are.
+
+    Raises UserError where what is there is damaged and nothing else says it.
+    """
+    path, fault = workdir / 'config.json', None
+    if path.exists():
+        try:
+            return storage.read_json(path, ('model', 'train', 'data'), 'Remove it and give the config of the run.')
+        except storage.Damaged as error:
+            fault = error
+    starts = starts_of(workdir)
+    if starts:
+        print(f'{fault or f"{path} is missing."} The config of the run is taken from run.json.')
+        return starts[-1]['config']
+    if fault:
+        raise fault
+    return None
+
+
+def starts_of(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Provenance of every start of a run, none where run.json is missing. Raises UserError where it is damaged."""
+    path = workdir / 'run.json'
+    if not path.exists():
+        return []
+    remedy = 'Remove it to go on without the record of how the run came about.'
+    starts = storage.read_json(path, ('starts',), remedy)['starts']
+    needed = {'step', 'config', 'training_data', 'commit', 'date'}
+    if not isinstance(starts, list) or not all(isinstance(each, dict) and needed <= each.keys() for each in starts):
+        raise storage.Damaged(f'{path} does not hold the starts of a run. {remedy}')
+    return starts
+
+
+def start_of(starts: list[dict[str, Any]], step: int) -> dict[str, Any]:
+    """The start that made the step before `step`: whose provenance a checkpoint carries."""
+    before = [start for start in starts if start['step'] < step] or starts[:1]
+    return {key: value for key, value in before[-1].items() if key != 'step'} if before else {}
+
+
+def read_config(config: Any, workdir: pathlib.Path) -> Any:
+    """The given config, for a run that `workdir` holds; a field that did not exist then means what it meant then.
+
+    Raises UserError where it is another one than that of the run. Where files lie is no difference, for their contents
+    are compared (`claim_start`), as long as run.json tells of them.
+    """
+    stored = stored_config(workdir)
+    if stored is None:
+        raise UserError(
+            f'{workdir} holds checkpoints, but neither config.json nor run.json says of which run. Bring one of them '
+            'back, or name another --workdir.'
+        )
+    given = json.loads(config.to_json())
+    old = fields.as_it_was(stored, given) | fields.former_values(stored, given)
+    if old:
+        config = config.copy_and_resolve_references()
+        config.update_from_flattened_dict(old)
+        print(f'as this run was begun: {", ".join(f"{name}={value}" for name, value in old.items())}')
+    starts = starts_of(workdir)
+    if not starts:
+        print(f'{workdir / "run.json"} is missing: whether the images are the same cannot be told')
+    given = json.loads(config.to_json())
+    settings.refuse_differences(stored | {}, given, workdir, fields.PLACES if starts else ())
+    return config
+
+
+def write_config(config: Any, workdir: pathlib.Path) -> None:
+    """Makes the folder this run's, or brings back a config.json that was lost."""
+    if jax.process_index() == 0:
+        storage.write_json(workdir / 'config.json', json.loads(config.to_json()))
+
+
+def claim_start(
+    config: Any, workdir: pathlib.Path, step: int, record: dict[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Adds a start of the run to run.json; refuses other images and weights than those of the starts before it.
+
+    A start without a checkpoint after it left nothing behind and is forgotten; one at the last step adds nothing.
+    Returns the provenance of the last steps, and step, commit and date of all starts.
+    """
+    starts = starts_of(workdir) if step else []
+    starts = [start for start in starts if start['step'] < step]
+    if starts:
+        _refuse_other_images(starts[-1], record, workdir)
+        _refuse_other_weights(starts[-1], config.train.start_from, workdir)
+    if not starts or step < config.train.steps:
+        origin = starts[0].get('start_from') if starts else _origin(config.train.start_from)
+        starts.append({'step': step, **record, **({'start_from': origin} if origin else {})})
+    if jax.process_index() == 0:
+        storage.write_json(workdir / 'run.json', {'starts': starts})
+    return start_of(starts, config.train.steps), [
+        {key: each[key] for key in ('step', 'commit', 'date')} for each in starts
+    ]
+
+
+def changed_images(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """Names of the sources whose files have changed, and how many there were and are."""
+    return [
+        f'{name} ({stored[name]["count"]} images then, {given[name]["count"]} now)'
+        for name in sorted(stored.keys() & given.keys())
+        if stored[name]['sha256'] != given[name]['sha256']
+    ]
+
+
+def _origin(name: str | None) -> dict[str, Any] | None:
+    """What the weights that a run starts from say of themselves."""
+    if not name:
+        return None
+    return {'sha256': sources.file_hash(files.find_weights(name)), 'record': files.load_record(name)}
+
+
+def _refuse_other_images(stored: dict[str, Any], given: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Raises UserError that names the sources whose files have changed since the run's last steps."""
+    for key, what in (('training_data', 'training'), ('validation_data', 'validation')):
+        changed = changed_images(stored.get(key) or {}, given.get(key) or {})
+        if changed:
+            raise UserError(
+                f'{workdir} holds a run on other {what} images of {", ".join(changed)}. Name another --workdir, or '
+                'give it the files that it was begun with.'
+            )
+
+
+def _refuse_other_weights(stored: dict[str, Any], name: str | None, workdir: pathlib.Path) -> None:
+    """Raises UserError where a run that began from weights is to go on as one from others."""
+    before = stored['config']['train'].get('start_from')
+    if before == name:
+        return
+    path = files.find_weights(name) if name else None
+    known = (stored.get('start_from') or {}).get('sha256')
+    if not path or not path.is_file() or sources.file_hash(path) != known:
+        raise UserError(
+            f'{workdir} holds a run with another config: train.start_from is {before!r} there and {name!r} here, and '
+            'these are not the same weights.'
+        )

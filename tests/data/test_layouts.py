@@ -1,0 +1,46 @@
+"""Pairs are found by their names, whatever stands in these; a name that cannot be a key is an error."""
+
+import os
+
+import numpy as np
+import pytest
+
+from qsnet_jax.data import images, layouts, sources
+
+
+def pair(root, name):
+    """A rainy and a clean image of one name."""
+    for side in ('input', 'target'):
+        (root / side).mkdir(exist_ok=True)
+        images.save(root / side / 'x.png', np.full((4, 4, 3), 9, np.uint8))
+        (root / side / 'x.png').rename(root / side / name)
+
+
+@pytest.mark.parametrize('name', ['a\nb.png', 'a\rb.png', 'a.png\n', '\na.png'])
+def test_a_line_break_in_a_name_is_a_problem(tmp_path, name):
+    """It is named, not passed over, beside pairs that are found."""
+    pair(tmp_path, '1.png')
+    pair(tmp_path, name)
+    found = layouts.find(tmp_path, layouts.PAIRS)
+    assert [item.name for item in found.items] == ['1']
+    assert len(found.problems) == 2
+    assert all('line break in its name' in problem and '\n' not in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize('name', [b'n\xe4cht.png', b'=1+1.png', b'a\x1bb.png', 'übe r.png'.encode()])
+def test_other_names_pair(tmp_path, name):
+    """Bytes that are no UTF-8, too; they can be fingerprinted."""
+    pair(tmp_path, os.fsdecode(name))
+    found = layouts.find(tmp_path, layouts.PAIRS)
+    assert found.problems == [] and [os.fsencode(item.name) + b'.png' for item in found.items] == [name]
+    digests = {sources.digest([(item.name, 'content')]) for item in found.items} | {sources.digest([('x', 'content')])}
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize('extension', ['.jfif', '.JPE', '.jp2', '.ppm', '.tga'])
+def test_files_of_all_extensions_are_found(tmp_path, extension):
+    """As in folders of photos."""
+    for side in ('input', 'target'):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / f'a{extension}').write_bytes(b'')
+    assert len(layouts.find(tmp_path, layouts.PAIRS).items) == 1

@@ -1,0 +1,141 @@
+"""The paper's figures of any photos and methods, with the data behind them."""
+
+import json
+
+import numpy as np
+import pytest
+from test_derain import make
+
+from qsnet_jax import UserError, metrics, priors
+from qsnet_jax.data import images
+from qsnet_jax.evidence import figures, methods, plates, subjects
+from qsnet_jax.weights import files
+
+
+@pytest.fixture(scope='module')
+def root(pairs_root, tmp_path_factory):
+    """photos/ and clean/ of the generated pairs, out/ and tiny.safetensors of a tiny network, and a run."""
+    root, derainer = tmp_path_factory.mktemp('figures'), make()
+    (root / 'run').mkdir()
+    for path in (root / 'tiny.safetensors', root / 'run' / methods.RUN):
+        files.save_weights(path, derainer.variables, derainer.settings)
+    for side in ('photos', 'clean', 'out'):
+        (root / side).mkdir()
+    for number in (6, 7, 8):
+        rainy, clean = (images.read(pairs_root / f'val/{side}-{number}.png') for side in ('rain', 'norain'))
+        images.save(root / f'photos/{number}.png', rainy)
+        images.save(root / f'clean/{number}.png', clean)
+        images.save(root / f'out/{number}.png', derainer(rainy))
+    return root
+
+
+def run(root, tmp_path, figure, named, **options):
+    """The picture and the data of one figure."""
+    options = {'source': str(root / 'photos'), 'clean': str(root / 'clean'), **options}
+    paths = figures.run(figure, output=tmp_path, named=[str(root / each) for each in named], **options)
+    return images.read(paths[0]), json.loads(paths[0].with_suffix('.json').read_text())
+
+
+@pytest.mark.parametrize(
+    'figure, named',
+    [('1', ['tiny.safetensors']), ('2', []), ('6', ['tiny.safetensors', 'out']), ('8', ['run']), ('9', ['out'])],
+)
+def test_every_figure_is_a_picture_with_its_data(root, tmp_path, figure, named):
+    """Named after the folder; the data say which images and methods it shows, and how it was made."""
+    picture, data = run(root, tmp_path, figure, named)
+    assert (tmp_path / f'fig-{figure}-photos.png').exists() and picture.std() > 10
+    assert data['figure'] == figure and [each['name'] for each in data['images']] == ['6', '7']
+    assert len(data['methods']) == len(named) and 'commit' in data['provenance']
+    assert {'curves', 'scores'} & data.keys()
+
+
+def test_a_folder_shows_the_same_as_the_network_that_filled_it(root, tmp_path):
+    """Scores of both equal those of the saved images."""
+    data = run(root, tmp_path, '6', ['tiny.safetensors', 'out'])[1]
+    restored, clean = (images.read(root / f'{side}/6.png') for side in ('out', 'clean'))
+    assert data['scores']['6']['out'] == data['scores']['6']['tiny'] == pytest.approx(metrics.score(restored, clean))
+
+
+def test_pixels_are_shown_as_they_are(root, tmp_path):
+    """A picture is in the figure pixel for pixel, enlarged by whole numbers."""
+    picture = run(root, tmp_path, '6', ['out'], count=1)[0].astype(int)
+    tile = plates.Tile('', images.read(root / 'photos/6.png')).shown
+    top, left = plates.GAP + plates.CAPTION, plates.GAP
+    shown = picture[top : top + tile.shape[0], left : left + tile.shape[1]]
+    assert tile.shape[0] == 3 * 48
+    assert np.mean(np.abs(shown - tile).max(axis=-1) == 0) > 0.98  # the edges may be shared with the background
+
+
+def test_ablation_and_sharing(root, tmp_path):
+    """Four methods with their layers; two methods below the inputs."""
+    four = [f'V{number}={root / "tiny.safetensors"}' for number in (1, 2, 3, 4)]
+    options = {'source': str(root / 'photos'), 'output': tmp_path}
+    wide = images.read(figures.run('10', named=four, count=1, **options)[0])
+    high = images.read(figures.run('11', named=four[:2], count=2, **options)[0])
+    assert wide.shape[1] > 2 * wide.shape[0] and high.shape[0] > high.shape[1]
+
+
+def test_curves_are_log_histograms(root, tmp_path):
+    """Those in the data are the prior's own, of the luma."""
+    found = run(root, tmp_path, '9', ['out'], count=1)[1]['curves']['6']['input']
+    gray = images.read(root / 'photos/6.png') @ np.array([0.299, 0.587, 0.114]) / 255
+    centres, counts = priors.log_histogram(np.diff(gray, axis=1))
+    np.testing.assert_allclose(found['response'], centres, rtol=1e-6)
+    np.testing.assert_allclose(found['log_count'], counts, rtol=1e-6)
+
+
+def test_distributions_are_densities_of_one_deviation():
+    """Each integrates to 1/2 over x > 0, and the three have one variance; only the mixture is convex."""
+    found = figures.distributions()
+    x, step = np.array(found['x']), found['x'][1]
+    for name, values in found['log_probability'].items():
+        density = np.exp(values)
+        tail = 0.02 if 'two' in name else 0.01  # coarse steps at the peak
+        assert np.trapezoid(density, dx=step) == pytest.approx(0.5, abs=tail), name
+        assert np.trapezoid(density * x**2, dx=step) == pytest.approx(0.00154, rel=0.03), name
+    two, one = (found['log_probability'][name] for name in ('two Laplacians, Eq. (1)', 'Laplacian, Eq. (2)'))
+    assert np.all(np.diff(one, 2) == pytest.approx(0, abs=1e-9)) and np.all(np.diff(two, 2) > -1e-9)
+
+
+def test_a_part_of_the_photos(root, tmp_path):
+    """What --crop names is shown; what reaches beyond the photo is refused."""
+    data = run(root, tmp_path, '6', ['out'], crop='4,2,20,16')[1]
+    assert data['images'][0]['shown'] == {'left': 4, 'top': 2, 'width': 20, 'height': 16}
+    clean, restored = (images.read(root / f'{side}/6.png')[2:18, 4:24] for side in ('clean', 'out'))
+    assert data['scores']['6']['out'] == pytest.approx(metrics.score(restored, clean))
+    for crop in ('50,0,20,20', '1,2,3', '0,0,0,4'):
+        with pytest.raises(UserError, match='--crop'):
+            run(root, tmp_path, '6', ['out'], crop=crop)
+
+
+@pytest.mark.parametrize(
+    'figure, named, options, words',
+    [
+        ('10', ['out'], {}, 'needs 4 of --methods, found 1'),
+        ('8', ['out'], {}, 'is a folder of results'),
+        ('6', ['out'], {'clean': None}, 'give --clean'),
+        ('7', ['out'], {}, 'photos without truth'),
+        ('3', ['out'], {}, 'figures are 1, 2, 6'),
+        ('7', ['none'], {'clean': None}, 'neither a folder nor weights'),
+        ('7', ['clean', 'clean'], {'clean': None}, "called 'clean'"),
+    ],
+)
+def test_what_no_figure_can_be_made_of_is_refused(root, tmp_path, figure, named, options, words):
+    """By what it lacks, before anything is computed."""
+    with pytest.raises(UserError, match=words):
+        run(root, tmp_path, figure, named, **options)
+
+
+def test_all_figures_that_the_methods_allow(root, tmp_path):
+    """One network and true images: all but 7, 10 and 11."""
+    options = {'source': str(root / 'photos'), 'clean': str(root / 'clean'), 'name': 'x'}
+    paths = figures.run('all', output=tmp_path, named=[str(root / 'tiny.safetensors')], **options)
+    assert [path.name for path in paths] == [f'fig-{number}-x.png' for number in (1, 2, 6, 8, 9)]
+
+
+def test_sets_take_turns(tiny_config):
+    """Of two sets the first two photos are of both, and of two scenes; every image comes once."""
+    tiny_config.data.eval = 'drawn_light,drawn_heavy'
+    found = subjects.find(None, tiny_config, None)
+    assert [photo.name for photo in found.photos[:2]] == ['drawn_light-chelsea-0', 'drawn_heavy-coffee-0']
+    assert len({photo.name for photo in found.photos}) == len(found.photos) == 24

@@ -1,0 +1,63 @@
+"""Rows that are refused, alone and together."""
+
+import pytest
+from made_rows import make_row, write
+
+from qsnet_jax import UserError
+from qsnet_jax.data import sets
+from qsnet_jax.evidence import rows
+
+
+@pytest.mark.parametrize('name', ['commit', 'command', 'versions', 'device', 'precision', 'date', 'config', 'seed'])
+def test_rows_without_provenance_are_refused(tmp_path, name):
+    """By their name, with what they lack."""
+    row = make_row('V1', 0)
+    del row['provenance'][name]
+    with pytest.raises(UserError, match=rf'small-V1-0.json is refused; it lacks provenance.{name}\.'):
+        rows.load(write(tmp_path, [row]))
+
+
+def test_rows_without_their_data_or_time_are_refused(tmp_path):
+    """The fingerprint of the scored files, and how long training took."""
+    row = make_row('V1', 0)
+    del row['sets']['pairs']['fingerprint'], row['provenance']['training']
+    with pytest.raises(UserError, match='training_seconds, the fingerprint of its data'):
+        rows.load(write(tmp_path, [row]))
+    with pytest.raises(UserError, match='There are no rows'):
+        rows.load(tmp_path / 'empty')
+    (tmp_path / 'rows/small-V1-0.json').write_text('{')
+    with pytest.raises(UserError, match='small-V1-0.json is no JSON'):
+        rows.load(tmp_path)
+
+
+def test_runs_that_differ_in_more_than_their_variants_are_refused(tmp_path):
+    """Another number of steps, or other images, do not stand in one table."""
+    other = make_row('V2', 0)
+    other['provenance']['config']['train']['steps'] = 7
+    with pytest.raises(UserError, match=r'small-V2-0.json and small-V1-0.json .* differ in train.steps'):
+        rows.load(write(tmp_path, [make_row('V1', 0), other]))
+    other = make_row('V2', 0)
+    other['sets']['pairs']['fingerprint']['sha256'] = 'e' * 64
+    with pytest.raises(UserError, match='scored images of pairs'):
+        rows.load(write(tmp_path, [make_row('V1', 0), other]))
+
+
+def test_a_variant_does_not_hide_a_difference_of_another(tmp_path):
+    """V1's own fields are free in V1 alone: another run with another weight of the detail loss is refused."""
+    other = make_row('V3', 0)
+    other['provenance']['config']['loss']['detail'] = 0.5
+    with pytest.raises(UserError, match='V3-0.json and small-paper-0.json .* differ in loss.detail'):
+        rows.load(write(tmp_path, [make_row('V1', 0), make_row('paper', 0), other]))
+
+
+def test_a_difference_that_only_forbids_verdicts_is_no_reason_to_refuse(tmp_path):
+    """Precision and device: such rows stand in the tables, and `obstacles` keeps them from verdicts."""
+    other = make_row('V2', 0)
+    other['provenance']['precision']['matmul'] = 'tensorfloat32'
+    other['provenance']['device']['platform'] = 'gpu'
+    assert len(rows.load(write(tmp_path, [make_row('V1', 0), other]))) == 2
+
+
+def test_the_stand_in_is_called_as_the_data_call_it():
+    """`rows` does not import `sets`, which takes seconds."""
+    assert rows.STAND_IN == sets.STAND_IN

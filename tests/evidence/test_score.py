@@ -1,0 +1,188 @@
+"""Folders of any program's results: paired by name, counted as our own, compared in pairs."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from test_derain import make
+
+from qsnet_jax import UserError, metrics
+from qsnet_jax.data import images
+from qsnet_jax.evidence import evaluate, score
+from qsnet_jax.weights import files
+
+
+@pytest.fixture(scope='module')
+def folders(pairs_root, tmp_path_factory):
+    """out/ of a tiny network, clean/ and rainy/ of the generated pairs."""
+    root, derainer = tmp_path_factory.mktemp('score'), make()
+    files.save_weights(root / 'tiny.safetensors', derainer.variables, derainer.settings)
+    for side in ('out', 'clean', 'rainy'):
+        (root / side).mkdir()
+    for number in (6, 7, 8):
+        rainy, clean = (images.read(pairs_root / f'val/{side}-{number}.png') for side in ('rain', 'norain'))
+        images.save(root / f'rainy/rain-{number}.png', rainy)
+        images.save(root / f'clean/norain-{number}.png', clean)
+        images.save(root / f'out/rain-{number}.png', derainer(rainy))
+    return root
+
+
+def run(root, folder, rainy=True, **options):
+    sides = (str(root / 'out'), str(root / 'clean'), str(root / 'rainy') if rainy else None)
+    return score.run(*sides, folder / 'results', 'tiny', folder / 'work', **options)
+
+
+def test_scores_of_a_folder_equal_those_of_eval(folders, pairs_root, tmp_path):
+    """What eval finds of a network is what its saved results score, with intervals, data and every image."""
+    from qsnet_jax.configs import default
+
+    config = default.get_config()
+    config.data.update({'eval': 'pairs', 'root': str(pairs_root)})
+    expected = evaluate.evaluate(make(), config, tmp_path / 'eval', {})['pairs']
+    row = run(folders, tmp_path)
+    for key in ('count', 'rgb', 'y', 'input', 'gain'):
+        assert row[key] == pytest.approx(expected[key]) if key == 'count' else row[key] == _close(expected[key])
+    for key in ('rgb', 'y', 'input', 'gain'):
+        assert row['interval'][key] == _close(expected['interval'][key])
+    assert row['provenance']['dataset'] == expected['provenance']['dataset']  # the same images, and so comparable
+    with (tmp_path / 'work/per_image.csv').open() as ours, (tmp_path / 'eval/pairs/per_image.csv').open() as theirs:
+        ours, theirs = list(csv.DictReader(ours)), list(csv.DictReader(theirs))
+    for each, other in zip(ours, theirs, strict=True):
+        assert {key: each[key] for key in each if key != 'scene'} == {key: other[key] for key in each if key != 'scene'}
+
+
+def _close(tree):
+    """A tree of numbers, but for their last digits."""
+    if isinstance(tree, dict):
+        return {key: _close(value) for key, value in tree.items()}
+    return pytest.approx(tree, abs=1e-9) if tree is not None else None
+
+
+def test_files_that_are_left_behind(folders, tmp_path):
+    """results.json as eval's, pictures of rainy, restored and clean, and a row that says how it came about."""
+    row = run(folders, tmp_path, dataset='rain100h')
+    stored = json.loads((tmp_path / 'work/results.json').read_text())
+    assert {key: row[key] for key in stored} == stored
+    panel = images.read(tmp_path / 'work/6.png')
+    sides = [images.read(folders / name) for name in ('rainy/rain-6.png', 'out/rain-6.png', 'clean/norain-6.png')]
+    np.testing.assert_array_equal(panel, np.concatenate(sides, axis=1))
+    written = json.loads((tmp_path / 'results/rows/score-tiny.json').read_text())
+    assert written == row and written['kind'] == 'score' and written['dataset'] == 'rain100h'
+    assert {'count', 'sha256'} <= written['provenance']['dataset'].keys() & written['provenance']['restored'].keys()
+    assert {'commit', 'command', 'versions', 'config', 'seed', 'device', 'precision'} <= written['provenance'].keys()
+    assert written['images']['name'] == ['6', '7', '8']
+
+
+def test_without_rainy_images_there_is_no_gain(folders, tmp_path):
+    """Clean images are enough for the scores."""
+    with_rainy, without = run(folders, tmp_path), run(folders, tmp_path, rainy=False)
+    assert without['rgb'] == with_rainy['rgb'] and without['input']['rgb']['psnr'] is None
+    assert without['interval']['gain']['y']['ssim'] is None
+    assert images.read(tmp_path / 'work/6.png').shape == (48, 2 * 56, 3)
+
+
+def test_two_methods_are_compared_in_pairs(folders, tmp_path):
+    """The rainy images as a method, and the network itself: differences by image, means, share of better ones."""
+    row = run(folders, tmp_path, against=f'input={folders / "rainy"}')
+    found = row['against']
+    assert found['rgb'] == row['input']['rgb'] and found['method']['label'] == 'input'
+    gaps = np.subtract(row['images']['output_y_psnr'], row['images']['against_y_psnr'])
+    assert found['difference']['y']['psnr'] == pytest.approx(gaps.mean(), abs=1e-4)
+    assert found['better']['y']['psnr'] == np.mean(gaps > 0)
+    assert found['interval'] == _close(row['interval']['gain'] | {})
+    itself = run(folders, tmp_path, against=str(folders / 'tiny.safetensors'))['against']
+    assert itself['difference']['rgb'] == {'psnr': 0.0, 'ssim': 0.0} and itself['better']['rgb']['psnr'] == 0.0
+    with pytest.raises(UserError, match='give --rainy'):
+        run(folders, tmp_path, rainy=False, against=str(folders / 'tiny.safetensors'))
+
+
+def test_a_border_is_left_out_and_luma_rounded_on_demand(folders, tmp_path):
+    """Cropped scores are those of cropped images; rounded luma moves y alone, and a little."""
+    clean, restored = (images.read(folders / name) for name in ('clean/norain-6.png', 'out/rain-6.png'))
+    cropped = score.Counting(border=4).score(restored, clean)
+    assert cropped == metrics.score(restored[4:-4, 4:-4], clean[4:-4, 4:-4])
+    plain, rounded = run(folders, tmp_path), run(folders, tmp_path, luma='rounded', border=0)
+    assert rounded['rgb'] == plain['rgb'] and 0 < abs(rounded['y']['psnr'] - plain['y']['psnr']) < 0.2
+    assert plain['counting'] == '' and rounded['counting'] == 'Y rounded'
+    for options, words in (({'border': 24}, 'leaves nothing'), ({'border': -1}, '0 or more'), ({'luma': 'x'}, 'exact')):
+        with pytest.raises(UserError, match=words):
+            run(folders, tmp_path, **options)
+
+
+def test_rounded_luma_by_hand():
+    """Black and white are levels 16 and 235, and (1, 2, 3) is 17.6, so 18."""
+    image = np.array([[[0, 0, 0], [255, 255, 255], [1, 2, 3]]], np.uint8)
+    assert score._rounded_luma(image)[0, :, 0].tolist() == [16, 235, 18]
+
+
+def test_versions_of_one_scene_are_no_independent_evidence(tmp_path):
+    """Names as in Rain1400, and equal clean pictures under other names, are one scene each."""
+    generator = np.random.default_rng(0)
+    for folder in ('out', 'clean', 'rainy'):
+        (tmp_path / folder).mkdir()
+    for number in (1, 2, 3):
+        clean = generator.integers(30, 200, (16, 16, 3), dtype=np.uint8)
+        for name in ('1', '3') if number == 1 else () if number == 3 else ('2',):
+            images.save(tmp_path / f'clean/{name}.png', clean)
+            for version in (1, 2):
+                noise = generator.integers(0, 30, clean.shape, dtype=np.uint8)
+                images.save(tmp_path / f'rainy/{name}_{version}.png', clean + noise)
+                images.save(tmp_path / f'out/{name}_{version}.png', clean + noise // 2)
+    row = run(tmp_path, tmp_path)
+    assert row['count'] == 6 and row['scenes'] == 2
+    assert row['images']['name'] == ['1_1', '1_2', '2_1', '2_2', '3_1', '3_2']
+    assert row['gain']['rgb']['psnr'] > 5
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (lambda root: (root / 'out/1.png').unlink(), r'1\.png has no \*'),
+        (lambda root: (root / 'rainy/1.png').unlink(), "'1' has no rainy image"),
+        (lambda root: images.save(root / 'out/1.png', np.zeros((8, 9, 3), np.uint8)), '8x9'),
+        (lambda root: (root / 'out/1.png').write_bytes(b'no picture'), 'damaged or of another kind'),
+        (lambda root: (root / 'clean').rename(root / 'gone'), 'clean is not a folder'),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, change, words):
+    """One without a partner, other sizes, no picture, no folder."""
+    for folder in ('out', 'clean', 'rainy'):
+        for name in ('1', '2'):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            images.save(tmp_path / folder / f'{name}.png', np.full((16, 16, 3), 9, np.uint8))
+    change(tmp_path)
+    with pytest.raises(UserError, match=words):
+        run(tmp_path, tmp_path)
+
+
+def test_right_values_of_public_results(data_root, tmp_path):
+    """Twelve results whose scores others computed, in luma as it is and rounded.
+
+    Those rounded half a level to the even one, where MATLAB and we go up: it occurs in 31 pixels of the 24 images.
+    """
+    folder = data_root / 'metric_cases'
+    expected = json.loads((folder / 'expected.json').read_text())
+    sides = f'{folder}/*_result.png', f'{folder}/*_target.png', None
+    for luma, suffix, tolerance in (('exact', 'float', 6e-6), ('rounded', 'uint8', 4e-5)):
+        row = score.run(*sides, tmp_path, 'cases', tmp_path / 'work', luma=luma)
+        found = dict(zip(row['images']['name'], zip(*(row['images'][f'output_{key}'] for key in
+                     ('rgb_psnr', 'y_psnr', 'y_ssim')), strict=True), strict=True))  # fmt: skip
+        assert found.keys() == {name.removesuffix('.png') for name in expected} and len(found) == 12
+        for name, each in expected.items():
+            right = [each['psnr_rgb'], each[f'psnr_y_{suffix}'], each[f'ssim_y_{suffix}']]
+            assert found[name.removesuffix('.png')] == pytest.approx(right, abs=tolerance), name
+
+
+def test_lines_for_the_tables():
+    """On the paper's own test a line of Table 1, with the number of images where it is not whole."""
+    tree = {'psnr': 30.126, 'ssim': 0.9114}
+    none = {'psnr': None, 'ssim': None}
+    row = {'name': 'PReNet', 'dataset': 'rain100h', 'count': 100, 'counting': '', 'rgb': tree, 'y': tree,
+           'input': {'rgb': none, 'y': none}}  # fmt: skip
+    tests = ('Test-I', 'Test-II')
+    title, *cells = score.table_1(row, {'rain100h': 'Test-II'}, tests)
+    assert title == 'PReNet (scored here, rgb)' and cells == ['-', '30.13 / 0.911']
+    assert score.table_1({**row, 'count': 9}, {'rain100h': 'Test-II'}, tests)[2] == '30.13 / 0.911 (9 of 100)'
+    assert score.table_1({**row, 'dataset': 'mine', 'counting': 'Y rounded'}, {}, tests)[0].endswith('; Y rounded)')
+    assert score.evaluation(row)[1:4] == ['rain100h', '100', '- / -']

@@ -1,0 +1,186 @@
+"""The command line: every slip is one line with the nearest right name, and nothing is begun."""
+
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from qsnet_jax import UserError, command_line, config_files, main
+
+ROOT = pathlib.Path(__file__).parents[1]
+QUICK = '--config=quickstart'
+
+
+def say(capsys, *arguments):
+    """(exit status, lines on stderr) of the program, in this process."""
+    status = main.run(list(arguments))
+    return status, capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--mode=trian'], 'did you mean train?'),
+        (['--mode='], '--mode has no value'),
+        ([], 'needs --config'),
+        ([QUICK, '--weights=X'], '--weights is not read by --mode=train. It reads --config, --workdir'),
+        ([QUICK, '--only=V1'], '--only is not read by --mode=train'),
+        ([QUICK, '--wrkdir=x'], 'did you mean workdir?'),
+        (['--config=quikstart'], 'did you mean quickstart?'),
+        (['--config=configs/quikstart.py'], 'did you mean quickstart?'),
+        (['--config=losses:V9'], "no variant 'V9'"),
+        (['--config=losses'], 'choose one'),
+        ([QUICK, '--config.modl.channels=3'], "no section 'modl' (did you mean model?)"),
+        ([QUICK, '--config.model.chanels=3'], "no field 'chanels' of model (did you mean channels?)"),
+        ([QUICK, '--config.sed=3'], 'did you mean seed?'),
+        ([QUICK, '--config.model=3'], 'model is a section'),
+        ([QUICK, '--config.seed.x=3'], 'seed is a field'),
+        ([QUICK, '--config.train.steps=abc'], 'expected int, as 800'),
+        ([QUICK, '--config.train.steps=1.5'], 'expected int, as 800'),
+        ([QUICK, '--config.train.learning_rate=fast'], 'expected float, as 0.003'),
+        ([QUICK, '--config.data.flip=maybe'], 'expected bool'),
+        ([QUICK, '--config.model.rates=x'], 'expected numbers'),
+        ([QUICK, '--config.train.steps'], 'config.train.steps'),
+        ([QUICK, 'train'], 'not understood'),
+        (['--mode=derain'], 'needs --input=... and --output=...'),
+        (['--mode=derain', '--input=a', '--output=b', '--tile=0'], '--tile=0'),
+        (['--mode=derain', '--input=a', '--output=b', '--tile=big'], '--tile=big'),
+        (['--mode=derain', '--input=a', '--output=b', '--dtype=int8'], '--dtype=int8'),
+        (['--mode=derain', '--input=a', '--output=b', QUICK], 'reads no config'),
+        (['--mode=report', '--config.seed=1'], 'reads no config'),
+        (['--mode=eval', QUICK, '--weights=default', '--checkpoint=best'], 'give one of them'),
+        (['--mode=eval', QUICK, '--weights=none'], 'does not exist'),
+        (['--mode=eval', QUICK, '--framework=torch', '--tile=64', '--weights=default'], '--tile is not for'),
+        (['--mode=sparsity'], 'needs --input'),
+        (['--mode=study', QUICK], 'variants'),
+    ],
+)
+def test_a_slip_is_one_line(capsys, arguments, message):
+    """Exit status 1, no traceback, and what was meant."""
+    status, lines = say(capsys, *arguments)
+    assert status == 1 and len(lines) == 1 and lines[0].startswith('error: ') and message in lines[0]
+
+
+def test_every_verb_has_its_help(capsys):
+    """Alone, with its flags and no others, and examples that it understands."""
+    for name, verb in main.VERBS.items():
+        assert main.run([f'--mode={name}', '--help']) == 0
+        text = capsys.readouterr().out
+        assert verb.does in text
+        flags = set(re.findall(r'^  --(\w+) ', text, re.MULTILINE))
+        assert flags == {*verb.flags, *command_line.COMMON, *(['config'] if verb.config else [])}
+        for example in verb.examples:
+            table = command_line.Table(main.VERBS, main.FLAGS)
+            given = command_line.parse(name, example.split(), table)
+            assert bool(given.config) == ('--config=' in example)
+    assert main.run(['--help']) == 0
+    assert all(f'  {name}' in capsys.readouterr().out or name for name in main.VERBS)
+
+
+def commands(path):
+    """What a text tells its reader to type, without those of a study that the reader is to write."""
+    found = re.findall(r'(?:python -m qsnet_jax\.main|qsnet) (--[^\n`#$]*)', re.sub(r'\\+\n', ' ', path.read_text()))
+    return [command for command in found if not re.search(r'my_study|--help|--config=configs/NAME\.py', command)]
+
+
+TEXTS = [ROOT / 'README.md', *sorted(path for path in (ROOT / 'configs').iterdir() if path.suffix in ('.py', '.md'))]
+
+
+@pytest.mark.parametrize('path', [path for path in TEXTS if commands(path)], ids=lambda path: path.name)
+def test_commands_are_understood_as_they_are_printed(path):
+    """Those of the README and of the heads of configs: verbs, flags and fields that there are."""
+    for command in commands(path):
+        mode, rest = command_line.take(shlex.split(re.sub(r'\[.*?\]', '', command)), 'mode')
+        command_line.parse(mode or 'train', rest, command_line.Table(main.VERBS, main.FLAGS))
+
+
+def test_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
+    """From any folder; a file of one's own comes before the package's of the same path."""
+    monkeypatch.chdir(tmp_path)
+    for value in ('quickstart', 'configs/quickstart.py'):
+        assert config_files.load(value).train.steps == 800
+        assert config_files.name_of(value) == 'quickstart'
+    assert config_files.load('release:cpu-default').model.channels == 48
+    assert config_files.name_of('configs/release.py:cpu-default') == 'release-cpu-default'
+    (tmp_path / 'configs').mkdir()
+    (tmp_path / 'configs/quickstart.py').write_text(
+        'from qsnet_jax.configs import quickstart\n\n\n'
+        'def get_config():\n    config = quickstart.get_config()\n    config.train.steps = 7\n    return config\n'
+    )
+    assert config_files.load('configs/quickstart.py').train.steps == 7
+    assert config_files.load('quickstart').train.steps == 800
+    (tmp_path / 'mine.py').write_text('def get_config():\n    return 3\n')
+    with pytest.raises(UserError, match='returns a int; expected a ConfigDict'):
+        config_files.load('mine.py')
+    with pytest.raises(UserError, match='write --config=mine.py'):
+        config_files.load('mine')
+    (tmp_path / 'mine.py').write_text('import nothing_there\n')
+    with pytest.raises(UserError, match='does not load: ModuleNotFoundError'):
+        config_files.load('mine.py')
+
+
+def test_the_study_of_the_readme_works(tmp_path):
+    """The file as it is printed there, with the commands below it."""
+    text = (ROOT / 'configs/README.md').read_text()
+    (tmp_path / 'my_study.py').write_text(text.partition('```python\n')[2].partition('```')[0])
+    config = config_files.load(f'{tmp_path}/my_study.py:small')
+    assert list(config.study.variants) == ['paper', 'wide', 'wide_and_flipped']
+    assert config_files.load(f'{tmp_path}/my_study.py:small-wide').model.scale_channels == 24
+    for name in config_files.names():
+        assert f'`{name}`' in text or name == 'default'
+
+
+def test_a_backend_that_is_not_there_is_one_line():
+    """JAX_PLATFORMS of another machine: what it is, and how to unset it."""
+    command = [sys.executable, '-m', 'qsnet_jax.main', '--mode=derain', '--input=a', '--output=b']
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, 'JAX_PLATFORMS': 'tpu'}, capture_output=True, text=True)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert 'JAX_PLATFORMS=tpu' in done.stderr and 'unset JAX_PLATFORMS' in done.stderr
+
+
+@pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('after', [0.0, 0.4, 1.3, 4.0])
+def test_a_signal_at_any_moment_ends_quietly(signum, after, tmp_path):
+    """In imports, in compilation, in training: one line of what was kept, the signal's status, no traceback."""
+    command = [sys.executable, '-m', 'qsnet_jax', QUICK, f'--workdir={tmp_path / "run"}']
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    status = pathlib.Path(f'/proc/{process.pid}/status')
+    while int(re.findall(r'SigCgt:\s*(\w+)', status.read_text())[0], 16) & 1 << signal.SIGTERM - 1 == 0:
+        time.sleep(0.005)  # Python itself is not up yet
+    time.sleep(after)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum, errors
+    lines = [line for line in errors.splitlines() if line.strip()]
+    assert lines[-1].startswith(f'Stopped by {signum.name}') and 'the same command' in lines[-1]
+    assert 'Traceback' not in errors
+
+
+def test_a_signal_that_an_import_swallows_is_not_lost():
+    """And one that comes while the main thread is in C: the process ends all the same."""
+    for work in (
+        'try:\n    time.sleep(9)\nexcept BaseException:\n    pass\ntime.sleep(30)',
+        'zlib.crc32(bytes(10**10))',
+    ):
+        code = (
+            'import time, zlib\nfrom qsnet_jax import signals\n'
+            f'signals.PATIENCE = signals.UNWINDING = 1.0\nsignals.install()\nprint("up", flush=True)\n{work}\n'
+        )
+        process = subprocess.Popen(
+            [sys.executable, '-c', code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 128 + signal.SIGTERM and 'Stopped by SIGTERM' in errors

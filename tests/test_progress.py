@@ -1,0 +1,44 @@
+"""Progress on a terminal and in a log file."""
+
+import io
+import sys
+import time
+
+from qsnet_jax import progress
+
+
+def test_a_log_file_gets_plain_lines(monkeypatch):
+    """No carriage return, one line at a time, as rarely as stated, and a last one at the end."""
+    log = io.StringIO()
+    monkeypatch.setattr(sys, 'stderr', log)
+    monkeypatch.setattr(progress, 'PACE', 0.05)
+    monkeypatch.setattr(progress, 'SHORT', 0.0)
+    with progress.bar(total=300, unit='step') as bar:
+        for _ in range(300):
+            bar.update()
+            bar.set_postfix(loss='0.1')
+            time.sleep(0.001)
+    text = log.getvalue()
+    assert '\r' not in text and text.endswith('\n') and '300/300' in text.splitlines()[-1]
+    assert 2 <= len(text.splitlines()) <= 40 and all(line.strip() for line in text.splitlines())
+
+
+def test_what_is_quick_says_nothing(monkeypatch):
+    """A log file is not filled by what takes no time."""
+    log = io.StringIO()
+    monkeypatch.setattr(sys, 'stderr', log)
+    assert list(progress.bar(range(5), 'photos')) == list(range(5))
+    assert not log.getvalue()
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    """That goes back to the start of its line."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, 'stderr', terminal)
+    list(progress.bar(range(5), 'photos'))
+    assert '\r' in terminal.getvalue() and '5/5' in terminal.getvalue()

@@ -1,0 +1,226 @@
+"""Videos: every frame at its time, sound and tags as they were, in bounded memory, whole or not there."""
+
+import builtins
+import resource
+
+import numpy as np
+import pytest
+import skimage.data
+from test_derain import make
+
+from qsnet_jax import UserError, metrics, video
+from qsnet_jax.data import rain
+
+av = pytest.importorskip('av', reason='PyAV is not installed (extra video)')
+RATE, HEIGHT, WIDTH = 25, 96, 128
+
+
+def moving_photo(count, height=HEIGHT, width=WIDTH):
+    """A window that wanders over a bundled photo, rainy and clean; every frame has rain of its own."""
+    photo = skimage.data.chelsea()
+    for index in range(count):
+        shift = 2 * (index % 60)
+        clean = np.ascontiguousarray(photo[shift // 4 : shift // 4 + height, shift : shift + width])
+        layer = rain.draw_layer(rain.STYLES['light'], height, width, seed=3, index=index)
+        yield rain.add_rain(clean, layer), clean
+
+
+def write_clip(path, count, sound=True, rotation=0, gaps=False, codec='libx264', pix_fmt='yuv420p', tags=None, **size):
+    """A clip with a tone; `gaps` leaves out frames, so that times are uneven."""
+    frames = list(moving_photo(count, **size))
+    with av.open(str(path), 'w') as container:
+        options = {'crf': '10'} if codec.startswith('libx') else {}
+        stream = container.add_stream(codec, rate=RATE, options=options)
+        stream.height, stream.width = frames[0][0].shape[:2]
+        stream.pix_fmt = pix_fmt
+        for name, value in (tags or {}).items():
+            setattr(stream.codec_context, name, value)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        tone = container.add_stream('aac', rate=8000, layout='mono') if sound else None
+        for index, (rainy, _) in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(rainy, format='rgb24')
+            picture.pts = index + index // 3 if gaps else index
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+        if tone:
+            wave = np.sin(np.arange(8000 * count // RATE) / 5).astype(np.float32)[None]
+            for start in range(0, wave.shape[1], 1024):
+                part = av.AudioFrame.from_ndarray(wave[:, start : start + 1024], format='fltp', layout='mono')
+                part.sample_rate, part.pts = 8000, start
+                container.mux(tone.encode(part))
+            container.mux(tone.encode())
+    return [clean for _, clean in frames]
+
+
+def read(path):
+    """Frames, their times, the packets of sound, and the stream's tags."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = [(frame.to_ndarray(format='rgb24'), frame.time, frame.rotation) for frame in container.decode(stream)]
+        tags = {name: int(getattr(stream.codec_context, name))
+                for name in ('color_range', 'color_primaries', 'color_trc', 'colorspace')}  # fmt: skip
+        tags['name'] = stream.codec_context.codec.canonical_name
+    with av.open(str(path)) as container:
+        packets = container.demux(container.streams.audio) if container.streams.audio else []
+        sound = [(bytes(packet), float(packet.pts * packet.time_base)) for packet in packets if packet.size]
+    images, times, turns = zip(*frames, strict=True)
+    return images, times, sound, tags, set(turns)
+
+
+def identity(image):
+    return image
+
+
+@pytest.mark.parametrize('gaps', [False, True])
+@pytest.mark.parametrize('extension', ['.mp4', '.mov', '.mkv'])
+def test_frames_times_and_sound_stay(tmp_path, extension, gaps):
+    """As many frames, at the same times, uneven ones too, and every packet of sound."""
+    source, target = tmp_path / f'in{extension}', tmp_path / 'out' / f'in{extension}'
+    write_clip(source, 20, gaps=gaps)
+    summary = video.derain_video(identity, source, target, show_progress=False)
+    (images, times, sound, *_), (copies, new_times, new_sound, *_) = read(source), read(target)
+    assert summary.frames == len(images) == len(copies) == 20
+    np.testing.assert_allclose(new_times, times, atol=1e-4)
+    assert [content for content, _ in new_sound] == [content for content, _ in sound] and len(sound) > 5
+    np.testing.assert_allclose([time for _, time in new_sound], [time for _, time in sound], atol=1e-3)
+    assert min(metrics.psnr(a, b, 'rgb') for a, b in zip(images, copies, strict=True)) > 36
+    assert summary.flicker[1] == pytest.approx(summary.flicker[0]) and not summary.notes
+
+
+def test_rotation_is_kept_and_frames_are_restored_upright(tmp_path):
+    """The network sees what people see; the file says how it lies, as before."""
+    seen = []
+
+    def remember(image):
+        seen.append(image)
+        return image
+
+    write_clip(tmp_path / 'in.mp4', 3, rotation=90, sound=False)
+    video.derain_video(remember, tmp_path / 'in.mp4', tmp_path / 'out.mp4', show_progress=False)
+    images, _, _, _, turns = read(tmp_path / 'in.mp4')
+    copies, _, _, _, new_turns = read(tmp_path / 'out.mp4')
+    assert turns == new_turns == {90} and copies[0].shape == images[0].shape
+    assert seen[0].shape == (WIDTH, HEIGHT, 3)
+    assert metrics.psnr(seen[0], np.rot90(images[0]).copy(), 'rgb') > 40
+
+
+@pytest.mark.parametrize('range_', [1, 2])
+@pytest.mark.parametrize('matrix', [1, 6, 9])
+def test_colour_tags_and_colours_stay(tmp_path, matrix, range_):
+    """Whatever the tags say, they are the same, and so are the samples."""
+    tags = {'color_range': range_, 'color_primaries': 1, 'color_trc': 1, 'colorspace': matrix}
+    write_clip(tmp_path / 'in.mp4', 3, tags=tags, sound=False)
+    video.derain_video(identity, tmp_path / 'in.mp4', tmp_path / 'out.mp4', show_progress=False)
+    assert read(tmp_path / 'out.mp4')[3] == read(tmp_path / 'in.mp4')[3] == {**tags, 'name': 'h264'}
+    with av.open(str(tmp_path / 'in.mp4')) as before, av.open(str(tmp_path / 'out.mp4')) as after:
+        for old, new in zip(before.decode(video=0), after.decode(video=0), strict=True):
+            difference = old.to_ndarray(format='yuv420p').astype(float) - new.to_ndarray(format='yuv420p')
+            assert abs(difference.mean()) < 0.15 and np.sqrt(np.mean(difference**2)) < 3
+
+
+def test_other_codecs(tmp_path):
+    """HEVC stays so; MPEG-4 becomes H.264, which is said; odd sizes keep their last row and column."""
+    for codec, name, notes in (('libx265', 'hevc', []), ('mpeg4', 'h264', ['mpeg4 pictures are written as h264'])):
+        write_clip(tmp_path / f'{codec}.mkv', 3, codec=codec, sound=False)
+        summary = video.derain_video(identity, tmp_path / f'{codec}.mkv', tmp_path / 'x.mkv', show_progress=False)
+        assert summary.notes == notes and read(tmp_path / 'x.mkv')[3]['name'] == name
+    write_clip(tmp_path / 'odd.mkv', 2, pix_fmt='yuv444p', height=97, width=127, sound=False)
+    video.derain_video(identity, tmp_path / 'odd.mkv', tmp_path / 'out.mkv', show_progress=False)
+    assert read(tmp_path / 'out.mkv')[0][0].shape == (97, 127, 3)
+
+
+def test_a_network_restores_every_frame(tmp_path):
+    """Results are those of the derainer on the frames, but for what the codec costs; flicker is of both."""
+    derainer = make()
+    write_clip(tmp_path / 'in.mp4', 4)
+    summary = video.derain_video(derainer, tmp_path / 'in.mp4', tmp_path / 'out.mp4', show_progress=False)
+    images, copies = read(tmp_path / 'in.mp4')[0], read(tmp_path / 'out.mp4')[0]
+    expected = [derainer(image) for image in images]
+    assert min(metrics.psnr(a, b, 'rgb') for a, b in zip(expected, copies, strict=True)) > 30
+    for frames, found in ((images, summary.flicker[0]), (expected, summary.flicker[1])):
+        steps = [np.mean(np.abs(b.astype(float) - a)) for a, b in zip(frames, frames[1:], strict=False)]
+        assert found == pytest.approx(np.mean(steps), rel=0.05)
+    assert '4 frames of 128x96' in str(summary)
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path):
+    """Neither half a result nor a temporary file; an older result stays."""
+    write_clip(tmp_path / 'in.mp4', 4)
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/in.mp4').write_bytes(b'older')
+
+    def stop(image):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        video.derain_video(stop, tmp_path / 'in.mp4', tmp_path / 'out/in.mp4', show_progress=False)
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['in.mp4']
+    assert (tmp_path / 'out/in.mp4').read_bytes() == b'older'
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path):
+    """Fifteen times the frames take no more than a few megabytes beyond what the short clip took; all would be 66."""
+    write_clip(tmp_path / 'in.mp4', 40, height=160, width=240)
+    video.derain_video(identity, tmp_path / 'in.mp4', tmp_path / 'out.mp4', show_progress=False)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with av.open(str(tmp_path / 'in.mp4')) as reader, av.open(str(tmp_path / 'long.mp4'), 'w') as writer:
+        packets = [packet for packet in reader.demux(video=0) if packet.dts is not None]
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        length, start = 40 * packets[0].duration, [(packet.pts, packet.dts) for packet in packets]
+        for repeat in range(15):
+            for packet, (pts, dts) in zip(packets, start, strict=True):
+                packet.stream, packet.pts, packet.dts = stream, pts + repeat * length, dts + repeat * length
+                writer.mux(packet)
+    summary = video.derain_video(identity, tmp_path / 'long.mp4', tmp_path / 'out.mp4', show_progress=False)
+    assert summary.frames == 600
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 30
+
+
+def cut(path):
+    """Takes the end, where MP4 has its table."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+
+
+def cut_behind_the_table(path):
+    """Takes the last pictures of a file whose table comes first."""
+    video.derain_video(identity, path, path.with_name('whole.mp4'), show_progress=False)
+    path.with_name('whole.mp4').rename(path)
+    path.write_bytes(path.read_bytes()[:-12000])
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (lambda path: path.write_bytes(b''), 'truncated, damaged'),
+        (lambda path: path.write_bytes(b'no video at all' * 99), 'truncated, damaged'),
+        (cut, 'truncated, damaged'),
+        (cut_behind_the_table, 'holds . of the 4 pictures|truncated, damaged'),
+        (lambda path: write_clip(path, 2, tags={'color_trc': 16}), 'high dynamic range'),
+    ],
+)
+def test_what_cannot_come_out_right_is_refused(tmp_path, change, words):
+    """In one line, and nothing is left."""
+    write_clip(tmp_path / 'in.mp4', 4, sound=False)
+    change(tmp_path / 'in.mp4')
+    with pytest.raises(video.VideoError, match=words):
+        video.derain_video(identity, tmp_path / 'in.mp4', tmp_path / 'out.mp4', show_progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ['in.mp4']
+    with pytest.raises(video.VideoError, match='input itself'):
+        video.derain_video(identity, tmp_path / 'in.mp4', tmp_path / 'in.mp4')
+
+
+def test_without_the_extra_one_line_says_so(tmp_path, monkeypatch):
+    """PyAV is not needed to know what a video is, and its absence is told with the remedy."""
+    assert video.is_video('a/B.MP4') and video.is_video('x.mov') and not video.is_video('x.png')
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name == 'av':
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, '__import__', without)
+    with pytest.raises(UserError, match=r'pip install "qsnet-jax\[video\]"') as caught:
+        video.derain_video(identity, tmp_path / 'in.mp4', tmp_path / 'out.mp4')
+    assert '\n' not in str(caught.value)

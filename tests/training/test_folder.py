@@ -1,0 +1,228 @@
+"""What a run's folder survives: odd names, other places of the same data, lost and damaged files, no locks."""
+
+import errno
+import fcntl
+import json
+import shutil
+
+import jax
+import pytest
+
+from qsnet_jax import UserError, storage
+from qsnet_jax.data import images
+from qsnet_jax.training import checkpoint, folder, log, parallel, study, train
+
+pytestmark = pytest.mark.usefixtures('lenient_promotion')
+
+
+@pytest.fixture
+def run(tiny_config, tmp_path, monkeypatch):
+    """A folder as a run leaves it after steps 2, 4 and 5; steps are counted and not made, which takes no compiler."""
+    scalars = dict.fromkeys(('total', 'gradient_norm', 'learning_rate', 'psnr'), 1.0)
+
+    def compile_step(*_):
+        return lambda state, _: (state.replace(step=state.step + 1), scalars)
+
+    monkeypatch.setattr(train, 'compile_step', compile_step)
+    monkeypatch.setattr(train.Watch, 'score', lambda *_: {'held': 20.0})
+    tiny_config.train.steps = 5
+    mesh = parallel.make_mesh(jax.devices()[:1])
+
+    def go(workdir=tmp_path / 'run', **options):
+        return train.train(tiny_config, workdir, mesh, **options)[1]
+
+    go()
+    go.config, go.workdir = tiny_config, tmp_path / 'run'
+    return go
+
+
+@pytest.mark.parametrize('name', ['run [1]', 'back\\slash', 'a*b?c', '100%', '#1'])
+def test_any_name_of_a_folder(run, tmp_path, name):
+    """Trained, gone on from, restored."""
+    place = tmp_path / name / 'inner'
+    run(place)
+    assert checkpoint.steps_in(place / 'checkpoints') == [2, 4, 5]
+    assert run(place)['step'] == 5
+    assert train.restore_variables(run.config, place, '4')[2]['step'] == 4
+
+
+def test_the_same_data_elsewhere_go_on(run, tmp_path, pairs_root):
+    """A moved folder of the same files is no other run; one other picture is."""
+    moved = shutil.copytree(pairs_root, tmp_path / 'moved')
+    run.config.data.root = f'{moved}/'
+    assert run()['step'] == 5
+    for name in ('rain', 'norain'):
+        images.save(moved / f'train/{name}-1.png', images.read(moved / f'train/{name}-2.png'))
+    with pytest.raises(UserError, match='on other training images of pairs'):
+        run()
+
+
+def test_the_same_weights_elsewhere_go_on(run, tmp_path):
+    """A run from weights goes on with a copy of them, and not with others."""
+    weights = run.workdir / 'weights.safetensors'
+    run.config.train.start_from = str(weights)
+    other = tmp_path / 'other'
+    run(other)
+    run.config.train.start_from = str(shutil.copy(weights, tmp_path / 'copy.safetensors'))
+    assert run(other)['step'] == 5
+    run.config.train.start_from = 'default'
+    with pytest.raises(UserError, match='not the same weights'):
+        run(other)
+
+
+def test_a_broken_picture_is_found_before_anything_is_done(run, tmp_path, pairs_root):
+    """All of them at once; repaired, the run goes on."""
+    root = shutil.copytree(pairs_root, tmp_path / 'root')
+    run.config.data.root = str(root)
+    kept = {}
+    for name in ('train/rain-1.png', 'val/norain-7.png'):
+        kept[name] = (root / name).read_bytes()
+        (root / name).write_bytes(kept[name][:-300])
+    with pytest.raises(UserError, match=r'cannot be read.*(rain-1|norain-7)\.png'):
+        run(tmp_path / 'new')
+    assert not (tmp_path / 'new/config.json').exists()
+    for name, content in kept.items():
+        (root / name).write_bytes(content)
+    assert run(tmp_path / 'new')['step'] == 5
+
+
+def damage(path, how):
+    """Cut, emptied, or one bit turned."""
+    content = bytearray(path.read_bytes())
+    if how == 'bit':
+        content[len(content) // 2] ^= 16
+    path.write_bytes(bytes(content) if how == 'bit' else bytes(content[: len(content) // 2 if how == 'cut' else 0]))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # of Orbax's threads that failed
+@pytest.mark.parametrize('how', ['cut', 'emptied', 'bit'])
+def test_every_damage_to_a_checkpoint_is_named_or_harmless(run, tmp_path, how):
+    """No file of it can be hurt so that other values are restored, and none ends in a traceback."""
+    place = run.workdir / 'checkpoints/5'
+    like = parallel.replicate(train.init_state(run.config), parallel.make_mesh(jax.devices()[:1]))
+    with checkpoint.Checkpoints(run.workdir / 'checkpoints', read_only=True) as checkpoints:
+        expected = checkpoint.digest(checkpoints.restore(5, like))
+    refused = 0
+    for path in sorted(path for path in place.rglob('*') if path.is_file() and path.stat().st_size):
+        content = path.read_bytes()
+        damage(path, how)
+        try:
+            with checkpoint.Checkpoints(run.workdir / 'checkpoints', read_only=True) as checkpoints:
+                assert checkpoint.digest(checkpoints.restore(5, like)) == expected, path
+        except UserError as error:
+            assert 'Checkpoint 5' in str(error), path
+            assert '--checkpoint=4' in str(error) or 'goes on from step 4' in str(error), path
+            refused += 1
+        path.write_bytes(content)
+    assert refused > 3
+
+
+def test_a_damaged_checkpoint_names_the_others_and_one_of_them_goes_on(run):
+    """The latest is cut short, the one before it is asked for; what came after is made anew."""
+    largest = max((run.workdir / 'checkpoints/5').rglob('*'), key=lambda path: path.stat().st_size * path.is_file())
+    largest.write_bytes(b'')
+    with pytest.raises(UserError, match=r'Checkpoint 5 in .* is damaged .*steps 4, 2: --checkpoint=4 goes on'):
+        run()
+    assert run(which='4')['step'] == 5
+    assert run()['step'] == 5  # whole again
+
+
+def test_an_empty_folder_among_the_checkpoints_is_named(run):
+    """What a copy that was cut short leaves."""
+    (run.workdir / 'checkpoints/9').mkdir()
+    with pytest.raises(UserError, match='Checkpoint 9 .*--checkpoint=5'):
+        run()
+    assert run(which='5')['step'] == 5
+    assert checkpoint.steps_in(run.workdir / 'checkpoints')[-1] == 5
+
+
+def test_other_values_than_were_saved_are_refused(run, monkeypatch):
+    """A checkpoint that can be read and holds something else."""
+    monkeypatch.setattr(checkpoint, 'digest', lambda _: 'another')
+    with pytest.raises(UserError, match='not those that were saved'):
+        run()
+
+
+@pytest.mark.parametrize('content', [None, b'', b'{"model"', b'[]', b'\0\0\0', b'\xff\xfe', b'{"seed": 0}'])
+def test_a_config_that_is_lost_comes_back_from_run_json(run, content):
+    """Missing, empty, cut, of another kind: it is restored, and another config is still refused."""
+    path = run.workdir / 'config.json'
+    before = json.loads(path.read_text())
+    path.unlink() if content is None else path.write_bytes(content)
+    run.config.train.learning_rate = 0.5
+    with pytest.raises(UserError, match='learning_rate is 0.001 there'):
+        run()
+    run.config.train.learning_rate = 0.001
+    run()
+    assert json.loads(path.read_text()) == before
+    train.restore_variables(run.config, run.workdir, 'latest')
+
+
+def test_a_run_without_both_is_not_taken_for_another(run):
+    """Resuming refuses; evaluation takes the command's config."""
+    (run.workdir / 'config.json').unlink()
+    (run.workdir / 'run.json').unlink()
+    with pytest.raises(UserError, match=r'neither config\.json nor run\.json'):
+        run()
+    assert train.restore_variables(run.config, run.workdir, 'latest')[2] == {'step': 5}
+
+
+@pytest.mark.parametrize('content', ['', '{"starts"', '[]', '{}', '{"starts": 3}', '{"starts": [{}]}'])
+def test_a_damaged_run_json_is_named(run, content):
+    """With what to do; without it the run goes on."""
+    path = run.workdir / 'run.json'
+    path.write_text(content)
+    for call in (run, lambda: train.restore_variables(run.config, run.workdir, 'latest')):
+        with pytest.raises(UserError, match=r'run\.json .*Remove it to go on'):
+            call()
+    path.unlink()
+    assert run()['step'] == 5
+
+
+def test_a_log_that_was_hurt_keeps_its_whole_lines(tmp_path, capsys):
+    """NUL bytes of a power cut, other encodings, lines that are no objects."""
+    path = tmp_path / 'metrics.jsonl'
+    good = b'{"step": 1, "seconds": 1.5}\n'
+    path.write_bytes(good + b'\0\0\0\n' + b'\xff\xfe\n' + b'[1]\n' + b'{"step": 2}\n' + b'{"step": 3, "sec')
+    assert log.lines_up_to(path, 5) == [{'step': 1, 'seconds': 1.5}]
+    assert '5 lines cannot be read' in capsys.readouterr().out
+
+
+def test_a_checkpoint_carries_the_start_that_made_it(run):
+    """Not the last one."""
+    starts = [{'step': 0, 'commit': 'a'}, {'step': 4, 'commit': 'b'}]
+    assert [folder.start_of(starts, step)['commit'] for step in (2, 4, 5)] == ['a', 'a', 'b']
+
+
+def test_a_drive_without_locks_is_warned_of(run, monkeypatch, capsys):
+    """And a real fault is not taken for it."""
+
+    def refuse(number):
+        def flock(*_):
+            raise OSError(number, 'No locks available')
+
+        monkeypatch.setattr(fcntl, 'flock', flock)
+
+    refuse(errno.ENOLCK)
+    assert run()['step'] == 5
+    assert 'warning: the drive of' in capsys.readouterr().err
+    refuse(errno.EIO)
+    with pytest.raises(UserError, match='The drive reports a fault'):
+        run()
+
+
+@pytest.mark.parametrize('number', sorted(storage._REMEDIES))
+def test_every_fault_of_a_drive_has_its_remedy(number, tmp_path):
+    """The message ends in what to do about this one."""
+    with pytest.raises(UserError, match='cannot be written') as error, storage.writable(tmp_path):
+        raise OSError(number, 'fault')
+    assert storage._REMEDIES[number] in str(error.value)
+
+
+def test_what_is_watched_is_not_trained_on(run):
+    """The default holds scenes out of training, and the row of a best checkpoint says nothing of a scored set."""
+    record = folder.starts_of(run.workdir)[-1]
+    assert record['training_data']['pairs']['count'] == 5 and record['validation_data']['held_out/pairs']['count'] == 1
+    _, _, best = train.restore_variables(run.config, run.workdir, 'best')
+    assert best['selected_on'] == ['held_out/pairs'] and not study._chosen_by(run.config.data, best)
