@@ -6,9 +6,9 @@ data. Three forms compute the same network:
 
   plain   one array in natural order and XLA's own grouped convolution, data shuffled: the definition, slow
   split   one array per group and one convolution per group, widths rounded up with zeros: CPUs
-  dense   one array, grouped kernels filled up with zeros, widths rounded up with zeros: GPUs
+  dense   one array, grouped kernels filled up with zeros, widths rounded up with zeros; deep groups as in split: GPUs
 
-Why, measured on 2 CPU cores: results/bench/README.md.
+Why, measured on 2 CPU cores and compiled for GPUs: results/bench/README.md.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, convolutions
 
 Array = jax.Array
 PAD = -1  # number of a channel that holds zeros
@@ -30,6 +30,9 @@ MULTIPLES = {'plain': 1, 'split': 4, 'dense': 8}
 # In the split form, up to this many input channels a group one kernel with zeros beats one convolution per group. So it
 # does for 1x1 kernels up to this many outputs a group: one product takes a fifth of what slices would.
 DENSE_DEPTH = 12
+# In the dense form, groups of at least so many input channels are convolved one by one: of 16 where each has its own
+# array anyway, of 32 also where it must be brought there. Filled up with zeros they are bound by arithmetic.
+APART_DEPTHS = (16, 32)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=['parts'], meta_fields=['channels', 'form'])
@@ -64,7 +67,7 @@ class Blocks:
 
     def array(self) -> Array:
         """The feature map as one array (B, H, W, C) in natural order."""
-        joined = _join(self, 1)
+        joined = _join(self, 1, 1)
         return _select(joined.parts[0], np.argsort(joined.channels[0])[-self.width :], 3)
 
 
@@ -137,156 +140,93 @@ def add_and_rectify(x: Blocks, y: Blocks) -> Blocks:
 def convolve(
     x: Blocks, kernel: Array, *, groups: int = 1, rate: int = 1, stride: int = 1, padding: str = 'zeros'
 ) -> Blocks:
-    """Convolves (B, H, W, C_in) with (k, k, C_in / groups, C_out), k odd -> (B, H / stride, W / stride, C_out).
+    """Convolves (B, H, W, C_in) with (k, k, C_in / groups, C_out) -> (B, H / stride, W / stride, C_out)."""
+    convolution = Convolution(kernel.shape[0], kernel.shape[3], groups, rate, stride, padding)
+    x = convolution.arrange(x)
+    return convolution.apply(x, convolution.prepare(x, kernel))
 
-    Padding is rate * (k // 2) on every side, of zeros or by reflection, so that only `stride` changes the size.
-    Output channels [g * C_out / groups, (g + 1) * C_out / groups) see only the g-th block of input channels.
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """How a convolution is computed, in steps: arrange(x), prepare(x, kernel), which needs no image, apply(x, kernels).
+
+    Padding is rate * (size // 2) on every side, of zeros or by reflection, so that only `stride` changes the size.
+    Output channels [g * features / groups, (g + 1) * features / groups) see only the g-th block of input channels.
 
     XLA's own grouped convolution (`feature_group_count`) is for the plain form alone: on CPUs it runs several times
     slower than the others, its weight gradient up to 200 times, and with the batch split over devices it gathers the
     whole batch.
     """
-    size, _, depth, features = kernel.shape
-    if depth * groups != x.width or features % groups:
-        raise ValueError(
-            f'convolve: {x.width} input and {features} output channels do not fit {groups} groups of a kernel '
-            f'{kernel.shape}; both must be multiples of the number of groups.'
-        )
-    multiple = MULTIPLES[x.form]
 
-    def dense(part: Array, weights: Array, groups: int = 1) -> Array:
-        return _convolve(part, weights, rate, stride, padding, groups, x.form)
+    size: int
+    features: int
+    groups: int = 1
+    rate: int = 1
+    stride: int = 1
+    padding: str = 'zeros'
 
-    if x.form == 'plain':
-        return of(dense(x.array(), kernel, groups))
-    if depth == 1 and features == groups:
-        kernels = dataclasses.replace(x, parts=tuple(_select(kernel[:, :, 0], held, 2) for held in x.channels))
-        return x.map(lambda part, weights: _depthwise(part, weights, rate, stride, padding), kernels)
-    narrowest = min(depth, features // groups) if size == 1 else depth
-    if x.form == 'dense' or groups == 1 or narrowest <= DENSE_DEPTH:
-        x = _join(x, multiple)
-        weights = _select(_with_zeros(kernel, groups), x.channels[0], 2)
-        held = _rounded(range(features), multiple)
-        return Blocks((dense(x.parts[0], _select(weights, held, 3)),), (held,), x.form)
-    x = _regroup(x, groups, multiple)
-    parts, channels = [], []
-    for group, (part, held) in enumerate(zip(x.parts, x.channels, strict=True)):
-        made = _rounded(range(group * features // groups, (group + 1) * features // groups), multiple)
-        rows = [PAD if channel == PAD else channel - group * depth for channel in held]
-        parts.append(dense(part, _select(_select(kernel, made, 3), rows, 2)))
-        channels.append(made)
-    return Blocks(tuple(parts), tuple(channels), x.form)
+    def arrange(self, x: Blocks) -> Blocks:
+        """The input in the arrays that are convolved."""
+        if x.width % self.groups or self.features % self.groups:
+            raise ValueError(
+                f'convolve: {x.width} input and {self.features} output channels do not fit {self.groups} groups; both '
+                'must be multiples of the number of groups.'
+            )
+        if x.form == 'plain':
+            return of(x.array())
+        if self._is_depthwise(x):
+            return x
+        depth = x.width // self.groups
+        narrowest = min(depth, self.features // self.groups) if self.size == 1 else depth
+        is_split = self.groups > 1 and _is_split(x, self.groups, narrowest)
+        return (_regroup if is_split else _join)(x, self.groups, MULTIPLES[x.form])
 
+    def prepare(self, x: Blocks, kernel: Array) -> tuple[Array, ...]:
+        """The kernel (size, size, C_in / groups, features) as arrays that fit those of the arranged x."""
+        depth = x.width // self.groups
+        if kernel.shape != (self.size, self.size, depth, self.features):
+            raise ValueError(
+                f'convolve: {x.width} input and {self.features} output channels in {self.groups} groups do not fit a '
+                f'kernel {kernel.shape}; expected {(self.size, self.size, depth, self.features)}.'
+            )
+        if x.form == 'plain':
+            return (kernel,)
+        if self._is_depthwise(x):
+            return tuple(_select(kernel[:, :, 0], held, 2) for held in x.channels)
+        if len(x.parts) == 1:
+            kernel, depth = _with_zeros(kernel, self.groups), x.width
+        kernels = []
+        for number, (held, made) in enumerate(zip(x.channels, self._made(x), strict=True)):
+            rows = [PAD if channel == PAD else channel - number * depth for channel in held]
+            kernels.append(convolutions.stored(_select(_select(kernel, made, 3), rows, 2), x.form))
+        return tuple(kernels)
 
-def _convolve(x: Array, kernel: Array, rate: int, stride: int, padding: str, groups: int, form: str) -> Array:
-    """Convolution of one array, by what the form's devices are fast at."""
-    size = kernel.shape[0]
-    margin = rate * (size // 2)
-    if padding == 'reflect' and margin:
-        x = _pad(x, margin, padding)
-        if form == 'split' and stride == 1:  # the frame is computed too, and cut off
-            return _same(x, kernel, rate)[:, margin:-margin, margin:-margin]
-        return _general(x, kernel, 0, rate, stride, groups)
-    if form == 'split' and stride == 1:
-        return _same(x, kernel, rate)
-    if size == 1 and stride == 1 and groups == 1 and form == 'plain':
-        return x @ kernel[0, 0]
-    return _general(x, kernel, margin, rate, stride, groups)
+    def apply(self, x: Blocks, kernels: tuple[Array, ...]) -> Blocks:
+        """The arranged x convolved with prepared kernels."""
+        pairs = list(zip(x.parts, kernels, strict=True))
+        rate, stride, padding = self.rate, self.stride, self.padding
+        if x.form != 'plain' and self._is_depthwise(x):
+            parts = [convolutions.depthwise(*pair, rate, stride, padding) for pair in pairs]
+            return dataclasses.replace(x, parts=tuple(parts))
+        groups = self.groups if x.form == 'plain' else 1
+        parts = [convolutions.convolve(*pair, rate, stride, padding, groups, x.form) for pair in pairs]
+        return Blocks(tuple(parts), self._made(x), x.form)
 
+    def _is_depthwise(self, x: Blocks) -> bool:
+        return self.groups == self.features == x.width
 
-def _general(x: Array, kernel: Array, margin: int, rate: int, stride: int, groups: int) -> Array:
-    """XLA's convolution with `margin` zeros on every side."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=((margin, margin), (margin, margin)),
-        rhs_dilation=(rate, rate),
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-        feature_group_count=groups,
-    )
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _same(x: Array, kernel: Array, rate: int) -> Array:
-    """Convolution of stride 1 that keeps the size, for CPUs: the only kind that XLA computes there without im2col.
-
-    At 256x256, 68 -> 132 channels take 73 ms, and 235 ms where the input comes padded. XLA's gradient for the kernel
-    transposes all images and runs on one core; `_kernel_gradient` replaces it. No forward-mode derivatives.
-    """
-    if kernel.shape[0] == 1:
-        return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
-    return _general(x, kernel, rate * (kernel.shape[0] // 2), rate, 1, 1)
+    def _made(self, x: Blocks) -> tuple[tuple[int, ...], ...]:
+        """Channels of the results of an arranged input, one per part of it."""
+        count = self.features // len(x.parts)
+        starts = range(0, self.features, count)
+        return tuple(_rounded(range(start, start + count), MULTIPLES[x.form]) for start in starts)
 
 
-def _same_forward(x: Array, kernel: Array, rate: int) -> tuple[Array, tuple[Array, Array]]:
-    return _same(x, kernel, rate), (x, kernel)
-
-
-def _same_backward(rate: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    return _same(dy, jnp.swapaxes(kernel[::-1, ::-1], 2, 3), rate), _kernel_gradient(x, dy, kernel.shape[0], rate)
-
-
-_same.defvjp(_same_forward, _same_backward)
-
-
-def _kernel_gradient(x: Array, dy: Array, size: int, rate: int) -> Array:
-    """Gradient (k, k, C, F) of a convolution that keeps the size, from its input and its output's gradient.
-
-    One matrix product per tap, (F, pixels) with (pixels, C): with every image padded and written as one line of pixels,
-    a tap is a shift along the line, and what is shifted is the narrower of the two. At 96x96 two to three times as fast
-    as XLA's, but for few input channels, and for few outputs best with all taps side by side.
-    """
-    batch, height, width, depth = x.shape
-    features, margin = dy.shape[-1], rate * (size // 2)
-    if size == 1:
-        return (x.reshape(-1, depth).T @ dy.reshape(-1, features))[None, None]
-    if depth <= 8:
-        kernel = jnp.zeros((size, size, depth, features), x.dtype)
-        return jax.vjp(lambda kernel: _general(x, kernel, margin, rate, 1, 1), kernel)[1](dy)[0]
-    taps = [rate * (i * (width + 2 * margin) + j) for i in range(size) for j in range(size)]
-    reach = taps[-1]
-    images = _pad(x, margin, 'zeros').reshape(batch, -1, depth)
-    errors = jnp.pad(dy, ((0, 0), (0, 2 * margin), (0, 2 * margin), (0, 0))).reshape(batch, -1, features)
-    length = images.shape[1]
-
-    def product(errors: Array, images: Array) -> Array:
-        return errors.reshape(-1, errors.shape[-1]).T @ images.reshape(-1, depth)
-
-    if features < depth:
-        errors = jnp.pad(errors, ((0, 0), (reach, 0), (0, 0)))
-        shift = partial(lax.dynamic_slice_in_dim, errors, slice_size=length, axis=1)
-        if features * size**2 <= 64:
-            side_by_side = jnp.concatenate([shift(reach - tap) for tap in taps], axis=-1)
-            found = product(side_by_side, images).reshape(-1, features, depth)
-        else:
-            found = lax.map(lambda tap: product(shift(reach - tap), images), np.asarray(taps))
-    else:
-        errors = errors[:, : length - reach]
-        shift = partial(lax.dynamic_slice_in_dim, images, slice_size=length - reach, axis=1)
-        found = lax.map(lambda tap: product(errors, shift(tap)), np.asarray(taps))
-    return jnp.swapaxes(found, 1, 2).reshape(size, size, depth, features)
-
-
-def _depthwise(x: Array, kernel: Array, rate: int, stride: int, padding: str) -> Array:
-    """One kernel (k, k, C) per channel, as a sum of shifted and scaled images; fuses into one pass over memory."""
-    size = kernel.shape[0]
-    height, width = x.shape[1:3]
-    x = _pad(x, rate * (size // 2), padding)
-    terms = [
-        x[:, rate * i : rate * i + height : stride, rate * j : rate * j + width : stride]
-        * kernel[i, j].reshape(1, 1, 1, -1)
-        for i in range(size)
-        for j in range(size)
-    ]
-    return sum(terms[1:], start=terms[0])
-
-
-def _pad(x: Array, margin: int, padding: str) -> Array:
-    """Continues images by `margin` pixels on every side, by zeros or by reflection."""
-    mode = 'reflect' if padding == 'reflect' else 'constant'
-    return jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode=mode)
+def _is_split(x: Blocks, groups: int, depth: int) -> bool:
+    """Whether groups of so many channels are best convolved one by one."""
+    if x.form == 'split':
+        return depth > DENSE_DEPTH
+    return depth >= APART_DEPTHS[0 if _lies_in_groups(x, groups) else 1]
 
 
 def _with_zeros(kernel: Array, groups: int) -> Array:
@@ -317,22 +257,29 @@ def _rounded(channels: Sequence[int], multiple: int) -> tuple[int, ...]:
     return (*channels, *[PAD] * (-len(channels) % multiple))
 
 
-def _join(x: Blocks, multiple: int) -> Blocks:
-    """All parts as one, whose width is a multiple; moves data only where there are several."""
+def _join(x: Blocks, groups: int, multiple: int) -> Blocks:
+    """All parts as one, whose width is a multiple; moves data only where there are several, whatever the groups."""
     if len(x.parts) == 1:
         return x
-    held = tuple(channel for part in x.channels for channel in part)
-    return _assemble(x, [tuple(range(len(held)))], multiple)
+    held = [channel for part in x.channels for channel in part]
+    return _assemble(x, [[at for at, channel in enumerate(held) if channel != PAD]], multiple)
 
 
 def _regroup(x: Blocks, groups: int, multiple: int) -> Blocks:
     """One part per group of channels, in whatever order within the group."""
-    size = x.width // groups
-    wanted = [set(range(group * size, (group + 1) * size)) for group in range(groups)]
-    if [set(held) - {PAD} for held in x.channels] == wanted:
+    if _lies_in_groups(x, groups):
         return x
+    size = x.width // groups
+    wanted = [range(group * size, (group + 1) * size) for group in range(groups)]
     flat = [channel for held in x.channels for channel in held]
     return _assemble(x, [[at for at, channel in enumerate(flat) if channel in group] for group in wanted], multiple)
+
+
+def _lies_in_groups(x: Blocks, groups: int) -> bool:
+    """Whether each part holds one group of channels, in their order."""
+    size = x.width // groups
+    wanted = [set(range(group * size, (group + 1) * size)) for group in range(groups)]
+    return [set(held) - {PAD} for held in x.channels] == wanted
 
 
 def _assemble(x: Blocks, wanted: Sequence[Sequence[int]], multiple: int) -> Blocks:

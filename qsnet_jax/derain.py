@@ -1,11 +1,11 @@
 """Images of any size in, restored images out: pad, cut into tiles, stitch."""
 
 import contextlib
+import functools
 import math
 import os
 import pathlib
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, cast
 
 import jax
@@ -48,6 +48,11 @@ class Derainer:
                 f'use --tile={_smallest_tile(self.network)} or more.'
             )
 
+    @functools.cached_property
+    def _prepared(self) -> dict[str, Any]:
+        """The weights as the device computes with them, there once for all tiles."""
+        return model.prepare(self.network, self.variables)
+
     def __call__(self, image: np.ndarray) -> np.ndarray:
         return self.restore(image)[0]
 
@@ -66,7 +71,7 @@ class Derainer:
         """Where each tile belongs, the tile, and its rain, which the device may still be computing."""
         for window, core, inner in self._tiles(canvas.shape[:2]):
             tile = images.to_float(canvas[window])
-            yield core, inner, tile, _predict(self.network, self.variables, jnp.asarray(tile[None]), scales)
+            yield core, inner, tile, _predict(self.network, self._prepared, jnp.asarray(tile[None]), scales)
 
     def _tiles(self, shape: tuple[int, int]) -> Iterator[tuple[Any, Any, Any]]:
         """Slices (window on the canvas, core on the canvas, core within the window) that together cover the canvas."""
@@ -169,10 +174,10 @@ def _spans(extent: int, tile: int, halo: int, stride: int) -> list[tuple[int, in
     return [(start, start + tile, edges[i], edges[i + 1]) for i, start in enumerate(starts)]
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def _predict(network: model.QSNet, variables: Any, tiles: jax.Array, scales: bool) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _predict(network: model.QSNet, prepared: Any, tiles: jax.Array, scales: bool) -> jax.Array:
     """Rain of one tile (1, h, w, 3) -> (1 + number of scales, h, w, 3), or (1, h, w, 3) without scales."""
-    output = cast(model.Output, network.apply(variables, tiles))
+    output = cast(model.Output, network.apply(prepared, tiles))
     return jnp.concatenate((output.rain, *output.aux_rain)) if scales else output.rain
 
 

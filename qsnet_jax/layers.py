@@ -3,6 +3,7 @@
 Modules take and give feature maps as `blocks.Blocks`, (B, H, W, C) in whatever layout suits the device.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -100,9 +101,9 @@ def _standardize(x: Blocks, mean: Blocks, variance: Blocks, scale: Array, bias: 
     return x.map(standardize, mean, variance, x.spread(scale), x.spread(bias))
 
 
-def _shift(x: Blocks, addend: Array) -> Blocks:
-    """Adds one value per channel, (C,)."""
-    return x.map(lambda part, shift: part + shift.astype(part.dtype), x.spread(addend))
+def _shift(x: Blocks, addend: Blocks) -> Blocks:
+    """Adds a `spread` value per channel."""
+    return x.map(lambda part, shift: part + shift.astype(part.dtype), addend)
 
 
 class Norm(nn.Module):
@@ -127,21 +128,23 @@ class Norm(nn.Module):
         else:
             raise UserError(f"norm is {self.kind!r}; it must be 'batch', 'instance' or 'none'.")
 
-    def folded(self) -> tuple[Array, Array] | None:
-        """Factor and addend per channel that inference comes down to, or None where it depends on the image."""
-        if self.kind == 'instance':
-            return None
+    def folded(self) -> tuple[Array, Array]:
+        """Factor and addend per channel that inference comes down to; not for 'instance'."""
         return self.batch.folded() if self.kind == 'batch' else (jnp.ones_like(self.bias), self.bias)
 
     def __call__(self, x: Blocks) -> Blocks:
         """Normalises as in training."""
         if self.kind == 'none':
-            return _shift(x, self.bias)
+            return _shift(x, x.spread(self.bias))
         return self.batch(x) if self.kind == 'batch' else self.instance(x)
 
 
 class Conv(nn.Module):
-    """`blocks.convolve` with a Xavier-initialised kernel; (B, H, W, C) -> (B, H / stride, W / stride, features)."""
+    """`blocks.Convolution` with a Xavier-initialised kernel; (B, H, W, C) -> (B, H / stride, W / stride, features).
+
+    What it computes with, kernel and bias folded and laid out for the device, may be given instead of parameters as the
+    collection 'prepared', and is written there where that is mutable; see `model.prepare`.
+    """
 
     features: int
     size: int = 3
@@ -153,24 +156,35 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Blocks, factor: Array | None = None) -> Blocks:
-        """factor: multiplies the kernel per output channel, (features,)."""
-        shape = (self.size, self.size, x.width // self.groups, self.features)
+    def __call__(self, x: Blocks, fold: Callable[[], tuple[Array, Array]] | None = None) -> Blocks:
+        """fold: says by what the kernel is multiplied and what is added, per output channel, (features,) each."""
+        convolution = blocks.Convolution(self.size, self.features, self.groups, self.rate, self.stride, self.padding)
+        x = convolution.arrange(x.map(lambda part: part.astype(self.dtype)))
+        addends: tuple[Array, ...]
+        if self.has_variable('prepared', 'kernels'):
+            kernels: tuple[Array, ...] = self.get_variable('prepared', 'kernels')
+            addends = self.get_variable('prepared', 'addends')
+            y = convolution.apply(x, kernels)
+        else:
+            kernel, addend = self._parameters(x.width, fold)
+            kernels = convolution.prepare(x, kernel.astype(self.dtype))
+            y = convolution.apply(x, kernels)
+            addends = () if addend is None else y.spread(addend.astype(self.dtype)).parts
+            if self.is_mutable_collection('prepared') and not self.is_initializing():
+                self.put_variable('prepared', 'kernels', kernels)
+                self.put_variable('prepared', 'addends', addends)
+        return _shift(y, dataclasses.replace(y, parts=addends)) if addends else y
+
+    def _parameters(self, width: int, fold: Callable[[], tuple[Array, Array]] | None) -> tuple[Array, Array | None]:
+        """Kernel and addend of a convolution of so many channels."""
+        shape = (self.size, self.size, width // self.groups, self.features)
         kept = at_least_float32(self.dtype)
         kernel = self.param('kernel', nn.initializers.xavier_uniform(), shape, kept)
-        if factor is not None:
-            kernel = kernel * factor.reshape(1, 1, 1, -1)
-        y = blocks.convolve(
-            x.map(lambda part: part.astype(self.dtype)),
-            kernel.astype(self.dtype),
-            groups=self.groups,
-            rate=self.rate,
-            stride=self.stride,
-            padding=self.padding,
-        )
-        if self.use_bias:
-            y = _shift(y, self.param('bias', nn.initializers.zeros_init(), (self.features,), kept))
-        return y
+        if fold is not None:
+            factor, addend = fold()
+            return kernel * factor.reshape(1, 1, 1, -1), addend
+        bias = self.param('bias', nn.initializers.zeros_init(), (self.features,), kept) if self.use_bias else None
+        return kernel, bias
 
 
 class ConvNorm(nn.Module):
@@ -202,8 +216,8 @@ class ConvNorm(nn.Module):
             name='conv',
         )
         norm = Norm(self.norm, self.features, self.dtype, name='norm')
-        folded = None if train else norm.folded()
-        x = norm(convolve(x)) if folded is None else _shift(convolve(x, folded[0]), folded[1])
+        is_folded = not train and self.norm != 'instance'  # which depends on the image
+        x = convolve(x, norm.folded) if is_folded else norm(convolve(x))
         return x if self.activation is None else x.map(self.activation)
 
 

@@ -41,6 +41,7 @@ CASES = [
     (3, 6, 1, 6, 2, 2, 'zeros'),
     (3, 6, 1, 6, 2, 1, 'reflect'),
     (1, 3, 2, 6, 1, 2, 'zeros'),
+    (3, 3, 33, 6, 2, 1, 'zeros'),
 ]
 
 
@@ -91,6 +92,25 @@ def test_padding_stays_zero(case, form):
         assert not np.asarray(part)[..., np.asarray(held) == blocks.PAD].any()
     if form != 'plain' and case[:3] != (3, 6, 1):  # depthwise kernels keep the layout that they find
         assert all(part.shape[-1] % blocks.MULTIPLES[form] == 0 for part in y.parts)
+
+
+@pytest.mark.parametrize(('groups', 'depth', 'parts'), [(3, 33, 3), (3, 20, 1), (1, 99, 1)])
+def test_dense_form_keeps_deep_groups_apart(groups, depth, parts):
+    """So many channels a group are convolved one by one; once apart, already fewer are."""
+    x = blocks.of(jnp.ones((1, 4, 4, groups * depth)), 'dense')
+    y = blocks.convolve(x, jnp.ones((3, 3, depth, 60)), groups=groups)
+    assert len(y.parts) == parts
+    assert len(blocks.convolve(y, jnp.ones((3, 3, 60 // 3, 9)), groups=3).parts) == parts
+
+
+def test_joined_maps_leave_their_padding_behind():
+    """Three maps of 6 channels, each rounded up to 8, are one of 18, rounded up to 24, for the next convolution."""
+    kernel = jnp.ones((1, 1, 6, 6))
+    maps = [blocks.convolve(blocks.of(jnp.ones((1, 2, 2, 6)), 'dense'), kernel) for _ in range(3)]
+    assert maps[0].parts[0].shape[-1] == 8
+    seen = jax.make_jaxpr(lambda: blocks.convolve(blocks.concatenate(maps), jnp.ones((3, 3, 18, 6))).parts)()
+    (convolution,) = [line for line in seen.eqns if line.primitive.name == 'conv_general_dilated']
+    assert convolution.invars[0].aval.shape[-1] == 24
 
 
 @pytest.mark.parametrize('rate', [1, 6])

@@ -96,6 +96,8 @@ FORM_CASES = [
     {'channels': 60, 'scale_channels': 54, 'share_scales': 'all'},
     {'channels': 60, 'scale_channels': 54, 'encoder_stride': 2, 'decoder_groups': 1},
     {'channels': 24, 'scale_channels': 18, 'encoder_stride': 4},
+    {'channels': 108, 'scale_channels': 48, 'rates': (2,)},  # wide enough for that in the dense form too
+    {'channels': 108, 'scale_channels': 48, 'rates': (2,), 'share_scales': 'none', 'decoder_groups': 1},
     {'channels': 16, 'scale_channels': 12, 'groups': 2, 'rates': (1,)},
 ]
 
@@ -131,6 +133,31 @@ def test_every_form_computes_the_same(settings, train):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), output, expected[1][0])
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), updates, expected[1][1])
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * largest), gradients, expected[0])
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {'form': 'dense'},
+        {'norm': 'instance'},
+        pytest.param({'form': 'dense', 'channels': 108, 'scale_channels': 48}, marks=pytest.mark.slow),
+        pytest.param({'form': 'dense', 'norm': 'none', 'encoder_stride': 2}, marks=pytest.mark.slow),
+        pytest.param({'form': 'dense', 'norm': 'instance', 'encoder_stride': 4}, marks=pytest.mark.slow),
+        pytest.param({'form': 'dense', 'decoder_groups': 1, 'share_scales': 'none'}, marks=pytest.mark.slow),
+        pytest.param({'form': 'split', 'share_scales': 'all'}, marks=pytest.mark.slow),
+        pytest.param({'form': 'plain'}, marks=pytest.mark.slow),
+    ],
+)
+def test_prepared_weights_compute_the_same(settings):
+    """Kernels that were folded and laid out beforehand give the network's output, bit for bit, on any size."""
+    network = model.QSNet(**{**TINY, 'rates': (2,), **settings})
+    variables = model.initialize(network, seed=3)
+    variables['batch_stats'] = jax.tree.map(lambda value: value + np.float32(0.3), variables.get('batch_stats', {}))
+    prepared = model.prepare(network, variables)
+    assert 'batch_stats' not in prepared
+    apply = jax.jit(network.apply)
+    images = random_images(20, 12, batch=2)
+    jax.tree.map(np.testing.assert_array_equal, apply(prepared, images), apply(variables, images))
 
 
 @pytest.mark.parametrize('size', [(1, 1), (7, 13), (24, 36)])
