@@ -1,8 +1,9 @@
 """Folders of photos in, folders of results out: which photos are taken, and what is said of the others.
 
 Taken from a folder are the files, also in folders below it and behind links, whose names end as those of a kind of
-photo or video (`images.EXTENSIONS`, `video.EXTENSIONS`, `REFUSED`, in upper or lower case); a kind that cannot be read is
-a failure, and so are folders that may not be read and links that lead nowhere. Passed over, and counted in a line, are
+photo or video (`images.EXTENSIONS`, `video.EXTENSIONS`, `REFUSED`, in upper or lower case); a kind that cannot be read
+is a failure, and so are folders that may not be read and links that lead nowhere. Passed over, and counted in a line,
+are
 
   hidden and of a system     names that begin with a dot, and those of `SYSTEM`: what Macs, Windows and network drives
                              keep beside photos
