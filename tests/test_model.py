@@ -111,7 +111,10 @@ FORM_CASES = [
     ],
 )
 def test_every_form_computes_the_same(settings, train):
-    """Outputs, running statistics and gradients of the fast forms are those of the plain one, to float32 rounding."""
+    """Outputs, running statistics and gradients of the fast forms are those of the plain one, to float32 rounding.
+
+    Where rounding turns a ReLU over, the gradients of its group change by more: up to 1e-3 of the largest.
+    """
     stride = settings.get('encoder_stride', 1)
     images, targets = (random_images(9 * stride, 11 * stride, batch=2) for _ in range(2))
     variables = model.initialize(model.QSNet(**{**TINY, **settings}), seed=3)
@@ -132,7 +135,7 @@ def test_every_form_computes_the_same(settings, train):
         gradients, (output, updates) = compute(form)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), output, expected[1][0])
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), updates, expected[1][1])
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * largest), gradients, expected[0])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3 * largest), gradients, expected[0])
 
 
 @pytest.mark.parametrize(
