@@ -220,8 +220,8 @@ def test_signals_are_noted_until_the_state_is_saved():
 def test_two_processes_train_as_one(pairs_root, tmp_path, port):
     """The same parameters, in double precision up to the order of sums: 1e-6, where single steps are 3e-3.
 
-    Adam divides what rounding leaves of the smallest gradients by their own size; with the former exchange between scales,
-    whose gradients are larger, it is 1e-10.
+    Adam divides what rounding leaves of the smallest gradients by their own size; with the former exchange between
+    scales, whose gradients are larger, it is 1e-10.
     """
     arguments = ['-m', 'qsnet_jax.main', '--config=configs/quickstart.py', *TINY, f'--config.data.root={pairs_root}',
                  '--config.model.dtype=float64']  # fmt: skip
