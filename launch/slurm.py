@@ -209,7 +209,7 @@ def launch(arguments: list[str]) -> int:
         config, results = _CONFIG.value, pathlib.Path(_RESULTS.value).expanduser()
         every = study.plan(config, _ONLY.value)
     except OSError as error:  # ml_collections says at the first use of a config that it could not be loaded
-        raise UserError(str(error)) from error
+        raise UserError(' '.join(str(error).split())) from error
     workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.study.size}').expanduser()
     if _STATUS.value:
         print(cluster.status(config, every, results, workdir))
@@ -244,7 +244,7 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(arguments)
     except (AttributeError, OSError) as error:
-        sys.exit(f'error: {error}')
+        sys.exit(f'error: {" ".join(str(error).split())}')
 
 
 if __name__ == '__main__':
