@@ -123,9 +123,9 @@ def test_a_study_of_two_variants_and_two_seeds(cluster, pairs_root, tmp_path):
     assert len(scores(study.folder)) == 4 and scores(study.folder) == scores(alone.folder)
     assert study.submit('--status').splitlines()[-1] == '4 runs: 4 done, 0 running, 0 waiting, 0 failed, 0 missing'
     assert 'all 4 runs have their rows' in study.submit()
-    assert study.submit('--partition=none', '--config.study.seeds=(5,)', status=1).splitlines()[-1].startswith(
-        'error: Slurm refused array 1 of 1: invalid partition specified: none'
-    )  # fmt: skip
+    other = Study(cluster, pairs_root, tmp_path / 'refused', '--only=V2', '--config.study.seeds=(0,)')
+    refused = other.submit('--partition=none', status=1).splitlines()[-1]
+    assert refused.startswith('error: Slurm refused array 1 of 1: invalid partition specified: none')
 
 
 @pytest.mark.parametrize('cluster', ['linuxproc'], indirect=True)
@@ -142,7 +142,8 @@ def test_two_nodes_of_which_one_is_killed(cluster, pairs_root, tmp_path):
     assert time.monotonic() - begun < 20
     log = study.log(job)
     assert f'waiting up to 300 s for process 1 at port {61440 + int(job) % 4096}' in log
-    assert 'error: a process was killed by signal 9, and the others were ended.' in log
+    assert 'error: process 1 of 2 has ended, and process 0 cannot go on without it.' in log
+    assert 'error: a process was killed by signal 9 (memory? --mem).' in log
     assert 'Traceback' not in log and 'Fatal' not in log and 'Current thread' not in log
     status = study.submit('--status').splitlines()
     assert status[0].startswith('paper-0') and 'failed' in status[0] and 'killed by signal 9' in status[0]
