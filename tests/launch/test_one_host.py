@@ -147,9 +147,8 @@ def test_two_nodes_of_which_one_is_killed(cluster, pairs_root, tmp_path):
     assert 'Traceback' not in log and 'Fatal' not in log and 'Current thread' not in log
     status = study.submit('--status').splitlines()
     assert status[0].startswith('paper-0') and 'failed' in status[0] and 'killed by signal 9' in status[0]
-    study.submit('--nodes=2')
-    cluster.wait(lambda: not cluster('squeue', '--noheader'))
-    whole.submit('--nodes=2')
+    for each in (study, whole):
+        each.submit('--nodes=2')
     cluster.wait(lambda: not cluster('squeue', '--noheader'))
     assert_same(whole.weights(), study.weights())
     starts = json.loads((study.folder / 'runs' / 'paper-0' / 'run.json').read_text())['starts']
