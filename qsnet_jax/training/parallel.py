@@ -42,7 +42,7 @@ def start(processes: str, wait: int = rendezvous.WAIT) -> None:
         else:
             _tether = rendezvous.meet(place, wait)
             jax.distributed.initialize(
-                address if is_valid else f'{place.host}:{place.port}',
+                rendezvous.relay(place),
                 place.count,
                 place.index,
                 local_device_ids=place.devices,

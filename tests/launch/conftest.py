@@ -119,6 +119,8 @@ class Cluster:
         self.wait(
             lambda: self('squeue', '--noheader', '--array', f'--jobs={job}', '--format=%T').strip() == 'PENDING', 60
         )
+        self.wait(lambda: 'completing' not in self('sinfo', '--noheader', '--Node', '--format=%T'), 60)
+        time.sleep(3)  # a node that has not yet put the job's last start away refuses the next
         self('scontrol', 'update', f'JobId={job}', 'StartTime=now')
 
 
