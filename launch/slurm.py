@@ -1,4 +1,4 @@
-"""A study as Slurm job arrays, one task per variant and seed that has no row yet (extra [slurm]); see launch/README.md.
+r"""A study as Slurm job arrays, one task per variant and seed without a row (extra [slurm]); see launch/README.md.
 
 Three examples; the flags of the study itself go on to --mode=study:
 

@@ -129,7 +129,7 @@ def test_help_has_three_examples():
     """They can be copied; every flag is explained."""
     pytest.importorskip('submitit', reason='the extra [slurm] is not installed')
     output = run(sys.executable, 'launch/slurm.py', '--help', status=1)  # absl's status for --help
-    assert output.count('  python launch/slurm.py --config=configs/losses.py') == 3
+    assert output.count('  python launch/slurm.py --config=configs/losses.py') == 3 and '--account=LAB \\\n' in output
     assert all(f'--{name}:' in output for name in ('account', 'qos', 'mem', 'setup', 'sbatch', 'minutes'))
 
 
