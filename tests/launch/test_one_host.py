@@ -113,11 +113,14 @@ def test_a_study_of_two_variants_and_two_seeds(cluster, pairs_root, tmp_path):
     """The rows of --mode=study, in arrays as small as this cluster wants, with seeds given on the command line."""
     flags = ('--only=paper,V1', '--config.study.seeds=(0,1)', '--config.train.steps=6')
     study, alone = (Study(cluster, pairs_root, tmp_path / name, *flags) for name in ('jobs', 'alone'))
-    output = study.submit()
-    assert len(submitted(output)) == 2 and output.count('submitted 2 tasks') == 2  # MaxArraySize=3
+    output = study.submit('--sbatch=--hold')
+    jobs = submitted(output)
+    assert len(jobs) == 2 and output.count('submitted 2 tasks') == 2  # MaxArraySize=3
     assert 'error: All is in the queue already: paper-0 (job' in study.submit(status=1)
     status = study.submit('--status').splitlines()
-    assert len(status) == 5 and re.search('[1-4] (running|waiting)', status[-1]) and '0 missing' in status[-1]
+    assert status[-1] == '4 runs: 0 done, 0 running, 4 waiting, 0 failed, 0 missing' and '(JobHeldUser)' in status[0]
+    for job in jobs:
+        cluster('scontrol', 'release', job)
     alone.run('-m', 'qsnet_jax.main', '--mode=study')
     cluster.wait(lambda: not cluster('squeue', '--noheader'))
     assert len(scores(study.folder)) == 4 and scores(study.folder) == scores(alone.folder)
