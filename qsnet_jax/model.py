@@ -88,6 +88,7 @@ class QSNet(nn.Module):
         'float64'; parameters and statistics are float32 at least.
     form: how it is computed, never what: 'plain', 'split', 'dense' (see `blocks`), or 'auto', the fastest here. On CPUs
         that has no forward-mode derivatives (jvp); 'dense' has.
+    remat: as little how, not what: gradients compute the encoder's units anew instead of keeping what they computed.
 
     Raises UserError where widths do not divide into groups or the size does not suit the stride.
     """
@@ -104,6 +105,7 @@ class QSNet(nn.Module):
     decoder_groups: int | None = None
     dtype: str = 'float32'
     form: str = 'auto'
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Output:
@@ -122,8 +124,9 @@ class QSNet(nn.Module):
         for number, (width, size, step) in enumerate(zip(widths, (9, 3, 3), strides, strict=True), start=1):
             stem = layers.ConvNorm(width, size=size, stride=step, padding='reflect', name=f'stem_{number}', **common)
             x = stem(x, train)
+        unit = nn.remat(layers.ShuffleUnit, static_argnums=(2,)) if self.remat else layers.ShuffleUnit
         for number in range(1, self.units + 1):
-            x = layers.ShuffleUnit(self.groups, dtype, name=f'unit_{number}')(x, train)
+            x = unit(self.groups, dtype, name=f'unit_{number}')(x, train)
 
         groups = self.decoder_groups or self.groups
         decoder: dict[str, Any] = {'groups': groups, 'stride': stride, 'share_groups': self.share_groups, **common}

@@ -16,8 +16,6 @@ TIERS = {
 # Still to be mended; remove the entries with the faults, and then the tables.
 LONG = (
     'training/train.py',
-    'blocks.py',
-    'peers/bench.py',
     'peers/torch_twin.py',
     'evidence/report.py',
     'evidence/page.py',

@@ -30,7 +30,7 @@ def fields() -> dict[str, Any]:
     return {
         field.name: field.default
         for field in dataclasses.fields(model.QSNet)
-        if field.name not in ('parent', 'name', 'form')
+        if field.name not in ('parent', 'name', 'form', 'remat')
     }
 
 
