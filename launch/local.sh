@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Every study on this machine at reduced size, then the report: launch/local.sh PAIRS [flags of --mode=study]
 # PAIRS holds train/ and val/ (or test/) with rainy and clean files. Started again, it goes on where it was.
-# Three seeds of Tables 4 and 5, one of the others; hours on two CPU cores.
+# Three seeds of Tables 4 and 5, one of the others; hours on two CPU cores. On a GPU: JAX_PLATFORMS=cuda launch/local.sh ...
 set -euo pipefail
 root=$(realpath "${1:?the folder of the pairs is missing; see the head of this file}")
 cd "$(dirname "$0")/.."
 root=$(realpath --relative-to=. "$root")
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 # large pages, where the system gives them on request
 results=results # or --results=FOLDER: rows of one's own, where those that lie there are of other images
 for flag in "$@"; do case $flag in --results=*) results=${flag#*=} ;; esac; done

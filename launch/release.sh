@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Trains the weights that come with the package and puts them in their place: launch/release.sh FOLDER [cpu] [flags]
-# FOLDER holds the sets that configs/release.py names; `cpu` trains the reduced network, hours on two cores. Started
+# Trains the weights that come with the package and puts them in their place: launch/release.sh FOLDER [cpu|wide] [flags]
+# FOLDER holds the sets that configs/release.py names; `cpu` trains the reduced network, hours on
+# two cores, `wide` the full width at half the resolution. Started
 # again, it goes on where it was. --only=default,further leaves out the two specialists.
 set -euo pipefail
 root=$(realpath "${1:?the folder of the sets is missing; see the head of this file}")
@@ -8,11 +9,13 @@ cd "$(dirname "$0")/.."
 root=$(realpath --relative-to=. "$root")
 shift
 size=release config=configs/release.py
-if [ "${1:-}" = cpu ]; then
-  size=release-cpu config=configs/release.py:cpu
+if [ "${1:-}" = cpu ] || [ "${1:-}" = wide ]; then
+  size=release-$1 config=configs/release.py:$1
+  export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
   export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 # large pages, where the system gives them on request
   shift
 else
+  export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda} # or a broken driver would leave all to the CPU
   export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}" # or a resumed run would differ in its last digits
 fi
 results=runs/$size # or --results=FOLDER: results/ holds rows of the published trainings, which would count as done

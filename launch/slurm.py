@@ -1,131 +1,251 @@
-"""A study as a Slurm job array, one task per variant and seed that has no row yet (extra [slurm]).
+"""A study as Slurm job arrays, one task per variant and seed that has no row yet (extra [slurm]); see launch/README.md.
+
+Three examples; the flags of the study itself go on to --mode=study:
 
   python launch/slurm.py --config=configs/losses.py --config.data.root=PAIRS --partition=gpu --gpus=1 --hours=24
+  python launch/slurm.py --config=configs/losses.py --config.data.root=PAIRS --nodes=2 --gpus=a100:4 --account=LAB \
+      --mem=64G --minutes=90 --setup='module load cuda' --sbatch='--reservation=NIGHT' --dry_run
+  python launch/slurm.py --config=configs/losses.py --config.data.root=PAIRS --status
 
-The flags of the study itself go to `python -m qsnet_jax.main --mode=study`. A job that is preempted or
-runs out of time saves its state, is queued again and goes on. With several nodes or GPUs, one process per GPU trains as
-one. --dry_run prints what would be submitted, --local runs it here, without Slurm, one task after the other.
+A job that is preempted, requeued or out of time saves itself, is queued again and goes on. Several GPUs are one process
+each, and train one run together. --local runs the tasks here, without Slurm, one at a time on each of --gpus.
 """
 
-import contextlib
+import concurrent.futures
 import os
 import pathlib
+import queue
 import shlex
 import signal
 import subprocess
 import sys
 
-import submitit
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 
 from qsnet_jax import UserError
-from qsnet_jax.training import study
+from qsnet_jax.training import cluster, study
 
-GRACE = 300  # seconds that a job has to save itself
-TRIES = 1000  # times that a job may run out of time and be queued again
+TRIES = 1000  # times that a job may be queued again
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'A study, such as configs/losses.py.')
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder for rows.')
-flags.DEFINE_string('workdir', None, 'Folder of the runs; as for --mode=study.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the runs; as for --mode=study.')
 flags.DEFINE_string('compilation_cache', None, 'Folder that keeps what XLA compiled, shared by all tasks.')
-_PARTITION = flags.DEFINE_string('partition', None, "Slurm's partition; the cluster's default without.")
+_ONLY = flags.DEFINE_string('only', None, 'These variants alone, as in V1,V2.')
 _NODES = flags.DEFINE_integer('nodes', 1, 'Nodes of each run.', lower_bound=1)
-_GPUS = flags.DEFINE_integer('gpus', 1, 'GPUs, and processes, per node; 0 for one process on CPUs.', lower_bound=0)
+_GPUS = flags.DEFINE_string('gpus', '1', 'GPUs per node, or TYPE:GPUS; 0 for CPUs. With --local: runs at a time.')
+_PROCESSES = flags.DEFINE_integer('processes', None, 'Processes per node; else one per GPU, or one.', lower_bound=1)
 _CPUS = flags.DEFINE_integer('cpus', 8, 'CPU cores per process.', lower_bound=1)
 _HOURS = flags.DEFINE_integer('hours', 24, 'Time limit of a job; it is queued again until it is done.', lower_bound=1)
+_MINUTES = flags.DEFINE_integer('minutes', None, 'The same in minutes, instead of --hours.', lower_bound=1)
+_GRACE = flags.DEFINE_integer('grace', 300, 'Seconds before that limit at which a job saves itself.', lower_bound=1)
+_MEM = flags.DEFINE_string('mem', None, 'Memory per node, as in 64G.')
+_PARTITION = flags.DEFINE_string('partition', None, "Slurm's partition; the cluster's default without.")
+_ACCOUNT = flags.DEFINE_string('account', None, 'Whom the time is charged to.')
+_QOS = flags.DEFINE_string('qos', None, 'Quality of service.')
+_CONSTRAINT = flags.DEFINE_string('constraint', None, 'Features that nodes must have, as in "a100&ib".')
+_EXCLUDE = flags.DEFINE_string('exclude', None, 'Nodes that are not used.')
+_NODELIST = flags.DEFINE_string('nodelist', None, 'Nodes that must be used.')
+_MAIL = flags.DEFINE_string('mail', None, 'Address that hears when all tasks have ended, or one has failed.')
+_SETUP = flags.DEFINE_multi_string('setup', [], 'Shell line before the run, as in "module load cuda"; may be repeated.')
+_SBATCH = flags.DEFINE_string('sbatch', '', 'Any other options of sbatch, as in "--key=value --flag".')
 _AT_ONCE = flags.DEFINE_integer('at_once', 16, 'Jobs that run at the same time.', lower_bound=1)
-_ONLY = flags.DEFINE_string('only', None, 'These variants alone, as in V1,V2.')
 _LOGS = flags.DEFINE_string('logs', 'runs/slurm', 'Folder for the logs of the jobs.')
+_STATUS = flags.DEFINE_bool('status', False, 'Says how each run stands; submits nothing.')
 _LOCAL = flags.DEFINE_bool('local', False, 'Runs the tasks on this machine.')
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Prints what would be submitted.')
-_OWN = (
-    *('only', 'partition', 'nodes', 'gpus', 'cpus', 'hours', 'at_once', 'logs'),
-    *('local', 'nolocal', 'dry_run', 'nodry_run'),
-)
+
+# Signals reach the study itself, which is the task that srun starts. It saves itself and ends with 128 + the signal.
+# Slurm tells this shell too where it queues the job again by itself, or has cancelled it.
+_BEFORE = "trap 'told=yes' TERM"
+_AFTER = f"""status=$?
+if [ $status = 143 ] || [ $status = 140 ]; then
+  if [ -n "$told" ]; then
+    echo "stopped by Slurm; where it queues the job again, the run goes on"
+  elif [ "${{SLURM_RESTART_COUNT:-0}}" -ge {TRIES} ]; then
+    echo "error: queued again {TRIES} times, and still not done. Give it more time: --hours."
+  elif scontrol requeue "$SLURM_JOB_ID"; then
+    echo "saved, and queued again"
+  else
+    echo "error: saved, but Slurm refused to queue the job again, see above. Submit the study again: it goes on."
+  fi
+elif [ $status -gt 128 ]; then
+  echo "error: a process was killed by signal $((status - 128)), and the others were ended. See above and the logs\
+ beside (memory? --mem). Submit the study again: it goes on from the last checkpoint."
+fi
+exit $status"""
 
 
-class Task:
-    """One command; when Slurm wants the node back, it is told to save, and the task is queued again."""
-
-    def __init__(self, command: list[str]):
-        self.command = command
-        self.process: subprocess.Popen | None = None
-
-    def __call__(self) -> None:
-        self.process = subprocess.Popen(self.command)
-        status = self.process.wait()
-        if status:
-            raise RuntimeError(f'{shlex.join(self.command)} ended with status {status}.')
-
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What submitit calls when the job's time is up or it is preempted."""
-        if self.process is not None:
-            self.process.send_signal(signal.SIGTERM)
-            # This runs in a signal handler, perhaps within wait(), whose lock it must not ask for.
-            with contextlib.suppress(ChildProcessError):  # it had ended before
-                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
-        return submitit.helpers.DelayedSubmission(Task(self.command))
+def become(command: list[str]) -> None:
+    """Turns a task into its command, so that signals reach it; SIGUSR2 cannot end it before it knows what to do."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    os.execv(command[0], command)
 
 
-def commands(arguments: list[str], is_distributed: bool) -> list[list[str]]:
-    """What each task runs: the study, limited to one variant and seed that has no row."""
-    config, results = _CONFIG.value, pathlib.Path(_RESULTS.value)
-    missing = [run for run in study.plan(config, _ONLY.value) if not study.is_done(config, *run, results)]
-    base = [sys.executable, '-m', 'qsnet_jax.main', '--mode=study', *arguments]
+def find_flags(arguments: list[str]) -> list[str]:
+    """The flags that go on to the study; its seeds do not, for each task gets its own."""
+    if loose := [each for each in arguments if not each.startswith('-')]:  # absl takes --gpus 4, jobs would get the 4
+        raise UserError(f'{loose[0]!r} stands alone; write flags as --name=value.')
+    names = [each.lstrip('-').partition('=')[0] for each in arguments]
+    kept = ('config', 'results', 'workdir', 'compilation_cache')
+    return [
+        each
+        for each, name in zip(arguments, names, strict=True)
+        if name in kept or name.startswith('config.') and name != 'config.study.seeds'
+    ]
+
+
+def commands(runs: list[cluster.Run], forwarded: list[str], is_distributed: bool) -> list[list[str]]:
+    """What each task runs: the study, limited to one variant and seed."""
+    base = [sys.executable, '-m', 'qsnet_jax.main', '--mode=study', *forwarded]
     base += ['--distributed=auto'] * is_distributed
-    return [[*base, f'--only={name}', f'--config.study.seeds=({seed},)'] for name, seed in missing]
+    return [[*base, f'--only={name}', f'--config.study.seeds=({seed},)'] for name, seed in runs]
 
 
-def main(arguments: list[str]) -> int:
-    forwarded = [each for each in sys.argv[1:] if each.lstrip('-').partition('=')[0] not in _OWN]
-    processes = _NODES.value * max(_GPUS.value, 1)
-    try:
-        loose = [each for each in sys.argv[1:] if not each.startswith('-')]  # absl takes --gpus 4, jobs would get the 4
-        if _CONFIG.value is None or len(arguments) > 1 or loose:
-            raise UserError('Give --config=configs/STUDY.py, and flags as --name=value.')
-        tasks = commands(forwarded, is_distributed=processes > 1 and not _LOCAL.value)
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    parameters = {
-        'nodes': _NODES.value,
-        'tasks_per_node': max(_GPUS.value, 1),
-        'cpus_per_task': _CPUS.value,
-        'timeout_min': 60 * _HOURS.value,
+def resources() -> dict[str, object]:
+    """What submitit is told of a job."""
+    gpus, gres = cluster.parse_gpus(_GPUS.value)
+    processes = _PROCESSES.value or max(gpus, 1)
+    if gpus and gpus % processes:
+        raise UserError(f'--processes={processes} cannot share {gpus} GPUs equally.')
+    minutes = _MINUTES.value or 60 * _HOURS.value
+    environment = ['export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}']
+    if gpus:  # or a resumed run would differ in its last digits
+        environment = ['export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda}']
+        environment += ['export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}"']
+    options = {
+        'signal': f'TERM@{min(_GRACE.value, 60 * minutes // 2)}',
+        'requeue': True,
+        **cluster.parse_options(_SBATCH.value),
     }
-    slurm = {'slurm_array_parallelism': _AT_ONCE.value, 'slurm_signal_delay_s': GRACE}
-    slurm |= {'slurm_gres': f'gpu:{_GPUS.value}'} if _GPUS.value else {}
-    slurm |= {'slurm_partition': _PARTITION.value} if _PARTITION.value else {}
-    if _DRY_RUN.value or not tasks:
-        print(f'{len(tasks)} tasks; {parameters | slurm}')
-        for command in tasks:
-            print(shlex.join(command))
-        return 0
-    if _LOCAL.value:
-        executor = submitit.LocalExecutor(folder=_LOGS.value)
-        executor.update_parameters(timeout_min=parameters['timeout_min'])
-        return _run_here(executor, tasks)
-    executor = submitit.AutoExecutor(folder=_LOGS.value, cluster='slurm', slurm_max_num_timeout=TRIES)
-    executor.update_parameters(name='qsnet', **parameters, **slurm)
-    with executor.batch():  # one job array
-        jobs = [executor.submit(Task(command)) for command in tasks]
-    print(f'submitted {len(jobs)} tasks as job {jobs[0].job_id.partition("_")[0]}; logs in {_LOGS.value}')
+    chosen = {
+        'gres': gres if gpus else None,
+        'mem': _MEM.value,
+        'partition': _PARTITION.value,
+        'account': _ACCOUNT.value,
+        'qos': _QOS.value,
+        'constraint': _CONSTRAINT.value,
+        'exclude': _EXCLUDE.value,
+        'nodelist': _NODELIST.value,
+        'mail_user': _MAIL.value,
+        'mail_type': 'END,FAIL' if _MAIL.value else None,
+    }
+    return {
+        **{'job_name': 'qsnet', 'nodes': _NODES.value, 'ntasks_per_node': processes, 'cpus_per_task': _CPUS.value},
+        **{'time': minutes, 'setup': [*environment, *_SETUP.value, _BEFORE], 'teardown': _AFTER.splitlines()},
+        'srun_args': ['--kill-on-bad-exit=1', f'--cpus-per-task={_CPUS.value}'],  # srun no longer inherits the latter
+        'stderr_to_stdout': True,
+        'additional_parameters': options,
+        **{name: value for name, value in chosen.items() if value is not None},
+    }
+
+
+def submit(runs: list[cluster.Run], forwarded: list[str], workdir: pathlib.Path) -> int:
+    """Submits what is not in the queue already, in as many arrays as this cluster needs."""
+    try:
+        import submitit
+    except ImportError:
+        raise UserError('submitit is not installed: pip install "qsnet-jax[slurm]".') from None
+    parameters, logs = resources(), pathlib.Path(_LOGS.value)
+    is_distributed = int(str(parameters['nodes'])) * int(str(parameters['ntasks_per_node'])) > 1
+    with cluster.claimed(workdir):
+        jobs = cluster.find_jobs(workdir)
+        queued = [run for run in runs if run in jobs and jobs[run].queued]
+        free = [run for run in runs if run not in queued]
+        if queued:
+            names = ', '.join(f'{name}-{seed} (job {jobs[name, seed].name})' for name, seed in queued)
+            if not free:
+                raise UserError(f'All is in the queue already: {names}. --status says more; scancel takes jobs out.')
+            print(f'{len(queued)} in the queue already and left alone: {names}')
+        arrays = cluster.split(free, cluster.largest_array())
+        parameters['array_parallelism'] = max(_AT_ONCE.value // len(arrays), 1)
+        executor = submitit.SlurmExecutor(folder=logs)
+        executor.update_parameters(**parameters)
+        for number, array in enumerate(arrays):
+            try:
+                with executor.batch():
+                    tasks = [executor.submit(become, each) for each in commands(array, forwarded, is_distributed)]
+            except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+                words = cluster.one_line('\n'.join(each for each in str(error).splitlines() if 'sbatch: ' in each))
+                raise UserError(f'Slurm refused array {number + 1} of {len(arrays)}: {words}') from error
+            job = tasks[0].job_id.partition('_')[0]
+            cluster.remember(workdir, job, array, logs)
+            print(f'submitted {len(tasks)} tasks as job {job}; logs in {logs}')
     return 0
 
 
-def _run_here(executor: submitit.LocalExecutor, tasks: list[list[str]]) -> int:
-    """One task after the other, because each takes the whole machine; returns 1 where one failed."""
-    failures = 0
-    for command in tasks:
-        job = executor.submit(Task(command))
-        error = job.exception()  # waits
-        print(f'{shlex.join(command[-2:])}: {"failed" if error else "done"}, log in {job.paths.stdout}', flush=True)
-        if error:
-            print(error, file=sys.stderr)
-            failures += 1
-    return int(failures > 0)
+def run_here(runs: list[cluster.Run], forwarded: list[str]) -> int:
+    """The tasks on this machine, one at a time or, with several GPUs, one on each; returns 1 where one failed."""
+    gpus, _ = cluster.parse_gpus(_GPUS.value)
+    logs = pathlib.Path(_LOGS.value)
+    logs.mkdir(parents=True, exist_ok=True)
+    free: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for index in range(max(gpus, 1)):
+        free.put(str(index))
+
+    def run(task: tuple[cluster.Run, list[str]]) -> bool:
+        (name, seed), command = task
+        device, log = free.get(), logs / f'{name}-{seed}.log'
+        environment = {'JAX_PLATFORMS': 'cuda' if gpus else 'cpu', **os.environ}
+        environment |= {'CUDA_VISIBLE_DEVICES': device} if gpus > 1 else {}
+        with log.open('a') as file:
+            status = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
+        free.put(device)
+        print(f'{name}-{seed}: {f"failed with status {status}" if status else "done"}, log in {log}', flush=True)
+        return status == 0
+
+    with concurrent.futures.ThreadPoolExecutor(max(gpus, 1)) as pool:
+        return int(not all(list(pool.map(run, zip(runs, commands(runs, forwarded, False), strict=True)))))
+
+
+def launch(arguments: list[str]) -> int:
+    """What the flags ask for. Raises UserError."""
+    forwarded = find_flags(arguments)
+    if _CONFIG.value is None:
+        raise UserError('Give --config=configs/STUDY.py; --help has examples.')
+    try:
+        config, results = _CONFIG.value, pathlib.Path(_RESULTS.value).expanduser()
+        every = study.plan(config, _ONLY.value)
+    except OSError as error:  # ml_collections says at the first use of a config that it could not be loaded
+        raise UserError(' '.join(str(error).split())) from error
+    workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.study.size}').expanduser()
+    if _STATUS.value:
+        print(cluster.status(config, every, results, workdir))
+        return 0
+    runs = [run for run in every if not study.is_done(config, *run, results)]
+    if not runs:
+        print(f'all {len(every)} runs have their rows in {results / "rows"}')
+        return 0
+    parameters = resources()
+    processes = int(str(parameters['nodes'])) * int(str(parameters['ntasks_per_node']))
+    gpus, _ = cluster.parse_gpus(_GPUS.value)
+    cluster.check(config, runs, 1 if _LOCAL.value else max(_NODES.value * gpus, processes))
+    if _DRY_RUN.value:
+        print(f'{len(runs)} tasks; {parameters}')
+        for command in commands(runs, forwarded, processes > 1):
+            print(shlex.join(command))
+        return 0
+    return run_here(runs, forwarded) if _LOCAL.value else submit(runs, forwarded, workdir)
+
+
+def main(_: list[str]) -> int:
+    jax.config.update('jax_platforms', 'cpu')  # a login node has no GPU, and needs none
+    try:
+        return launch(sys.argv[1:])
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """Flags; a config that is not there, or a field that it does not have, is a message, not a traceback."""
+    try:
+        return app.parse_flags_with_usage(arguments)
+    except (AttributeError, OSError) as error:
+        sys.exit(f'error: {" ".join(str(error).split())}')
 
 
 if __name__ == '__main__':
-    app.run(main)
+    app.run(main, flags_parser=_parse)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from qsnet_jax import UserError, derain
+from qsnet_jax import UserError, derain, photos
 from qsnet_jax.configs import default
 from qsnet_jax.data import images, sets, sources
 from qsnet_jax.weights import files
@@ -97,7 +97,7 @@ def restore(networks: Networks, path: str | None, weights: str, folder: pathlib.
     return {
         'before': photo.rgb,
         'after': every[0],
-        'layer': derain.removed(photo.rgb, every[0]),
+        'layer': photos.removed(photo.rgb, every[0]),
         'scales': list(zip(every[1:], labels, strict=True)),
         'file': str(target),
         'text': f'{text}{notes}. The first photo of a size takes longer: its program is compiled.',

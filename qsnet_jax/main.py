@@ -109,6 +109,13 @@ def _figures(given: Given) -> int:
     return 0
 
 
+def _demo(given: Given) -> int:
+    from qsnet_jax import demo
+
+    demo.run(given.values.weights, given.values.port)
+    return 0
+
+
 def _export(given: Given) -> int:
     from qsnet_jax.peers import export
 
@@ -213,6 +220,14 @@ VERBS = {
         config='',
         needed=('output',),
     ),
+    'demo': Verb(
+        _demo,
+        'Opens a page on this machine to try a photo (extra [demo]).',
+        ('weights', 'port'),
+        ('', '--weights=light --port=8000'),
+        'No photo was kept; the same command opens the page again.',
+        config='',
+    ),
     'report': Verb(
         _report,
         'Collects rows into README.md, figures and report.html.',
@@ -247,7 +262,7 @@ def run(arguments: list[str]) -> int:
         return signals.end(signals.received()) if signals.received() else status  # of one that was swallowed
     except UserError as error:
         print(spelling.shown(f'error: {error}', keep='\n'), file=sys.stderr)
-        return 1
+        return _leave(1)
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signum
@@ -259,6 +274,12 @@ def run(arguments: list[str]) -> int:
         return signals.end(signals.received())
     finally:
         signals.uninstall()
+
+
+def _leave(status: int) -> int:
+    """Of a run of several processes ends this one at once, for the others would wait for it."""
+    parallel = sys.modules.get('qsnet_jax.training.parallel')
+    return parallel.leave(status) if parallel else status
 
 
 def _run(arguments: list[str]) -> int:

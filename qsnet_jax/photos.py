@@ -1,8 +1,9 @@
 """Folders of photos in, folders of results out: which photos are taken, and what is said of the others.
 
 Taken from a folder are the files, also in folders below it and behind links, whose names end as those of a kind of
-photo (`images.EXTENSIONS`, `REFUSED`, in upper or lower case); a kind that cannot be read is a failure, and so are
-folders that may not be read and links that lead nowhere. Passed over, and counted in a line, are
+photo or video (`images.EXTENSIONS`, `video.EXTENSIONS`, `REFUSED`, in upper or lower case); a kind that cannot be read
+is a failure, and so are folders that may not be read and links that lead nowhere. Passed over, and counted in a line,
+are
 
   hidden and of a system     names that begin with a dot, and those of `SYSTEM`: what Macs, Windows and network drives
                              keep beside photos
@@ -24,7 +25,7 @@ import time
 import jax
 import numpy as np
 
-from qsnet_jax import UserError, derain, outputs, progress, spelling
+from qsnet_jax import UserError, derain, outputs, progress, spelling, video
 from qsnet_jax.data import images
 
 # Photos too, but of kinds that are not read: reported, not passed over. Raw ones hold a small preview that Pillow would
@@ -74,8 +75,8 @@ def derain_files(
         for job in bar:
             bar.set_postfix_str(spelling.shown(job.name))
             try:
-                photo = _derain_file(derainer, job, record)
-            except (images.ImageError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+                own_notes, count = _derain_file(derainer, job, record)
+            except (UserError, images.ImageError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
                 failures.append(_reason(error, job, derainer))
                 if _errno(error) in FULL:
                     rest = len(jobs) - jobs.index(job) - 1
@@ -83,8 +84,8 @@ def derain_files(
                     break
                 continue
             done += 1
-            notes += [f'{job.name}: {note}' for note in photo.notes]
-            pixels += photo.rgb.shape[0] * photo.rgb.shape[1]
+            notes += [f'{job.name}: {note}' for note in own_notes]
+            pixels += count
     speed = pixels / 1e6 / (time.perf_counter() - begun)
     lines = [f'{done} of {len(jobs)} photos derained into {target_path}']
     lines[0] += f', {speed:.2f} megapixels per second with files and compilation'
@@ -166,7 +167,7 @@ def _judge(found: Found, path: pathlib.Path, entry: os.DirEntry) -> pathlib.Path
     except OSError as error:
         found.failures.append(_unreadable(path, error))
         return None
-    if suffix in images.EXTENSIONS or suffix in REFUSED:
+    if suffix in images.EXTENSIONS or suffix in REFUSED or video.is_video(path):
         found.photos.append(path)
     elif leads_nowhere and not suffix:  # perhaps to a folder
         found.failures.append(f'{path}: is a link to {os.readlink(path)}, which does not exist; remove it or mend it')
@@ -195,8 +196,10 @@ def _is_within(path: str, folder: str) -> bool:
     return pathlib.PurePath(folder) in (pathlib.PurePath(path), *pathlib.PurePath(path).parents)
 
 
-def _derain_file(derainer: derain.Derainer, job: outputs.Job, record: outputs.Record) -> images.Photo:
-    """One photo in, one photo out, with its format, alpha, profile and EXIF data; returns what was read."""
+def _derain_file(derainer: derain.Derainer, job: outputs.Job, record: outputs.Record) -> tuple[list[str], int]:
+    """One photo in, one photo out, with its format, alpha, profile and EXIF data, or a video; returns notes, pixels."""
+    if video.is_video(job.source):
+        return _derain_video(derainer, job, record)
     if job.source.suffix.lower() in RAW:
         raise images.ImageError(
             f'{job.source}: raw data of a camera; expected a developed photo; export it as TIFF or JPEG'
@@ -207,12 +210,26 @@ def _derain_file(derainer: derain.Derainer, job: outputs.Job, record: outputs.Re
     if job.layer:
         rain = removed(photo.rgb, restored)
         record.put(job.layer, lambda path: images.save_photo(path, rain, images.Photo.of_pixels(rain)))
-    return photo
+    return list(photo.notes), photo.rgb.shape[0] * photo.rgb.shape[1]
+
+
+def _derain_video(derainer: derain.Derainer, job: outputs.Job, record: outputs.Record) -> tuple[list[str], int]:
+    """The same of a video, frame by frame; of what was removed nothing is written."""
+    found: list[video.Summary] = []
+
+    def save(path: pathlib.Path) -> None:
+        made = path.with_name(path.name + job.target.suffix)  # whose extension says the container
+        found.append(video.derain_video(derainer, job.source, made))
+        made.replace(path)
+
+    record.put(job.target, save)
+    summary = found[0]
+    return [str(summary), *summary.notes], summary.frames * summary.width * summary.height
 
 
 def _reason(error: Exception, job: outputs.Job, derainer: derain.Derainer) -> str:
     """Why a photo failed. Raises the error again where it is none of the photo's."""
-    if isinstance(error, images.ImageError):
+    if isinstance(error, (images.ImageError, UserError)):
         return str(error)
     if isinstance(error, jax.errors.JaxRuntimeError) and 'RESOURCE_EXHAUSTED' not in str(error):
         raise error

@@ -34,7 +34,7 @@ class _Watch:
     def __init__(self) -> None:
         self.kept = BEFORE  # said at the end
         self.is_deferred = False  # the training loop ends itself, after a checkpoint
-        self.heard = 0  # signals while deferred
+        self.heard = 0  # SIGINTs while deferred
         self.raised = threading.Event()
         self.ended = threading.Event()
         self.last = 0
@@ -82,17 +82,20 @@ def uninstall() -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[list[int]]:
-    """A list that SIGTERM and SIGINT append to instead of ending the process; a second one ends it at once."""
+    """A list that signals append to instead of ending the process; a second SIGINT ends it at once.
+
+    SIGTERM comes more than once, and SIGUSR2 before the end of the time, where Slurm wants the machine back.
+    """
     noted: list[int] = []
     previous: dict[int, Any] = {}
 
     def note(signum: int, _frame: Any) -> None:
         noted.append(signum)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if signum == signal.SIGINT:
+            signal.signal(signum, previous[signum])
 
     _watch.heard, _watch.is_deferred = 0, True
-    for signum in BOTH:
+    for signum in (*BOTH, signal.SIGUSR2):
         previous[signum] = signal.signal(signum, note)
     try:
         yield noted
@@ -139,8 +142,8 @@ def _listen(reading: int) -> None:
         if signum not in BOTH:
             continue
         if _watch.is_deferred:
-            _watch.heard += 1
-            if _watch.heard == 1:
+            _watch.heard += signum == signal.SIGINT
+            if _watch.heard <= 1:
                 continue
         _watch.raised.wait(PATIENCE)
         if not _watch.ended.wait(UNWINDING if _watch.raised.is_set() else 0):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from test_derain import make, picture
 
-from qsnet_jax import UserError, demo, derain
+from qsnet_jax import UserError, demo, photos
 from qsnet_jax.data import images, sets
 from qsnet_jax.weights import files
 
@@ -37,7 +37,7 @@ def test_all_that_is_shown(networks, tmp_path):
     photo = images.open_photo(tmp_path / 'photo.tif')
     expected = make().restore(photo.rgb, scales=True)
     np.testing.assert_array_equal(found['after'], expected[0])
-    np.testing.assert_array_equal(found['layer'], derain.removed(photo.rgb, expected[0]))
+    np.testing.assert_array_equal(found['layer'], photos.removed(photo.rgb, expected[0]))
     assert [name for _, name in found['scales']] == ['C_1', 'C_2', 'C_3']
     saved = images.open_photo(found['file'])
     assert saved.format == 'TIFF' and saved.is_grey and found['file'].endswith('photo-derained.tif')
@@ -181,7 +181,7 @@ def test_a_bad_file_is_told_in_the_browser(browser, served):
     images.save(root / 'fine.png', picture(40, 60))
     tab, _ = open_page(browser, address, 1280)
     restore_photo(tab, root / 'broken.png')
-    message = tab.get_by_text('expected one whole JPEG, PNG, BMP, TIFF or WebP picture')
+    message = tab.get_by_text('expected one whole JPEG, PNG, BMP, TIFF, WebP')
     message.wait_for(timeout=30_000)
     assert message.inner_text().startswith('broken.png: ')
     tab.get_by_role('button', name='Close').first.click()

@@ -10,17 +10,9 @@ PACKAGE = ROOT / 'qsnet_jax'
 LINES = {'file': 400, 'function': 50}
 # Who may import whom: a module those of its own tier and below; of one tier no two rooms each other.
 TIERS = {
-    **dict.fromkeys(('data', 'weights', 'derain', 'photos', 'images', 'public', 'checkpoint'), 1),
-    **{'evidence': 2, 'training': 3, 'peers': 4, 'torch_twin': 4, 'main': 5, '__main__': 6},
+    **dict.fromkeys(('data', 'weights', 'derain', 'photos', 'video', 'images', 'public', 'checkpoint'), 1),
+    **{'demo': 2, 'evidence': 2, 'training': 3, 'peers': 4, 'torch_twin': 4, 'main': 5, '__main__': 6},
 }
-# Still to be mended; remove the entries with the faults, and then the tables.
-LONG = (
-    'training/train.py',
-    'peers/torch_twin.py',
-    'evidence/report.py',
-    'evidence/page.py',
-)
-UPWARD = (('weights', 'peers'),)
 
 
 def modules() -> dict[str, pathlib.Path]:
@@ -81,9 +73,7 @@ def test_a_cycle_would_be_found():
 
 def test_imports_go_down_and_in_no_circle():
     """Also those inside of functions; between modules and between rooms."""
-    edges = {
-        name: {other for other in others if (room(name), room(other)) not in UPWARD} for name, others in graph().items()
-    }
+    edges = graph()
     assert not cycle(edges)
     tiers = {name: TIERS.get(room(name), 0) for name in edges}
     upward = [f'{name} -> {other}' for name in edges for other in edges[name] if tiers[other] > tiers[name]]
@@ -109,8 +99,6 @@ def test_files_and_functions_are_short_and_say_what_they_are_for(path):
     text = path.read_text()
     tree = ast.parse(text)
     assert ast.get_docstring(tree), f'{path} does not say what it is for'
-    if path.is_relative_to(PACKAGE) and path.relative_to(PACKAGE).as_posix() in LONG:
-        return
     assert len(text.splitlines()) <= LINES['file']
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     long = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}

@@ -238,10 +238,10 @@ def test_what_systems_leave_is_passed_over_and_counted(tmp_path, capsys):
         save(tmp_path / 'in' / name)
     (tmp_path / 'in/._a.jpg').write_bytes(b'\0\5\x16\7')
     (tmp_path / 'in/Thumbs.db').write_bytes(b'')
-    (tmp_path / 'in/clip.MOV').write_bytes(b'')
+    (tmp_path / 'in/clip.3gp').write_bytes(b'')
     assert run(tmp_path / 'in', tmp_path / 'out') == (0, 1)
     assert written(tmp_path / 'out') == {'a.jpg'}
-    assert 'passed over: 7 hidden or of a system, 2 of other kinds (.db, .mov)' in capsys.readouterr().out
+    assert 'passed over: 7 hidden or of a system, 2 of other kinds (.3gp, .db)' in capsys.readouterr().out
 
 
 def test_a_hidden_input_that_is_named_is_taken(tmp_path):

@@ -18,7 +18,7 @@ STANDS_IN = {
 }
 _RECORDED = ('seed', 'commit', 'config', 'command', 'versions', 'device', 'precision', 'date')
 _TRAINED = 'training images of'
-_KINDS = ('study', 'compare', 'evaluation', 'sparsity', 'bench')
+_KINDS = ('study', 'compare', 'evaluation', 'sparsity', 'bench', 'score')
 Rows: TypeAlias = list[dict[str, Any]]
 
 

@@ -1,5 +1,8 @@
 """Devices: a one-dimensional mesh over which the batch is split and everything else is replicated."""
 
+import json
+import os
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,31 +12,93 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qsnet_jax import UserError
+from qsnet_jax.training import rendezvous
+
+_tether: rendezvous.Tether | None = None  # to the other processes, where there are any
 
 
-def start(processes: str) -> None:
+def start(processes: str, wait: int = rendezvous.WAIT) -> None:
     """Joins this process with the others of a run, before anything else uses JAX.
 
     processes: 'auto' for what the cluster's environment says (Slurm, Kubernetes, Open MPI, TPU pods), or
       'HOST:PORT,PROCESSES,INDEX', HOST that of process 0. Every process runs the same command but for INDEX.
+    wait: seconds for the others to come.
     Raises UserError for another form, and where the others do not come.
     """
+    global _tether
+    handler = signal.getsignal(signal.SIGTERM)
     address, *numbers = processes.split(',')
-    is_valid = len(numbers) == 2 and all(number.isdecimal() for number in numbers) and ':' in address
+    host, _, port = address.rpartition(':')
+    is_valid = len(numbers) == 2 and all(number.isdecimal() for number in (port, *numbers)) and host
     if processes != 'auto' and not is_valid:
         raise UserError(f'--distributed={processes} is neither auto nor HOST:PORT,PROCESSES,INDEX.')
+    if processes == 'auto':
+        place = rendezvous.find_in_slurm(os.environ)
+    else:
+        place = rendezvous.Place(host.strip('[]'), int(port), int(numbers[0]), int(numbers[1]))
     try:
-        if processes == 'auto':
-            jax.distributed.initialize()
+        if place is None:
+            print(f'waiting up to {wait} s for the other processes', flush=True)
+            jax.distributed.initialize(initialization_timeout=wait)
         else:
-            jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]))
+            _tether = rendezvous.meet(place, wait)
+            jax.distributed.initialize(
+                address if is_valid else f'{place.host}:{place.port}',
+                place.count,
+                place.index,
+                local_device_ids=place.devices,
+                cluster_detection_method='deactivate',
+                initialization_timeout=wait,
+            )
     except (RuntimeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f'--distributed={processes} did not start: {error}') from error
+    signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)  # JAX's notifier would swallow one before the first step
+
+
+def leave(status: int) -> int:
+    """For a process that has failed: ends it at once where others would wait for it, else returns `status`."""
+    if _tether is not None:
+        _tether.leave(status)
+    return status
+
+
+def agree_on(values: dict[str, Any]) -> None:
+    """Raises UserError in all processes where they hold different values, which must be JSON, under the same names."""
+    if jax.process_count() == 1:
+        return
+    content = np.frombuffer(json.dumps(values).encode(), np.uint8)
+    size = int(multihost_utils.process_allgather(np.int32(content.size)).max())
+    padded = np.pad(content, (0, size - content.size), constant_values=ord(' '))
+    first, *others = (json.loads(bytes(each)) for each in multihost_utils.process_allgather(padded))
+    different = [
+        f'{name} is {first.get(name)!r} in process 0 and {other.get(name)!r} in process {index}'
+        for index, other in enumerate(others, start=1)
+        for name in sorted(first.keys() | other.keys())
+        if first.get(name) != other.get(name)
+    ]
+    if different:
+        raise UserError(
+            f'The processes of this run do not agree: {"; ".join(different[:8])}. Start all with the same command, on '
+            'the same files.'
+        )
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Mesh ('data',) over the given devices, or over all devices of all processes."""
-    return Mesh(np.asarray(jax.devices() if devices is None else devices), ('data',))
+    """Mesh ('data',) over the given devices, or over all devices of all processes.
+
+    Raises UserError where JAX cannot use the devices that it was told to use.
+    """
+    try:
+        found = jax.devices() if devices is None else devices
+    except (AssertionError, RuntimeError) as error:  # of a driver that fails JAX makes an assertion without words
+        reason = f' ({str(error).splitlines()[0]})' if str(error) else ''
+        raise UserError(
+            f'JAX finds no device of JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}{reason}. For a GPU nvidia-smi '
+            'must work and the extra [cuda12] or [cuda13] be installed; JAX_PLATFORMS=cpu computes on the CPU.'
+        ) from error
+    return Mesh(np.asarray(found), ('data',))
 
 
 def check_batch(batch: int, mesh: Mesh) -> None:

@@ -20,7 +20,7 @@ from qsnet_jax import UserError, derain, fields, provenance, spelling, storage
 from qsnet_jax.configs import studies
 from qsnet_jax.data import sets, sources
 from qsnet_jax.evidence import evaluate
-from qsnet_jax.training import log, settings, train
+from qsnet_jax.training import log, parallel, settings, train
 from qsnet_jax.weights import files
 
 CURVE = ('step', 'seconds', 'total', 'psnr')  # what a row keeps of metrics.jsonl, besides validations
@@ -106,6 +106,7 @@ def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str |
     """
     runs = plan(config, only)
     missing = [(name, seed) for name, seed in runs if not is_done(config, name, seed, results)]
+    parallel.agree_on({'the list of runs without a row': missing})
     print(f'{len(runs) - len(missing)} of {len(runs)} runs have their rows in {results / "rows"}')
     failed = 0
     for number, (name, seed) in enumerate(missing, start=1):

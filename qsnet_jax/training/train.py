@@ -145,14 +145,15 @@ def train(
         config = folder.read_config(config, workdir) if is_begun else config
         opened = sets.open_run(config.data, sources.Cache(config.data.cache_gib * 2**30))
         watched = dict(itertools.islice(opened.validation.items(), config.train.eval_sets))
-        checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir / 'checkpoints', config.train.keep))
-        state = _first_state(config, checkpoints, mesh, which)
-        start = int(state.step)
-        record = {
-            **provenance.collect(config.to_dict(), config.seed),
+        prints = {
             'training_data': batches.fingerprints(opened.training),
             'validation_data': batches.fingerprints(watched),
         }
+        parallel.agree_on(_compared(config, prints['training_data']))
+        checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir / 'checkpoints', config.train.keep))
+        state = _first_state(config, checkpoints, mesh, which)
+        start = int(state.step)
+        record = {**provenance.collect(config.to_dict(), config.seed), **prints}
         record, starts = folder.claim_start(config, workdir, start, record)
         folder.write_config(config, workdir)
         checkpoints.forget_after(start)
@@ -168,6 +169,13 @@ def train(
         if jax.process_index() == 0:
             files.save_weights(workdir / 'weights.safetensors', export(state), config.model.to_dict(), record)
     return state, record
+
+
+def _compared(config: Any, prints: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What all processes of a run must hold alike: the fields that change its results, and the images."""
+    free = (*fields.WITHOUT_EFFECT, *fields.PLACES)
+    given = {name: value for name, value in fields.flat(json.loads(config.to_json())).items() if name not in free}
+    return given | {f'training images of {name}': each['sha256'] for name, each in prints.items()}
 
 
 def _first_state(config: Any, checkpoints: checkpoint.Checkpoints, mesh: Mesh, which: str) -> TrainState:

@@ -1,0 +1,177 @@
+"""launch/slurm.py and the other launchers, before any cluster sees them: what is submitted, refused and said."""
+
+import json
+import os
+import pathlib
+import re
+import stat
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = (
+    *('--config.model.channels=12', '--config.model.units=1', '--config.model.scale_channels=6'),
+    *('--config.train.steps=4', '--config.train.eval_every=2', '--config.train.eval_images=1'),
+    *('--config.train.checkpoint_every=2', '--config.data.crop=24', '--config.data.train=pairs'),
+    '--config.data.eval=pairs',
+)
+FAKES = {  # commands of a cluster whose arrays have at most five tasks, and of whose jobs 41 runs its second task
+    'srun': 'exit 0',
+    'scontrol': 'echo "MaxArraySize            = 5"',
+    'squeue': 'echo "41|1|RUNNING|1:30|n1"; echo "41|3|PENDING|0:00|(Priority)"',
+    'sbatch': 'cp "$1" "$0.$(ls "$0".* 2>/dev/null | wc -l)"; echo "Submitted batch job 5$(ls "$0".* | wc -l)"',
+}
+
+
+def run(*command, status=0, **environment):
+    """Output and errors of a program, as the terminal shows them."""
+    variables = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT), **environment}
+    done = subprocess.run(
+        [*map(str, command)], cwd=ROOT, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert done.returncode == status, done.stdout
+    assert 'Traceback' not in done.stdout
+    return done.stdout
+
+
+@pytest.fixture
+def slurm(pairs_root):
+    pytest.importorskip('submitit', reason='the extra [slurm] is not installed')
+    command = [sys.executable, 'launch/slurm.py', '--config=configs/losses.py:small', *TINY]
+    return [*command, f'--config.data.root={pairs_root}', '--config.data.batch=8']
+
+
+@pytest.fixture
+def fakes(tmp_path):
+    """A folder of commands that answer as Slurm's would, for PATH."""
+    folder = tmp_path / 'bin'
+    folder.mkdir()
+    for name, script in FAKES.items():
+        (folder / name).write_text(f'#!/bin/sh\n{script}\n')
+        (folder / name).chmod(stat.S_IRWXU)
+    return folder
+
+
+def test_a_dry_run_prints_what_would_be_submitted(slurm, tmp_path):
+    """Resources, and a command per variant and seed, with one process per GPU and one seed each."""
+    flags = ('--partition=gpu', '--nodes=2', '--gpus=a100:4', '--minutes=90', '--dry_run', f'--results={tmp_path}')
+    flags += ('--account=lab', '--qos=night', '--mem=64G', '--constraint=ib', '--exclude=n7', '--nodelist=n1,n2')
+    flags += ('--setup=module load cuda', '--mail=me@example.org', "--sbatch=--reservation='a b' --exclusive")
+    lines = run(*slurm, *flags, '--config.study.seeds=(0,1)').splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith('8 tasks'))
+    for expected in (
+        *("'nodes': 2", "'ntasks_per_node': 4", "'gres': 'gpu:a100:4'", "'time': 90", "'partition': 'gpu'"),
+        *("'account': 'lab'", "'qos': 'night'", "'mem': '64G'", "'constraint': 'ib'", "'exclude': 'n7'"),
+        *("'nodelist': 'n1,n2'", "'module load cuda'", "'mail_user': 'me@example.org'", "'reservation': 'a b'"),
+        *("'exclusive': True", "'signal': 'TERM@300'", "'requeue': True", '--kill-on-bad-exit=1'),
+        *('JAX_PLATFORMS:-cuda', 'xla_gpu_deterministic_ops'),
+    ):
+        assert expected in lines[head]
+    commands = lines[head + 1 :]
+    assert len(commands) == 8 and all('--distributed=auto' in line for line in commands)
+    chosen = [re.findall(r'--only=(\w+)', line) + re.findall(r'study.seeds=\((.*?)\)', line) for line in commands]
+    assert chosen == [[name, f'{seed},'] for seed in (0, 1) for name in ('paper', 'V1', 'V2', 'V3')]
+    assert '--partition' not in lines[head + 2] and '--mem' not in lines[head + 2]
+
+
+@pytest.mark.parametrize(
+    'flag, message',
+    [
+        ('4', "'4' stands alone; write flags as --name=value"),  # the jobs would get a loose 4
+        ('--config.data.batch=6', 'paper: data.batch is 6 and 4 devices share it'),
+        ('--config.nothing=1', 'nothing'),
+        ('--config=configs/none.py', 'none.py'),
+    ],
+)
+def test_what_a_job_would_refuse_is_refused_at_once(slurm, fakes, tmp_path, flag, message):
+    """One line before anything is submitted: values, folders, weights, resources."""
+    path = f'{fakes}:{os.environ["PATH"]}'
+    output = run(*slurm, '--nodes=4', f'--results={tmp_path}', f'--workdir={tmp_path}', flag, status=1, PATH=path)
+    assert output.splitlines()[-1].startswith('error: ') and message in output.splitlines()[-1]
+    assert not list(fakes.glob('sbatch.*'))
+
+
+def test_submission(slurm, fakes, tmp_path):
+    """What is queued is left alone, what is free goes out in arrays that are small enough, and is remembered."""
+    (tmp_path / 'submitted').mkdir()
+    runs = [['paper', 0], ['V1', 0], ['V2', 0], ['V3', 0]]
+    (tmp_path / 'submitted' / '41.json').write_text(json.dumps({'runs': runs, 'logs': f'{tmp_path}/logs'}))
+    flags = ('--gpus=0', '--processes=2', f'--results={tmp_path}', f'--workdir={tmp_path}', f'--logs={tmp_path}/logs')
+    path = f'{fakes}:{os.environ["PATH"]}'
+    output = run(*slurm, *flags, '--at_once=4', PATH=path)
+    assert '2 in the queue already and left alone: V1-0 (job 41_1), V3-0 (job 41_3)' in output
+    assert 'submitted 5 tasks as job 51' in output and 'submitted 5 tasks as job 52' in output
+    written = [json.loads((tmp_path / 'submitted' / f'{job}.json').read_text())['runs'] for job in (51, 52)]
+    assert written[0][:2] == [['paper', 0], ['V2', 0]] and written[1][-1] == ['V3', 2]
+    script = (fakes / 'sbatch.0').read_text()
+    for line in ('--array=0-4%2', '--ntasks-per-node=2', '--requeue', '--signal=TERM@300'):
+        assert f'#SBATCH {line}\n' in script
+    assert '--gres' not in script and 'JAX_PLATFORMS:-cpu' in script and ' --cpus-per-task=8 ' in script
+
+    output = run(*slurm, *flags, '--only=V1,V3', '--config.study.seeds=(0,)', status=1, PATH=path)
+    assert output.splitlines()[-1].startswith('error: All is in the queue already: V1-0 (job 41_1), V3-0 (job 41_3)')
+    (fakes / 'sbatch').write_text(
+        '#!/bin/sh\necho "sbatch: error: Bad account" >&2\necho "sbatch: error: no" >&2\nexit 1'
+    )
+    output = run(*slurm, *flags, '--only=V2', '--config.study.seeds=(5,)', status=1, PATH=path)
+    assert output.splitlines()[-1] == 'error: Slurm refused array 1 of 1: Bad account; no'
+
+
+def test_without_slurm(slurm, tmp_path):
+    """One line says what is missing, and what works without."""
+    output = run(*slurm, f'--workdir={tmp_path}', f'--results={tmp_path}', status=1, PATH='/nowhere')
+    assert output.splitlines()[-1].startswith('error: ') and '--local' in output.splitlines()[-1]
+
+
+def test_help_has_three_examples():
+    """They can be copied; every flag is explained."""
+    pytest.importorskip('submitit', reason='the extra [slurm] is not installed')
+    output = run(sys.executable, 'launch/slurm.py', '--help', status=1)  # absl's status for --help
+    assert output.count('  python launch/slurm.py --config=configs/losses.py') == 3
+    assert all(f'--{name}:' in output for name in ('account', 'qos', 'mem', 'setup', 'sbatch', 'minutes'))
+
+
+@pytest.mark.slow
+def test_tasks_on_this_machine_end_in_the_rows_of_the_study(slurm, pairs_root, tmp_path):
+    """Two runs by --local and the same two by --mode=study; a run that fails is named, with its log."""
+    common = [*slurm[2:], '--config.study.seeds=(0,)', '--only=paper,V1']
+    run(sys.executable, '-m', 'qsnet_jax.main', '--mode=study', *common, f'--workdir={tmp_path}/a',
+        f'--results={tmp_path}/a')  # fmt: skip
+    here = ('--local', '--gpus=0', f'--logs={tmp_path}/logs', f'--workdir={tmp_path}/b', f'--results={tmp_path}/b')
+    output = run(*slurm[:2], *common, *here)
+    assert output.count('done') == 2
+    assert scores(tmp_path / 'a') == scores(tmp_path / 'b') and len(scores(tmp_path / 'a')) == 2
+    output = run(*slurm[:2], *common, *here, '--config.study.seeds=(7,)', '--only=V1', '--gpus=1', status=1,
+                 JAX_PLATFORMS='cuda')  # fmt: skip
+    assert f'V1-7: failed with status 1, log in {tmp_path}/logs/V1-7.log' in output
+    assert 'error: JAX finds no device of JAX_PLATFORMS=cuda' in (tmp_path / 'logs' / 'V1-7.log').read_text()
+
+
+def scores(folder):
+    """What the rows of a folder say, without times."""
+    found = {}
+    for path in sorted((folder / 'rows').glob('*.json')):
+        row = json.loads(path.read_text())
+        for each in row['sets'].values():
+            del each['evaluation_seconds']
+        for line in row['curve']:
+            del line['seconds']
+        found[path.name] = (row['sets'], row['curve'], row['provenance']['config'])
+    return found
+
+
+@pytest.mark.parametrize('script, platform', [('gpu', 'cuda'), ('local', 'cpu'), ('release', 'cuda')])
+def test_scripts_say_what_they_compute_on(script, platform, tmp_path):
+    """JAX is told, and by the user's own choice first; where a GPU does not work nothing goes on on the CPU."""
+    python = tmp_path / 'python'
+    python.write_text('#!/bin/sh\necho "on $JAX_PLATFORMS"\nexit 1\n')
+    python.chmod(stat.S_IRWXU)
+    environment = {key: value for key, value in os.environ.items() if key != 'JAX_PLATFORMS'}
+    environment['PATH'] = f'{tmp_path}:{environment["PATH"]}'
+    for own, expected in (({}, platform), ({'JAX_PLATFORMS': 'rocm'}, 'rocm')):
+        done = subprocess.run(
+            [ROOT / 'launch' / f'{script}.sh', tmp_path], env={**environment, **own}, capture_output=True, text=True
+        )
+        assert done.returncode == 1 and done.stdout.splitlines() == [f'on {expected}']
