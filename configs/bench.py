@@ -41,7 +41,7 @@ def get_config(where='cpu'):
         bench.models = {'full size': MODELS['full size']}
         bench.sizes, bench.batches, bench.precisions = (512,), (8,), ('bfloat16', 'tf32')
         bench.training = (8, 256)
-        bench.forms = ('dense', 'split', 'plain')  # the first is that of cards, and takes every case
+        bench.forms = ('dense', 'fused', 'split', 'plain')  # the first is that of cards, and takes every case
     else:
         known = ', '.join(f':{name}' for name in ('cpu', 'gpu', 'small', *CARDS))
         raise ValueError(f'configs/bench.py:{where} is not known; write one of {known}.')

@@ -31,12 +31,15 @@ def inference(config: Any, rainy: np.ndarray, variables: Any) -> Iterator[tuple[
         def rain(variables: Any, images: Any) -> Any:
             return cast(model.Output, network.apply(variables, images)).rain
 
-        return _compiled(jax.jit(rain).lower(variables, images).compile(), jax.device_put(variables), images)
+        on_cpu = jax.default_backend() == 'cpu'  # as `derain.Derainer`
+        weights = jax.device_put(variables) if on_cpu else model.prepare(network, variables)
+        return _compiled(jax.jit(rain).lower(weights, images).compile(), weights, images)
 
     yield OURS, lambda: jax_call('auto')
     yield f'{OURS} plain', lambda: jax_call('plain')
     if jax.default_backend() != 'cpu':  # which of the two is faster there is a prediction until somebody measures it
         yield f'{OURS} split', lambda: jax_call('split')
+        yield f'{OURS} fused', lambda: jax_call('fused')
     if not config.bench.peers:
         return
     yield 'PyTorch NCHW', lambda: _torch_call(config, rainy, variables, channels_last=False)
