@@ -1,7 +1,11 @@
-"""What --mode=bench times: configs/bench.py for CPUs, :gpu for a card, :small for a first try (a minute)."""
+"""What --mode=bench times: configs/bench.py for CPUs, :gpu for a card, :small for a first try (a minute).
+
+:h100, :a100 and :rtx4090 compile for these cards on a machine without one (extra [aot]) and time nothing.
+"""
 
 from qsnet_jax.configs import default
 
+CARDS = ('h100', 'a100', 'rtx4090')
 MODELS = {
     'full size': {},
     'stride 4': {'encoder_stride': 4},
@@ -19,6 +23,7 @@ def get_config(where='cpu'):
     # Overrides of config.model; the first takes every size and batch.
     bench.models = default.config_dict.ConfigDict(MODELS, sort_keys=False)
     bench.rounds = 7  # in each, everybody runs once
+    bench.card = ''  # compiles for this card instead, see qsnet_jax/peers/cards.py
     bench.peers = True  # also PyTorch and the runtimes of the extra [bench]
     if where == 'cpu':
         bench.sizes, bench.batches, bench.precisions = (256, 512), (1,), ('float32',)
@@ -31,6 +36,13 @@ def get_config(where='cpu'):
         bench.sizes, bench.batches, bench.precisions = (32, 64), (1, 2), ('float32',)
         bench.training = (2, 32)
         bench.rounds = 3
+    elif where in CARDS:
+        bench.card = where
+        bench.models = {'full size': MODELS['full size']}
+        bench.sizes, bench.batches, bench.precisions = (512,), (8,), ('bfloat16', 'tf32')
+        bench.training = (8, 256)
+        bench.forms = ('dense', 'fused', 'split', 'plain')  # the first is that of cards, and takes every case
     else:
-        raise ValueError(f'configs/bench.py:{where} is not known; write :cpu, :gpu or :small.')
+        known = ', '.join(f':{name}' for name in ('cpu', 'gpu', 'small', *CARDS))
+        raise ValueError(f'configs/bench.py:{where} is not known; write one of {known}.')
     return config

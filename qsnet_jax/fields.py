@@ -6,7 +6,7 @@ from typing import Any
 from qsnet_jax.configs import default
 
 WITHOUT_EFFECT = (  # on what a run computes
-    *('note', 'data.tfds_dir', 'data.cache_gib', 'data.threads', 'data.prefetch'),
+    *('note', 'data.tfds_dir', 'data.cache_gib', 'data.threads', 'data.prefetch', 'train.remat'),
     *('sparsity.bins', 'sparsity.filter', 'sparsity.response', 'sparsity.pool'),
 )
 PLACES = ('data.root', 'train.start_from')  # where files lie; whether they are the same, their contents say

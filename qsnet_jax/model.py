@@ -87,7 +87,9 @@ class QSNet(nn.Module):
     dtype: of the computation, 'float32', 'tf32' (float32 whose products a GPU rounds to 10 bits), 'bfloat16' or
         'float64'; parameters and statistics are float32 at least.
     form: how it is computed, never what: 'plain', 'split', 'dense' (see `blocks`), or 'auto', the fastest here. On CPUs
-        that has no forward-mode derivatives (jvp); 'dense' has.
+        that has no forward-mode derivatives (jvp); 'dense' has. 'fused' is 'dense' with each unit as one launch where
+        weights are prepared (see `fused`): fewer bytes as compiled, and not timed yet.
+    remat: as little how, not what: gradients compute the encoder's units anew instead of keeping what they computed.
 
     Raises UserError where widths do not divide into groups or the size does not suit the stride.
     """
@@ -104,6 +106,7 @@ class QSNet(nn.Module):
     decoder_groups: int | None = None
     dtype: str = 'float32'
     form: str = 'auto'
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Output:
@@ -118,12 +121,12 @@ class QSNet(nn.Module):
         widths = (self.channels // 4, self.channels // 2, self.channels)
         strides = (1, min(stride, 2), stride // min(stride, 2))
 
-        x = blocks.of(((images - 0.5) / 0.5).astype(dtype), self.form)
+        form = 'dense' if self.form == 'fused' else self.form
+        x = blocks.of(((images - 0.5) / 0.5).astype(dtype), form)
         for number, (width, size, step) in enumerate(zip(widths, (9, 3, 3), strides, strict=True), start=1):
             stem = layers.ConvNorm(width, size=size, stride=step, padding='reflect', name=f'stem_{number}', **common)
             x = stem(x, train)
-        for number in range(1, self.units + 1):
-            x = layers.ShuffleUnit(self.groups, dtype, name=f'unit_{number}')(x, train)
+        x = self._encode(x, dtype, train)
 
         groups = self.decoder_groups or self.groups
         decoder: dict[str, Any] = {'groups': groups, 'stride': stride, 'share_groups': self.share_groups, **common}
@@ -141,12 +144,30 @@ class QSNet(nn.Module):
             auxiliary = Decoder((self.scale_channels, self.scale_channels // 2), name=f'A_{number}', **decoder)
             rain = auxiliary(features[-1], train).astype(images.dtype)
             image = layers.space_to_depth(images - rain, stride).astype(dtype)  # B_i; no stop-gradient, no clipping
-            restored.append(blocks.of(image, self.form))
+            restored.append(blocks.of(image, form))
             aux_rain.append(rain)
 
         x = exchange(features, restored, self.share_scales, groups)
         rain = Decoder(widths[::-1], name='main', **decoder)(x, train)
         return Output(rain.astype(images.dtype), tuple(aux_rain))
+
+    def _encode(self, x: Blocks, dtype: Any, train: bool) -> Blocks:
+        """The ShuffleNet units."""
+        if (
+            self.form == 'fused'
+            and self.units
+            and 'prepared' in self.variables
+            and not self.is_mutable_collection('prepared')
+        ):
+            from qsnet_jax import fused  # which not every start needs
+
+            given = self.variables['prepared']
+            weights = [given[f'unit_{number}'] for number in range(1, self.units + 1)]
+            return x.map(lambda part: fused.units(part, weights))
+        unit = nn.remat(layers.ShuffleUnit, static_argnums=(2,)) if self.remat else layers.ShuffleUnit
+        for number in range(1, self.units + 1):
+            x = unit(self.groups, dtype, name=f'unit_{number}')(x, train)
+        return x
 
     def check_settings(self) -> None:
         """Raises UserError for settings that no network can be built of."""
@@ -218,7 +239,8 @@ def exchange(features: list[Blocks], restored: list[Blocks], kind: str, groups: 
 def shapes(network: QSNet) -> dict[str, Any]:
     """Shape and type of every variable, as {'params': ..., 'batch_stats': ...}, without computing anything."""
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    return dict(jax.eval_shape(network.init, jax.random.key(0), images))
+    plain = network.clone(form='plain')  # which has the same ones and is traced in half the time
+    return dict(jax.eval_shape(lambda images: plain.init(jax.random.key(0), images), images))
 
 
 @partial(jax.jit, static_argnums=0)

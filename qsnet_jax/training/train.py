@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from qsnet_jax import Stopped, UserError, derain, fields, layers, losses, model, progress, provenance, signals, storage
 from qsnet_jax.data import batches, sets, sources
 from qsnet_jax.evidence import evaluate
-from qsnet_jax.training import checkpoint, folder, log, optimiser, parallel, settings
+from qsnet_jax.training import checkpoint, folder, log, memory, optimiser, parallel, settings
 from qsnet_jax.weights import files
 
 
@@ -278,7 +278,7 @@ def compile_step(config: Any, state: TrainState, batch: dict[str, jax.Array]) ->
     """The jitted step, compiled before the clock starts; the old state's memory is reused."""
     print('compiling the training step ...', end=' ', flush=True)
     begun = time.perf_counter()
-    network = model.from_config(config.model)
+    network = model.from_config(config.model).clone(remat=config.train.remat)
     step = partial(train_step, network=network, settings=config.train, weights=config.loss)
     lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
     try:
@@ -287,7 +287,8 @@ def compile_step(config: Any, state: TrainState, batch: dict[str, jax.Array]) ->
         if 'No such compile option' not in str(error):
             raise
         compiled = lowered.compile()  # a version of XLA that calls it otherwise: the same numbers, more memory
-    print(f'{time.perf_counter() - begun:.1f} s')
+    print(f'{time.perf_counter() - begun:.1f} s, {memory.needed(compiled) / 2**20:,.0f} MiB of memory')
+    memory.check(compiled, jax.local_devices()[0])
     return compiled
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from qsnet_jax import UserError, layers, model
@@ -30,7 +30,7 @@ def fields() -> dict[str, Any]:
     return {
         field.name: field.default
         for field in dataclasses.fields(model.QSNet)
-        if field.name not in ('parent', 'name', 'form')
+        if field.name not in ('parent', 'name', 'form', 'remat')
     }
 
 
@@ -175,4 +175,4 @@ def differences(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> li
 
 def variables(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """{'params', 'batch_stats'} of a network from its arrays by path."""
-    return flax.traverse_util.unflatten_dict({path: jnp.asarray(array) for path, array in arrays.items()}, sep='/')
+    return jax.device_put(flax.traverse_util.unflatten_dict(dict(arrays), sep='/'))  # at once: nothing is compiled

@@ -6,7 +6,7 @@ import time
 import pytest
 from qsnet_jax.configs import bench as bench_config
 
-from qsnet_jax.peers import bench
+from qsnet_jax.peers import bench, contenders, machine
 
 pytestmark = pytest.mark.usefixtures('lenient_promotion')
 
@@ -70,7 +70,7 @@ def test_everybody_takes_a_turn_in_every_round():
 
         return call
 
-    times = bench.take_turns({name: make(name) for name in 'abc'}, 4)
+    times = machine.take_turns({name: make(name) for name in 'abc'}, 4)
     rounds = [order[start : start + 3] for start in range(0, len(order), 3)]
     assert [sorted(names) for names in rounds] == [list('abc')] * 5  # one before, for how long they take
     assert len({tuple(names) for names in rounds}) > 1
@@ -83,8 +83,8 @@ def test_failures_are_findings(tmp_path, monkeypatch):
     def broken(*_):
         raise MemoryError('no | room\nleft')
 
-    monkeypatch.setattr(bench, '_parts', lambda *_: {})
-    monkeypatch.setattr(bench, '_training_makers', lambda *_: iter([('JAX', broken), ('other', broken)]))
+    monkeypatch.setattr(contenders, 'parts', lambda *_: {})
+    monkeypatch.setattr(contenders, 'training', lambda *_: iter([('JAX', broken), ('other', broken)]))
     with pytest.raises(ValueError, match='training.*no / room left'):
         bench.bench(tiny(sizes=(16,)), tmp_path)
     (path,) = tmp_path.glob('*.json')

@@ -1,0 +1,65 @@
+"""The kernel of a card computes the units, interpreted here, and is lowered for cards without one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qsnet_jax import blocks, fused, layers, model
+
+SETTINGS = {'channels': 24, 'units': 2, 'scale_channels': 12, 'rates': (1,)}
+
+
+def prepared(**settings):
+    """A network and its prepared weights, whose norms do something."""
+    network = model.QSNet(**{**SETTINGS, 'form': 'dense', **settings})
+    variables = model.initialize(network, seed=0)
+    generator = np.random.default_rng(0)
+    variables['params'] = jax.tree.map(
+        lambda value: (value + generator.normal(0, 0.1, value.shape)).astype(np.float32), variables['params']
+    )
+    return network, model.prepare(network, variables)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (3, 70), (5, 64)])
+@pytest.mark.parametrize(('channels', 'groups'), [(24, 3), (132, 3), (64, 1)])
+def test_the_kernel_is_the_units(channels, groups, size):
+    """To float32 rounding, for rows shorter and longer than a block and widths that are no power of two."""
+    network, weights = prepared(channels=channels, groups=groups, decoder_groups=1)
+    units = [weights['prepared'][f'unit_{number}'] for number in (1, 2)]
+    width = units[0]['expand']['conv']['addends'][0].shape[-1]
+    x = jax.random.normal(jax.random.key(1), (2, *size, width)).at[..., channels:].set(0)
+    expected = blocks.Blocks((x,), ((*range(channels), *[blocks.PAD] * (width - channels)),), 'dense')
+    for unit in units:
+        expected = layers.ShuffleUnit(groups).apply({'prepared': unit}, expected, False)
+    found = fused.units(x, units)
+    assert not jnp.allclose(found, x, atol=0.1)
+    np.testing.assert_allclose(found, expected.parts[0], atol=1e-5)
+
+
+@pytest.mark.usefixtures('lenient_promotion')
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_the_network_takes_it_where_weights_are_prepared(dtype, monkeypatch):
+    """Outputs are those of the dense form; without prepared weights, and in training, the form is that one."""
+    calls, units = [], fused.units
+    monkeypatch.setattr(fused, 'units', lambda *given: calls.append(1) or units(*given))
+    network, weights = prepared(dtype=dtype)
+    images = jax.random.uniform(jax.random.key(0), (1, 9, 70, 3))
+    expected = network.apply(weights, images)
+    found = network.clone(form='fused').apply(weights, images)
+    assert calls == [1]
+    scale = float(jnp.abs(expected.rain).max())
+    atol = scale * (1e-5 if dtype == 'float32' else 0.05)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), found, expected)
+    variables = model.initialize(network, 0)
+    for train in (False, True):
+        network.clone(form='fused').apply(variables, images, train, mutable=['batch_stats'])
+    assert calls == [1]
+
+
+@pytest.mark.usefixtures('lenient_promotion')
+def test_it_is_lowered_for_cards():
+    """One call of Triton a unit, on a machine without CUDA."""
+    network, weights = prepared(form='fused', dtype='bfloat16')
+    lowered = jax.jit(network.apply).trace(weights, jnp.zeros((1, 8, 64, 3))).lower(lowering_platforms=('cuda',))
+    assert lowered.as_text().count('xla.gpu.triton') == 2
