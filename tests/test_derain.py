@@ -102,6 +102,21 @@ def test_scores_are_those_of_the_image_alone(size, norm, stride):
     np.testing.assert_array_equal(derainer(image), images.to_uint8(rainy - np.asarray(rain)))
 
 
+@pytest.mark.slow
+def test_real_rain_is_scored_on_the_image_alone(data_root):
+    """All 35 pairs of RainTrainL/val with the weights that come with the package: `apply` on each, bit for bit."""
+    derainer = derain.load()
+    apply = jax.jit(derainer.network.apply)
+    pictures = sorted((data_root / 'RainTrainL/val/clean').glob('*.png'))
+    assert len(pictures) == 35
+    for path in pictures:
+        layer = images.read(path.parent.parent / 'layer' / path.name)
+        image = np.minimum(images.read(path).astype(int) + layer, 255).astype(np.uint8)
+        rainy = images.to_float(image)
+        rain = np.asarray(apply(derainer.variables, jnp.asarray(rainy[None])).rain[0])
+        np.testing.assert_array_equal(derainer(image), images.to_uint8(rainy - rain))
+
+
 def test_tiles_without_a_core_are_refused():
     """A tile must be larger than its two margins."""
     with pytest.raises(UserError, match='--tile=64 or more'):

@@ -130,6 +130,8 @@ def cluster(tmp_path_factory, request):
     missing = [name for name in (*DAEMONS, 'unshare') if not shutil.which(name)]
     if os.geteuid() or missing:
         pytest.skip(f'a cluster needs root and Slurm (apt-get install slurm-wlm munge); missing: {missing or "root"}')
+    if subprocess.run(['unshare', '--mount', 'true'], capture_output=True).returncode:
+        pytest.skip('a cluster needs mounts of its own, which this machine does not allow')
     made = Cluster(tmp_path_factory.mktemp('slurm'), request.param)
     try:
         try:
