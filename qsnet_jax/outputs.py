@@ -49,7 +49,10 @@ class Record:
     def put(self, path: pathlib.Path, save: Callable[[pathlib.Path], None]) -> None:
         """Lets `save` write a temporary file, notes it, and gives it its name."""
         with storage.replacing(path) as temporary:
-            save(temporary)
+            try:
+                save(temporary)
+            except UserError as error:  # of the file that people know
+                raise type(error)(str(error).replace(str(temporary), str(path))) from error.__cause__
             digest = _sha256(temporary)
             if digest not in self.known:
                 name = spelling.shown(path.relative_to(self.path.parent))

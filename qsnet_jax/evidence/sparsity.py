@@ -6,7 +6,6 @@ that only 5 % of such samples reach; their values are independent, which those o
 """
 
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -66,7 +65,7 @@ def _open_folder(folder: str) -> tuple[str, Photos, dict[str, Any]]:
     found = photo_folders.find_photos(pathlib.Path(folder).expanduser())
     for failure in found.failures:
         print(spelling.shown(f'failed: {failure}'))
-    files = [file for file in found.photos if os.access(file, os.R_OK)]
+    files = [file for file in found.photos if file.is_file() and os.access(file, os.R_OK)]
     parts = [(str(file.relative_to(found.base)), sources.sha256(file.read_bytes())) for file in files]
     fingerprint = {'count': len(files), 'sha256': sources.digest(parts)}
     return found.base.resolve().name, walk(found.photos, found.base), fingerprint
@@ -120,8 +119,15 @@ def study(
 
 
 def _claimed(path: pathlib.Path, fingerprint: dict[str, Any]) -> pathlib.Path:
-    """The path of a row; refuses one that holds other images."""
-    if path.exists() and json.loads(path.read_text())['fingerprint']['sha256'] != fingerprint['sha256']:
+    """The path of a row; refuses one that holds other images. One that is damaged is no obstacle."""
+    if not path.exists():
+        return path
+    try:
+        found = storage.read_json(path)['fingerprint']['sha256']
+    except (storage.Damaged, KeyError, TypeError):
+        print(spelling.shown(f'{path} is damaged and is replaced'))
+        return path
+    if found != fingerprint['sha256']:
         raise UserError(f'{path} is of other images of that name; remove it, or name another --results.')
     return path
 
