@@ -128,6 +128,20 @@ def test_a_damaged_checkpoint_names_the_others_and_one_of_them_goes_on(run):
     assert run()['step'] == 5  # whole again
 
 
+@pytest.mark.parametrize('step', [5, 2])
+def test_a_damaged_description_of_a_checkpoint_is_named(run, step):
+    """A field of another name, with which Orbax opens none of them; without that checkpoint the run goes on."""
+    place = run.workdir / 'checkpoints' / str(step)
+    path = place / '_CHECKPOINT_METADATA'
+    path.write_text(path.read_text().replace('item_handlers', 'item_han$lers'))
+    other = {5: 4, 2: 5}[step]
+    for call in (run, lambda: train.restore_variables(run.config, run.workdir, 'latest')):
+        with pytest.raises(UserError, match=rf'Checkpoint {step} is damaged .*Remove {place}, .* from step {other}\.'):
+            call()
+    shutil.rmtree(place)
+    assert run()['step'] == 5
+
+
 def test_an_empty_folder_among_the_checkpoints_is_named(run):
     """What a copy that was cut short leaves."""
     (run.workdir / 'checkpoints/9').mkdir()
