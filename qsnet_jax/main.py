@@ -84,8 +84,7 @@ def _sparsity(given: Given) -> int:
 
     if given.config is None and not given.values.input:
         raise UserError('--mode=sparsity needs --input=FOLDER of photos, or --config=NAME for its data sets.')
-    sparsity.run(given.config, given.values.input, given.values.weights, _results(given))
-    return 0
+    return int(sparsity.run(given.config, given.values.input, given.values.weights, _results(given)) > 0)
 
 
 def _score(given: Given) -> int:

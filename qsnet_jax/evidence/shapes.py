@@ -28,7 +28,7 @@ _PRINT = {'count': int, 'sha256': str, 'publisher_count?': int}
 _CONFIG = {'data': {'root?': str}, 'model?': dict, 'train?': dict, 'loss?': dict}
 _DEVICE = {'platform': str, 'kind': str}
 _TRAINING = {
-    'training_data?': Each(_PRINT),
+    'training_data?': Each({'sha256': str, 'count?': int}),
     'training_seconds?': Real(),
     'step?': int,
     'config?': _CONFIG,
