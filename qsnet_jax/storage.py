@@ -183,7 +183,7 @@ def explained(error: OSError) -> UserError:
 
 def _number(error: BaseException) -> int | None:
     """The system's number of an error, also of one that TensorStore or ArrayRecord put into words of its own."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     text = str(error)
     return next((number for number in _REMEDIES if os.strerror(number) in text), None)

@@ -173,6 +173,33 @@ def test_a_config_that_is_lost_comes_back_from_run_json(run, content):
     train.restore_variables(run.config, run.workdir, 'latest')
 
 
+@pytest.mark.parametrize('change', [{'channels': 24}, {'rates': [1, 2, 4, 7]}, {'norm': 'instance'}])
+def test_a_config_that_is_not_that_of_run_json_is_refused(run, change):
+    """A digit that has turned makes no other network of the same parameters."""
+    path = run.workdir / 'config.json'
+    stored = json.loads(path.read_text())
+    stored['model'] |= change
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=rf'different networks: model\.{next(iter(change))} is .*remove that one'):
+        train.restore_variables(run.config, run.workdir, 'latest')
+    path.unlink()
+    train.restore_variables(run.config, run.workdir, 'latest')
+
+
+def test_settings_that_no_network_has_are_damage(run, capsys):
+    """A name in which a bit has turned: the config comes from run.json; without that it is refused."""
+    path = run.workdir / 'config.json'
+    path.write_text(path.read_text().replace('encoder_stride', 'encoder_svride'))
+    train.restore_variables(run.config, run.workdir, 'latest')
+    assert 'encoder_svride, which no network has' in capsys.readouterr().out
+    (run.workdir / 'run.json').unlink()
+    with pytest.raises(UserError, match='encoder_svride'):
+        train.restore_variables(run.config, run.workdir, 'latest')
+    path.write_text(path.read_text().replace('encoder_svride', 'encoder_stride').replace('"batch"', '"bauch"'))
+    with pytest.raises(UserError, match='is damaged|norm'):
+        train.restore_variables(run.config, run.workdir, 'latest')
+
+
 def test_a_run_without_both_is_not_taken_for_another(run):
     """Resuming refuses; evaluation takes the command's config."""
     (run.workdir / 'config.json').unlink()
