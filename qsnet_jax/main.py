@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from qsnet_jax import Stopped, UserError, command_line, config_files, signals, spelling
+from qsnet_jax import Stopped, UserError, command_line, config_files, signals, spelling, storage
 from qsnet_jax.command_line import Given, Verb
 from qsnet_jax.flag_table import FLAGS
 
@@ -84,8 +84,7 @@ def _sparsity(given: Given) -> int:
 
     if given.config is None and not given.values.input:
         raise UserError('--mode=sparsity needs --input=FOLDER of photos, or --config=NAME for its data sets.')
-    sparsity.run(given.config, given.values.input, given.values.weights, _results(given))
-    return 0
+    return int(sparsity.run(given.config, given.values.input, given.values.weights, _results(given)) > 0)
 
 
 def _score(given: Given) -> int:
@@ -261,7 +260,13 @@ def run(arguments: list[str]) -> int:
         status = _run(arguments)
         return signals.end(signals.received()) if signals.received() else status  # of one that was swallowed
     except UserError as error:
-        print(spelling.shown(f'error: {error}', keep='\n'), file=sys.stderr)
+        print(spelling.shown(f'error: {error}'), file=sys.stderr)
+        return _leave(1)
+    except OSError as error:  # of a drive, met where nobody expected one
+        if isinstance(error, BrokenPipeError):  # who read what is printed has gone, as head does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _leave(1)
+        print(spelling.shown(f'error: {storage.explained(error)}'), file=sys.stderr)
         return _leave(1)
     except Stopped as stop:
         print(stop, file=sys.stderr)
@@ -297,8 +302,15 @@ def _run(arguments: list[str]) -> int:
     logging.use_absl_handler()
     standard_logging.getLogger('asyncio').setLevel('CRITICAL')  # of Orbax's threads, whose errors come otherwise too
     logging.set_verbosity(logging.WARNING if given.values.verbosity is None else given.values.verbosity)
+    if given.values.verbosity is None:
+        logging.get_absl_logger().addFilter(_tells_no_trace)
     _start_jax(name, given)
     return VERBS[name].run(given)
+
+
+def _tells_no_trace(record: standard_logging.LogRecord) -> bool:
+    """Whether a line of a log is shown: traces of errors that Orbax's threads pass on are not, for they are said."""
+    return not (record.exc_info and 'orbax' in record.pathname)
 
 
 def _start_jax(name: str, given: Given) -> None:
@@ -335,8 +347,10 @@ def _workdir(given: Given, default: str) -> pathlib.Path:
 
 
 def _results(given: Given) -> pathlib.Path:
-    """Folder of rows, figures and the report."""
-    return pathlib.Path(given.values.results).expanduser()
+    """Folder of rows, figures and the report, in which can be written."""
+    results = pathlib.Path(given.values.results).expanduser()
+    storage.check_writable(results, 'results')
+    return results
 
 
 def _tile(given: Given) -> int:

@@ -43,23 +43,38 @@ class Record:
     def __init__(self, folder: pathlib.Path):
         self.path = folder / RECORD
         self.known: set[bytes] = set()
+        self._break = b''  # after a line that a full disk has cut
+        self._read()
+
+    def _read(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self.known = set(re.findall(rb'^[0-9a-f]{64}(?=  )', self.path.read_bytes(), re.MULTILINE))
+            content = self.path.read_bytes()
+            self.known |= set(re.findall(rb'^[0-9a-f]{64}(?=  )', content, re.MULTILINE))
+            self._break = b'\n' if content and not content.endswith(b'\n') else b''
 
     def put(self, path: pathlib.Path, save: Callable[[pathlib.Path], None]) -> None:
         """Lets `save` write a temporary file, notes it, and gives it its name."""
         with storage.replacing(path) as temporary:
-            save(temporary)
+            try:
+                save(temporary)
+            except UserError as error:  # of the file that people know
+                raise type(error)(str(error).replace(str(temporary), str(path))) from error.__cause__
             digest = _sha256(temporary)
             if digest not in self.known:
                 name = spelling.shown(path.relative_to(self.path.parent))
                 with self.path.open('ab') as file:
-                    file.write(digest + b'  ' + name.encode() + b'\n')
+                    file.write(self._break + digest + b'  ' + name.encode() + b'\n')
                 self.known.add(digest)
+                self._break = b''
 
     def holds(self, path: pathlib.Path) -> bool:
-        """Whether a file is a result, unchanged."""
-        return path.is_file() and _sha256(path) in self.known
+        """Whether a file is a result, unchanged; also of another process that writes there now."""
+        if not path.is_file():
+            return False
+        digest = _sha256(path)
+        if digest not in self.known:
+            self._read()
+        return digest in self.known
 
 
 def plan(photos: list[pathlib.Path], base: pathlib.Path, target: pathlib.Path, layers: bool) -> list[Job]:

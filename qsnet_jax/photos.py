@@ -178,8 +178,9 @@ def _judge(found: Found, path: pathlib.Path, entry: os.DirEntry) -> pathlib.Path
 
 
 def _unreadable(path: pathlib.Path, error: OSError) -> str:
-    """What is said of a folder that cannot be looked into."""
-    return f'{path}: cannot be read ({error.strerror}); expected a folder to look into; change its permissions'
+    """What is said of a folder that cannot be looked into, and of a link that cannot be followed."""
+    remedy = 'mend the link' if error.errno == errno.ELOOP else 'change its permissions'
+    return f'{path}: cannot be read ({error.strerror}); expected a folder to look into; {remedy}'
 
 
 def _passed(found: Found) -> str:

@@ -17,9 +17,9 @@ from typing import Any, cast
 
 from qsnet_jax import UserError
 
-# Temporary files: the machine and the process that write them, and a number. The name is short whatever the file's own
-# name is, and nobody else's.
-_TEMPORARY = re.compile(r'\.qsnet-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp')
+# Temporary files: the machine and the process that write them, a number, an extension where the writer needs one. The
+# name is short whatever the file's own name is, and nobody else's.
+_TEMPORARY = re.compile(r'\.qsnet-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp(\.\w+)?')
 _STARTED = time.time()
 _FORGOTTEN = 24 * 3600  # seconds after which a temporary file of another machine is an orphan too
 _SPACE = 'Free some space or name another folder; a run goes on from its last whole checkpoint'
@@ -46,6 +46,7 @@ _REMEDIES = {
 }
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _unfinished: set[pathlib.Path] = set()  # temporary files that are being written
+_swept: set[pathlib.Path] = set()  # folders without orphans
 
 
 class Damaged(UserError):
@@ -54,15 +55,24 @@ class Damaged(UserError):
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path beside `path`, whose file takes its place at the end, so that it is whole or as it was."""
+    """A temporary path beside `path`, whose file takes its place at the end, so that it is whole or as it was.
+
+    What killed processes left in that folder goes. An OSError of the file names `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent not in _swept:
+        _swept.add(path.parent)
+        remove_orphans(path.parent)
     temporary = temporary_path(path)
     _unfinished.add(temporary)
     try:
         yield temporary
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # a drive that takes nothing gives nothing back either
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary), temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
         _unfinished.discard(temporary)
@@ -91,7 +101,7 @@ def remove_orphans(folder: pathlib.Path) -> None:
 
 def _is_orphan(path: pathlib.Path) -> bool:
     """Whether nobody will rename a temporary file any more."""
-    machine, process = cast(re.Match[str], _TEMPORARY.fullmatch(path.name)).groups()
+    machine, process = cast(re.Match[str], _TEMPORARY.fullmatch(path.name)).groups()[:2]
     changed = path.stat().st_mtime
     if machine != _machine() or os.name != 'posix':
         return time.time() - changed > _FORGOTTEN
@@ -162,10 +172,21 @@ def read_json_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
 
 def remedy(error: BaseException) -> str:
     """What to do about an error of a drive."""
-    number = getattr(error, 'errno', None)
-    if number is None and 'No space left' in str(error):  # as TensorStore and ArrayRecord word it
-        number = errno.ENOSPC
-    return _REMEDIES.get(number or 0, 'Name another folder')
+    return _REMEDIES.get(_number(error) or 0, 'Name another folder')
+
+
+def explained(error: OSError) -> UserError:
+    """The same error in one line, with its file and what to do."""
+    place = f'{error.filename}: ' if error.filename not in (None, '') else ''
+    return UserError(f'{place}{error.strerror or error}. {remedy(error)}.')
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error, also of one that TensorStore or ArrayRecord put into words of its own."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    text = str(error)
+    return next((number for number in _REMEDIES if os.strerror(number) in text), None)
 
 
 @contextlib.contextmanager
@@ -174,14 +195,26 @@ def writable(folder: pathlib.Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
-    except (OSError, ValueError) as error:
-        is_about_files = isinstance(error, OSError) or 'No space left' in str(error)  # TensorStore's are ValueErrors
-        if isinstance(error, UserError) or not is_about_files:
+    except Exception as error:  # TensorStore raises ValueErrors and others
+        number = _number(error)
+        if isinstance(error, UserError) or (number is None and not isinstance(error, OSError)):
             raise
-        lines = str(error).splitlines()
-        raise UserError(
-            f'{folder} cannot be written: {lines[0][:300] if lines else error!r}. {remedy(error)}.'
-        ) from error
+        lines = str(error).splitlines() or [repr(error)]
+        fault = lines[0][:300] if isinstance(error, OSError) else os.strerror(cast(int, number))
+        raise UserError(f'{folder} cannot be written: {fault}. {remedy(error)}.') from error
+
+
+def check_writable(folder: pathlib.Path, flag: str) -> None:
+    """Raises UserError where `folder`, the value of `flag`, can be neither made nor written to; makes nothing."""
+    existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
+    probe = temporary_path(existing / 'x')
+    try:
+        probe.write_bytes(b'tried')
+        probe.unlink()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+        raise UserError(f'--{flag}={folder} cannot be written: {error.strerror}. {remedy(error)}.') from error
 
 
 @contextlib.contextmanager

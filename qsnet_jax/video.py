@@ -9,6 +9,7 @@ leaves nothing, and starts again from the beginning.
 import contextlib
 import dataclasses
 import fractions
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,6 +31,7 @@ MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}  # matrix coefficients, l
 COPIED = ('audio', 'subtitle')
 _KEPT = ('title', 'artist', 'date', 'creation_time', 'comment', 'copyright', 'description', 'location')
 MAX_PIXELS = 8192 * 4320  # of a frame
+CONTAINERS = {'format_whitelist': 'mov,matroska,avi'}  # no lists of other files and addresses, whatever the name says
 
 
 class VideoError(UserError):
@@ -74,13 +76,15 @@ def derain_video(
         raise VideoError(f'{target}: expected the extension of {source}; change the name of the result')
     if target.exists() and target.samefile(source):
         raise VideoError(f'{target}: is the input itself, which would be overwritten; name another folder')
+    if not source.is_file():  # a pipe would block
+        raise VideoError(f'{source}: is not there, or is not a regular file; expected a whole video; check the path')
     with storage.replacing(target) as temporary, _explained(av, source), contextlib.ExitStack() as stack:
-        reader = stack.enter_context(av.open(str(source)))
+        reader = stack.enter_context(av.open(os.path.abspath(source), options=CONTAINERS))
         picture = _check(source, reader)
         muxer = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska', '.webm': 'webm', '.avi': 'avi'}
         options = {'movflags': '+faststart'} if muxer[source.suffix.lower()] in ('mp4', 'mov') else {}
         writer = stack.enter_context(
-            av.open(str(temporary), 'w', format=muxer[source.suffix.lower()], container_options=options)
+            av.open(os.path.abspath(temporary), 'w', format=muxer[source.suffix.lower()], container_options=options)
         )
         return _Job(source, reader, picture, writer, derainer).run(show_progress)
 

@@ -80,6 +80,23 @@ def test_training_ends_with_weights_scores_and_pictures(tiny):
 
 
 @pytest.mark.slow
+def test_a_drive_that_takes_no_checkpoint_is_one_line(tiny, tmp_path):
+    """Files of 16 KiB at most stand for a full drive: no trace of Orbax's threads, and the same command goes on."""
+    flags, whole, _ = tiny
+    command = [sys.executable, '-m', 'qsnet_jax.main', *flags, f'--workdir={tmp_path / "run"}']
+    environment = {key: value for key, value in os.environ.items() if key != 'JAX_COMPILATION_CACHE_DIR'}
+    limited = ['bash', '-c', 'ulimit -f 16; exec "$@"', 'bash', *command]
+    done = subprocess.run(limited, cwd=ROOT, env=environment | {'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True)
+    errors = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr
+    assert len(errors) == 1 and f'{tmp_path}/run cannot be written' in errors[0] and 'ulimit -f' in errors[0]
+    status, _, errors = run(*command[3:])
+    assert status == 0, errors
+    expected, found = (load_file(each / 'weights.safetensors') for each in (whole, tmp_path / 'run'))
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.slow
 def test_killed_at_any_moment_ends_with_the_same_parameters(tiny, tmp_path):
     """SIGKILL between and during checkpoints, started again by the same command: bit-identical weights."""
     flags, whole, _ = tiny

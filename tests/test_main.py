@@ -1,5 +1,7 @@
 """The command line: every slip is one line with the nearest right name, and nothing is begun."""
 
+import errno
+import logging
 import os
 import pathlib
 import re
@@ -10,8 +12,9 @@ import sys
 import time
 
 import pytest
+from absl import logging as absl_logging
 
-from qsnet_jax import UserError, command_line, config_files, main
+from qsnet_jax import UserError, command_line, config_files, main, storage
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = '--config=quickstart'
@@ -142,6 +145,40 @@ def test_a_backend_that_is_not_there_is_one_line():
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, 'JAX_PLATFORMS': 'tpu'}, capture_output=True, text=True)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert 'JAX_PLATFORMS=tpu' in done.stderr and 'unset JAX_PLATFORMS' in done.stderr
+
+
+def test_faults_of_drives_are_one_line(capsys, tmp_path):
+    """A file where the results must go, found before anything is computed; a row that lies where no file can."""
+    (tmp_path / 'file').write_text('')
+    photo = ROOT / 'results/figures/before_after.jpg'
+    for arguments in (
+        ['--mode=sparsity', f'--input={photo}'],
+        ['--mode=study', '--config=losses:small'],
+        ['--mode=score', '--name=a', f'--restored={tmp_path}', f'--clean={tmp_path}'],
+        ['--mode=compare', QUICK],
+        ['--mode=bench', '--config=bench:small'],
+        ['--mode=report'],
+    ):
+        status, lines = say(capsys, *arguments, f'--results={tmp_path}/file/results')
+        assert status == 1 and len(lines) == 1 and lines[0].startswith(f'error: --results={tmp_path}/file/results'), (
+            lines
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
+
+
+def test_an_error_of_the_system_that_nobody_expected_is_one_line(capsys, monkeypatch):
+    """With its file, in one line whatever that is called, and what to do; traces of Orbax's threads are not shown."""
+
+    def fail(_given):
+        absl_logging.get_absl_logger().handle(record)
+        raise OSError(errno.EIO, os.strerror(errno.EIO), 'a\n\x1b[31m')
+
+    trace = (ValueError, ValueError('thread'), None)
+    record = logging.LogRecord('absl', logging.ERROR, '/x/orbax/future.py', 1, 'raised', (), trace)
+    monkeypatch.setitem(main.VERBS, 'report', main.VERBS['report']._replace(run=fail))
+    status, lines = say(capsys, '--mode=report')
+    assert status == 1
+    assert lines == [f'error: a\\n\\x1b[31m: Input/output error. {storage._REMEDIES[errno.EIO]}.']
 
 
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])

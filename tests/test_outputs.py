@@ -280,3 +280,14 @@ def test_what_killed_runs_left_is_removed(tmp_path):
         path.write_text('mine')
     photos.derain_files(Darkener(), str(tmp_path / 'in'), str(tmp_path / 'out'))
     assert not any(path.exists() for path in orphans) and all(path.exists() for path in kept)
+
+
+def test_results_of_a_process_beside_are_results(tmp_path):
+    """What another one has written since the record was read; and a line that a full disk has cut spoils no other."""
+    (tmp_path / outputs.RECORD).write_bytes(b'0123456789abcdef')  # without an end
+    mine, theirs = outputs.Record(tmp_path), outputs.Record(tmp_path)
+    for number in range(2):
+        theirs.put(tmp_path / f'{number}.png', lambda path, number=number: path.write_bytes(b'%d' % number))
+    assert all(record.holds(tmp_path / f'{number}.png') for record in (mine, theirs) for number in range(2))
+    (tmp_path / '1.png').write_bytes(b'original')
+    assert not mine.holds(tmp_path / '1.png') and not outputs.Record(tmp_path).holds(tmp_path / '1.png')

@@ -332,6 +332,19 @@ def test_a_full_disk_stops_the_run(tmp_path, monkeypatch, capsys):
     assert written(tmp_path / 'out') == set()
 
 
+def test_a_full_disk_names_the_photo(tmp_path, monkeypatch, capsys):
+    """And not the temporary file that was half written."""
+    save(tmp_path / 'in/a.png')
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(Image.Image, 'save', fail)
+    monkeypatch.setattr(images, 'open_photo', lambda path: images.Photo.of_pixels(images.read(path)))
+    assert run(tmp_path / 'in', tmp_path / 'out')[0] == 1
+    assert f'failed: {tmp_path}/out/a.png: cannot be written (No space left' in capsys.readouterr().out
+
+
 def test_memory_of_the_device_names_the_photo(tmp_path, monkeypatch, capsys):
     """Running out of it is a failure of this photo, with the remedy."""
     save(tmp_path / 'in/a.png')

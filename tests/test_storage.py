@@ -1,5 +1,6 @@
 """Files are whole or not there; what killed writers left goes, and nothing else."""
 
+import errno
 import os
 import pathlib
 import signal
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from qsnet_jax import storage
+from qsnet_jax import UserError, storage
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -75,3 +76,47 @@ def test_a_folder_that_is_not_there_has_no_orphans(tmp_path):
     storage.remove_orphans(tmp_path / 'none')
     (tmp_path / 'file').write_text('')
     storage.remove_orphans(tmp_path / 'file')
+
+
+def test_every_write_removes_what_killed_writers_left(tmp_path):
+    """In the folder that it writes to, also with the extension that a writer needed; once a process."""
+    gone = subprocess.run([sys.executable, '-c', 'import os; print(os.getpid())'], capture_output=True, text=True)
+    orphan = renamed(storage.temporary_path(tmp_path / 'deep/a'), process=int(gone.stdout))
+    orphan.parent.mkdir()
+    for path in (orphan, orphan.with_name(f'{orphan.name}.mp4')):
+        path.write_bytes(b'half')
+    storage.write_bytes(tmp_path / 'deep/b', b'whole')
+    assert [path.name for path in orphan.parent.iterdir()] == ['b']
+
+
+def test_a_fault_of_the_drive_names_the_file(tmp_path):
+    """Not the temporary one, nor none at all, as writing to a full disk does."""
+    path = tmp_path / 'a'
+    for where in ((), (storage.temporary_path(path),)):
+        with pytest.raises(OSError) as error, storage.replacing(path) as temporary:
+            raise OSError(errno.ENOSPC, 'No space left on device', *(str(temporary) for _ in where))
+        assert str(error.value) == f"[Errno 28] No space left on device: '{path}'"
+        assert str(storage.explained(error.value)).startswith(f'{path}: No space left on device. Free some space')
+
+
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize('kind', [ValueError, RuntimeError])
+def test_faults_in_the_words_of_libraries(number, kind, tmp_path):
+    """TensorStore and ArrayRecord raise errors of their own: the remedy is that of the system's, in one line."""
+    words = f'UNKNOWN: Error writing "x/.zarray": Failed to write 235 bytes to file 13: {os.strerror(number)}\n[spec]'
+    with pytest.raises(UserError) as error, storage.writable(tmp_path):
+        raise kind(words)
+    assert str(error.value) == (
+        f'{tmp_path} cannot be written: {os.strerror(number)}. {storage._REMEDIES[number]}.'
+    )  # fmt: skip
+
+
+def test_a_folder_is_tried_without_making_it(tmp_path):
+    """A place where it can be passes and stays as it is; a file in its way is refused."""
+    (tmp_path / 'file').write_text('')
+    storage.check_writable(tmp_path / 'a/b', 'results')
+    storage.check_writable(tmp_path, 'results')
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
+    for place in ('file', 'file/below', '../' * 30 + 'proc/none'):
+        with pytest.raises(UserError, match=r'--results=.* cannot be written'):
+            storage.check_writable(tmp_path / place, 'results')

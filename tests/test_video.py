@@ -1,6 +1,8 @@
 """Videos: every frame at its time, sound and tags as they were, in bounded memory, whole or not there."""
 
 import builtins
+import os
+import pathlib
 import resource
 
 import numpy as np
@@ -208,6 +210,25 @@ def test_what_cannot_come_out_right_is_refused(tmp_path, change, words):
     assert [path.name for path in tmp_path.iterdir()] == ['in.mp4']
     with pytest.raises(video.VideoError, match='input itself'):
         video.derain_video(identity, tmp_path / 'in.mp4', tmp_path / 'in.mp4')
+
+
+def test_what_is_no_video_file_is_refused_at_once(tmp_path):
+    """A pipe is not waited for, and a list of other files is not followed."""
+    write_clip(tmp_path / 'own.mkv', 2, sound=False)
+    os.mkfifo(tmp_path / 'pipe.mp4')
+    (tmp_path / 'list.mkv').write_text('ffconcat version 1.0\nfile own.mkv\n')
+    for name, words in (('pipe.mp4', 'not a regular file'), ('none.mp4', 'not there'), ('list.mkv', 'damaged')):
+        with pytest.raises(video.VideoError, match=words):
+            video.derain_video(identity, tmp_path / name, tmp_path / f'out-{name}', show_progress=False)
+
+
+def test_a_name_is_no_address(tmp_path, monkeypatch):
+    """What stands before a colon is no protocol, in either name."""
+    write_clip(tmp_path / 'in.mp4', 2, sound=False)
+    monkeypatch.chdir(tmp_path)
+    os.mkdir('out:x')
+    os.rename('in.mp4', 'tcp:in.mp4')
+    assert video.derain_video(identity, pathlib.Path('tcp:in.mp4'), pathlib.Path('out:x/a.mp4')).frames == 2
 
 
 def test_without_the_extra_one_line_says_so(tmp_path, monkeypatch):

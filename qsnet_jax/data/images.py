@@ -19,6 +19,7 @@ lost is in `Photo.notes`.
 
 import contextlib
 import dataclasses
+import errno
 import io
 import os
 import pathlib
@@ -203,6 +204,10 @@ def _check_is_file(path) -> None:
     except (FileNotFoundError, NotADirectoryError) as error:
         found = f'is a link to {os.readlink(path)}, which does not exist' if os.path.islink(path) else 'does not exist'
         raise _error(path, found, _EXPECTED, 'check the path') from error
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise _error(path, 'is a link in a circle of links', _EXPECTED, 'mend or remove it') from error
     if not stat.S_ISREG(mode):
         raise _error(path, 'is not a regular file', _EXPECTED, 'check the path')
 

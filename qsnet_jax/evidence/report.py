@@ -4,8 +4,9 @@ Numbers come from rows alone. Everything is one list of headings, tables and fig
 """
 
 import collections
-import json
+import contextlib
 import pathlib
+import tempfile
 from typing import Any
 
 from qsnet_jax import UserError, storage
@@ -13,6 +14,9 @@ from qsnet_jax.evidence import claims as claims_
 from qsnet_jax.evidence import forest, page, parts, pictures, scatter, tables
 from qsnet_jax.evidence import rows as rows_
 from qsnet_jax.evidence.verdicts import Claim
+
+# What a row that is not as rows are made can raise.
+_SLIPS = (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError)
 
 
 def report(results: pathlib.Path) -> None:
@@ -25,15 +29,41 @@ def report(results: pathlib.Path) -> None:
     place = next((each for each in places if each.exists()), None)
     if place is None:
         raise UserError(f"The paper's figures are missing: {places[0]}, which comes with the repository.")
-    paper = json.loads(place.read_text())
-    found, others = claims_.collect(rows, paper), claims_.others(rows, paper)
-    storage.write_bytes(results / 'figures' / 'verdicts.svg', forest.draw(found, True, is_alone=True).encode())
-    storage.write_bytes(results / 'README.md', overview(found, others, results).encode(errors='backslashreplace'))
-    items = [*opening(found, others, results), *details(rows, paper, results)]
-    text = page.markdown([item for item in items if not isinstance(item, page.Sliders)], results)
-    storage.write_bytes(results / 'tables.md', text.encode(errors='backslashreplace'))
-    storage.write_bytes(results / 'report.html', page.html(items, forest.STYLE).encode(errors='backslashreplace'))
+    paper = storage.read_json(place, remedy='Bring back the one that comes with the repository.')
+    try:
+        made = _make(rows, paper, results)
+    except _SLIPS as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f'{_culprit(rows, paper)} holds what the report cannot make sense of ({type(error).__name__}: '
+            f'{str(error)[:100]}). Make the row anew, or remove it.'
+        ) from error
+    for name, text in made.items():
+        storage.write_bytes(results / name, text.encode(errors='backslashreplace'))
     print(f'{len(rows)} rows; {results / "README.md"} and {results / "report.html"}')
+
+
+def _culprit(rows: rows_.Rows, paper: dict[str, Any]) -> str:
+    """The row without which the report can be made."""
+    with tempfile.TemporaryDirectory() as folder:
+        for row in rows:
+            with contextlib.suppress(*_SLIPS):
+                _make([each for each in rows if each is not row], paper, pathlib.Path(folder))
+                return row['file']
+    return 'paper.json, or more than one row,'
+
+
+def _make(rows: rows_.Rows, paper: dict[str, Any], results: pathlib.Path) -> dict[str, str]:
+    """The texts of the report by their names in RESULTS; pictures are written."""
+    found, others = claims_.collect(rows, paper), claims_.others(rows, paper)
+    items = [*opening(found, others, results), *details(rows, paper, results)]
+    return {
+        'figures/verdicts.svg': forest.draw(found, True, is_alone=True),
+        'README.md': overview(found, others, results),
+        'tables.md': page.markdown([item for item in items if not isinstance(item, page.Sliders)], results),
+        'report.html': page.html(items, forest.STYLE),
+    }
 
 
 def count(found: list[Claim], others: page.Table) -> str:

@@ -1,10 +1,10 @@
 """Rows of results: read, checked and sorted. A row that does not say how it came about is refused."""
 
-import json
 import pathlib
 from typing import Any, TypeAlias
 
-from qsnet_jax import UserError, fields
+from qsnet_jax import UserError, fields, storage
+from qsnet_jax.evidence import shapes
 
 STAND_IN = 'test_iii_stand_in'  # as data.sets calls it, which is not imported: it needs everything that reads images
 # Which of the paper's tests a set is, or stands in for; all others stand in for Test-I.
@@ -33,26 +33,30 @@ def load(results: pathlib.Path) -> Rows:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    """One row. Raises UserError with its name for what is missing."""
-    try:
-        row = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f'{path} is no JSON ({error}); make the row anew, or remove it.') from error
+    """One row. Raises UserError with its name for what is missing, and for what is of another type."""
+    row = storage.read_json(path, remedy='Make the row anew, or remove it.')
     row.setdefault('kind', 'bench' if 'cases' in row else 'evaluation')
-    record = row.get('provenance') or {}
+    record = _object(row.get('provenance'))
     missing = [f'provenance.{name}' for name in _RECORDED if name not in record]
     if row['kind'] not in _KINDS:
         missing.append(f'a kind that is known (found {row["kind"]!r})')
-    prints = {'sparsity': [row.get('fingerprint')], 'bench': []}.get(row['kind'], [record.get('dataset')])
+    prints = {'sparsity': [row.get('fingerprint')], 'bench': []}.get(str(row['kind']), [record.get('dataset')])
     if row['kind'] == 'study':
-        prints = [each.get('fingerprint') for each in row.get('sets', {}).values()]
-        if 'failed' not in row and 'training_seconds' not in record.get('training', {}):
+        prints = [_object(each).get('fingerprint') for each in _object(row.get('sets')).values()]
+        if 'failed' not in row and 'training_seconds' not in _object(record.get('training')):
             missing.append('provenance.training.training_seconds')
-    if any(not (each and {'count', 'sha256'} <= each.keys()) for each in prints):
+    if any(not {'count', 'sha256'} <= _object(each).keys() for each in prints):
         missing.append('the fingerprint of its data')
     if missing:
         raise UserError(f'{path} is refused; it lacks {", ".join(missing)}. Make the row anew, or remove it.')
+    if faults := shapes.faults(row):
+        raise UserError(f'{path} is refused; {", ".join(faults)}. Make the row anew, or remove it.')
     return {**row, 'file': path.name}
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """A JSON object, empty where something else lies in its place."""
+    return value if isinstance(value, dict) else {}
 
 
 def check_studies(rows: Rows) -> None:

@@ -6,7 +6,6 @@ that only 5 % of such samples reach; their values are independent, which those o
 """
 
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -29,26 +28,31 @@ EXAMPLES = 3
 Photos: TypeAlias = Iterator[tuple[str, np.ndarray, tuple[str, str]]]  # name, uint8 (H, W, 3), what it shares
 
 
-def run(config: Any, folder: str | None, weights: str | None, results: pathlib.Path) -> None:
-    """The study of every photo below a folder or, without one, of each set of `config.sparsity.pool` or `data.eval`."""
+def run(config: Any, folder: str | None, weights: str | None, results: pathlib.Path) -> int:
+    """The study of every photo below a folder or, without one, of each set of `config.sparsity.pool` or `data.eval`.
+
+    Returns how many photos and folders could not be read; they are said.
+    """
     config = config or default.get_config()
     check(config.sparsity)
     record = provenance.collect(config.to_dict(), None)
     derainer, settings = derain.load(weights), config.sparsity
+    failures: list[str] = []
     if folder:
-        study(*_open_folder(folder), record, derainer, results, settings)
-        return
+        study(*_open_folder(folder, failures), record, derainer, results, settings)
+        return len(failures)
     weighted = dict(sets.parse_names(settings.pool)) if settings.pool else {}
     rows = []
     for name in weighted or [name for name, _ in sets.parse_names(config.data.eval)]:
         if name.startswith(('.', '/', '~')):
-            rows.append(study(*_open_folder(name), record, derainer, results, settings))
+            rows.append(study(*_open_folder(name, failures), record, derainer, results, settings))
             continue
         for each, source in sets.open_evaluation(config.data, name, sources.Cache(0)).items():
             shown, photos = each.replace('/', '-'), walk_source(source)
             rows.append(study(shown, photos, sources.fingerprint(source), record, derainer, results, settings))
     if weighted:
         pool(rows, list(weighted.values()), record, results)
+    return len(failures)
 
 
 def check(settings: Any) -> None:
@@ -61,15 +65,16 @@ def check(settings: Any) -> None:
         raise UserError(f'sparsity.bins is {settings.bins}; it must be at least 3.')
 
 
-def _open_folder(folder: str) -> tuple[str, Photos, dict[str, Any]]:
-    """Name, photos and fingerprint of a folder."""
+def _open_folder(folder: str, failures: list[str]) -> tuple[str, Photos, dict[str, Any]]:
+    """Name, photos and fingerprint of a folder; what cannot be read is said, and added to the failures."""
     found = photo_folders.find_photos(pathlib.Path(folder).expanduser())
     for failure in found.failures:
         print(spelling.shown(f'failed: {failure}'))
-    files = [file for file in found.photos if os.access(file, os.R_OK)]
+    failures += found.failures
+    files = [file for file in found.photos if file.is_file() and os.access(file, os.R_OK)]
     parts = [(str(file.relative_to(found.base)), sources.sha256(file.read_bytes())) for file in files]
     fingerprint = {'count': len(files), 'sha256': sources.digest(parts)}
-    return found.base.resolve().name, walk(found.photos, found.base), fingerprint
+    return found.base.resolve().name, walk(found.photos, found.base, failures), fingerprint
 
 
 def study(
@@ -120,8 +125,15 @@ def study(
 
 
 def _claimed(path: pathlib.Path, fingerprint: dict[str, Any]) -> pathlib.Path:
-    """The path of a row; refuses one that holds other images."""
-    if path.exists() and json.loads(path.read_text())['fingerprint']['sha256'] != fingerprint['sha256']:
+    """The path of a row; refuses one that holds other images. One that is damaged is no obstacle."""
+    if not path.exists():
+        return path
+    try:
+        found = storage.read_json(path)['fingerprint']['sha256']
+    except (storage.Damaged, KeyError, TypeError):
+        print(spelling.shown(f'{path} is damaged and is replaced'))
+        return path
+    if found != fingerprint['sha256']:
         raise UserError(f'{path} is of other images of that name; remove it, or name another --results.')
     return path
 
@@ -190,17 +202,18 @@ def control(bins: int = 64, is_signed: bool = False) -> dict[str, Any]:
     return {'samples': CONTROLS, 'size': CONTROL_SIZE, 'share': {**shares, 'beyond': 0.05}, 'excess': excess}
 
 
-def walk(files: list[pathlib.Path], base: pathlib.Path) -> Photos:
-    """The photos of a folder that can be read, by name; the others are said at the end."""
-    failures = []
+def walk(files: list[pathlib.Path], base: pathlib.Path, failures: list[str]) -> Photos:
+    """The photos of a folder that can be read, by name; the others are said at the end, and added to the failures."""
+    own = []
     for file in progress.bar(files, 'sparsity', unit='photo'):
         name = str(file.relative_to(base))
         try:
             yield name, images.open_photo(file).rgb, (name, name)
         except images.ImageError as error:
-            failures.append(f'failed: {error}')
-    for failure in failures:
-        print(spelling.shown(failure))
+            own.append(str(error))
+    for failure in own:
+        print(spelling.shown(f'failed: {failure}'))
+    failures += own
 
 
 def walk_source(source: sources.Source) -> Photos:

@@ -40,7 +40,15 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager(self._place(), options=options)
+        try:
+            self._manager = ocp.CheckpointManager(self._place(), options=options)
+        except Exception as error:  # of Orbax, whatever it trips over: one damaged checkpoint, and it opens none
+            if self._link is not None:
+                self._link.cleanup()
+            damaged = [step for step in steps_in(self.directory) if not _can_be_opened(self.directory / str(step))]
+            if isinstance(error, OSError) or not damaged:
+                raise
+            raise _to_be_removed(self.directory, damaged[0], f'{type(error).__name__}: {str(error)[:160]}') from error
 
     def __enter__(self) -> 'Checkpoints':
         return self
@@ -139,10 +147,28 @@ def _check_scores(directory: pathlib.Path) -> None:
     for step in steps_in(directory):
         path = directory / str(step) / 'metrics' / 'metrics'
         if path.exists():
-            others = [str(each) for each in reversed(steps_in(directory)) if each != step]
-            way = f'the same command goes on from step {others[0]}' if others else 'the same command begins again'
-            remedy = f'Checkpoint {step} is damaged. Remove {directory / str(step)}, and {way}.'
-            storage.read_json(path, remedy=remedy)
+            try:
+                storage.read_json(path)
+            except storage.Damaged as error:
+                raise _to_be_removed(directory, step, str(error).removesuffix('.')) from error
+
+
+def _can_be_opened(path: pathlib.Path) -> bool:
+    """Whether Orbax opens a folder that holds this checkpoint alone."""
+    with tempfile.TemporaryDirectory(prefix='qsnet-') as folder:
+        (pathlib.Path(folder) / path.name).symlink_to(path, target_is_directory=True)
+        try:
+            ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(best_fn=_psnr, read_only=True)).close()
+        except Exception:  # the one that is looked for
+            return False
+    return True
+
+
+def _to_be_removed(directory: pathlib.Path, step: int, fault: str) -> UserError:
+    """What is said of a checkpoint for whose sake Orbax opens none."""
+    others = [str(each) for each in reversed(steps_in(directory)) if each != step]
+    way = f'the same command goes on from step {others[0]}' if others else 'the same command begins again'
+    return UserError(f'Checkpoint {step} is damaged ({fault}). Remove {directory / str(step)}, and {way}.')
 
 
 def _held(state: Any) -> dict[str, Any]:

@@ -34,9 +34,13 @@ def stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
     path, fault = workdir / 'config.json', None
     if path.exists():
         try:
-            return storage.read_json(path, ('model', 'train', 'data'), 'Remove it and give the config of the run.')
+            stored = storage.read_json(path, ('model', 'train', 'data'), 'Remove it and give the config of the run.')
+            _check_network(path, stored)
         except storage.Damaged as error:
             fault = error
+        else:
+            _refuse_another_network(path, stored, starts_of(workdir))
+            return stored
     starts = starts_of(workdir)
     if starts:
         print(f'{fault or f"{path} is missing."} The config of the run is taken from run.json.')
@@ -44,6 +48,31 @@ def stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
     if fault:
         raise fault
     return None
+
+
+def _check_network(path: pathlib.Path, stored: dict[str, Any]) -> None:
+    """Raises Damaged for settings that no network has."""
+    known, found = fields.default_fields(), fields.flat({'model': stored['model']})
+    unknown = [name for name in found if name not in known]
+    if unknown:
+        raise storage.Damaged(f'{path} holds {", ".join(unknown)}, which no network has.')
+
+
+def _refuse_another_network(path: pathlib.Path, stored: dict[str, Any], starts: list[dict[str, Any]]) -> None:
+    """Raises UserError where config.json and run.json, written together, tell of different networks."""
+    found, begun = (
+        fields.flat({'model': each['model']}) for each in (stored, starts[-1]['config'] if starts else stored)
+    )
+    different = [
+        f'{name} is {found[name]!r} and {begun[name]!r}'
+        for name in sorted(found.keys() & begun.keys())
+        if fields.of_today(name, found[name]) != fields.of_today(name, begun[name])
+    ]
+    if different:
+        raise UserError(
+            f'{path} and run.json beside it tell of different networks: {", ".join(different)}. One of them is '
+            'damaged; remove that one.'
+        )
 
 
 def starts_of(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -55,6 +84,8 @@ def starts_of(workdir: pathlib.Path) -> list[dict[str, Any]]:
     starts = storage.read_json(path, ('starts',), remedy)['starts']
     needed = {'step', 'config', 'training_data', 'commit', 'date'}
     if not isinstance(starts, list) or not all(isinstance(each, dict) and needed <= each.keys() for each in starts):
+        raise storage.Damaged(f'{path} does not hold the starts of a run. {remedy}')
+    if not all(isinstance(each['config'], dict) and isinstance(each['config'].get('model'), dict) for each in starts):
         raise storage.Damaged(f'{path} does not hold the starts of a run. {remedy}')
     return starts
 

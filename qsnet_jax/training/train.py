@@ -210,12 +210,26 @@ def restore_variables(
     stored = fields.complete(stored)
     with checkpoint.Checkpoints(directory, read_only=True) as checkpoints:
         step = checkpoints.find(which)
-        like = init_state(ml_collections.ConfigDict(stored))
+        like = _like(stored, workdir)
         state = checkpoints.restore(step, parallel.replicate(like, parallel.make_mesh()))
     record = {**folder.start_of(folder.starts_of(workdir), step), 'step': step}
     if which == 'best':
         record['selected_on'] = _watched_by(record, stored)
     return export(state), model.current(stored['model']), record
+
+
+def _like(stored: dict[str, Any], workdir: pathlib.Path) -> TrainState:
+    """A state of a stored config. Raises UserError where it is damaged, so that there is none."""
+    try:
+        return init_state(ml_collections.ConfigDict(stored))
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, UserError):
+            raise
+        fault = f'{type(error).__name__}: {" ".join(str(error).split())[:160]}'
+        raise UserError(
+            f'The config of the run in {workdir} is damaged ({fault}). Bring back its config.json, or remove it where '
+            'run.json is there.'
+        ) from error
 
 
 def _watched_by(record: dict[str, Any], stored: dict[str, Any]) -> list[str]:

@@ -292,7 +292,13 @@ def test_zero_size_is_refused(tmp_path):
 def test_missing_files_and_folders_are_refused(tmp_path, action):
     """A missing path, a folder and a pipe, which would block, are refused."""
     os.mkfifo(tmp_path / 'pipe.png')
-    for name, found in [('none.png', 'does not exist'), ('', 'not a regular file'), ('pipe.png', 'not a regular file')]:
+    (tmp_path / 'ring.png').symlink_to('ring.png')
+    for name, found in [
+        ('ring.png', 'a link in a circle of links'),
+        ('none.png', 'does not exist'),
+        ('', 'not a regular file'),
+        ('pipe.png', 'not a regular file'),
+    ]:
         with pytest.raises(images.ImageError, match=found):
             action(tmp_path / name)
 

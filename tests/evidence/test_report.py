@@ -149,3 +149,15 @@ def test_what_leaves_the_axis_ends_in_an_arrow():
     assert (axis(0.0), axis(-4.0), axis(9.0)) == (50.0, 0.0, 100.0)
     assert forest._bar(axis, [-9.0, 1.0], 5.0, 'thin', True).count('<path') == 2
     assert forest._bar(axis, [-1.0, 1.0], 5.0, 'thin', True).count('<path') == 1
+
+
+def test_a_row_that_the_report_cannot_make_sense_of_is_named(tmp_path):
+    """Of the right types, and still none: the report of before stays as it was."""
+    results = write_study(tmp_path)
+    (results / 'README.md').write_text('before')
+    row = make_row('V2', 1)
+    row['sets']['pairs']['images']['output_rgb_psnr'] = [30.0] * 5  # of six images
+    write(results, [row])
+    with pytest.raises(UserError, match=r'small-V2-1\.json holds what the report cannot make sense of'):
+        report.report(results)
+    assert (results / 'README.md').read_text() == 'before'

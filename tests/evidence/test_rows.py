@@ -1,9 +1,12 @@
 """Rows that are refused, alone and together."""
 
-import pytest
-from made_rows import make_row, write
+import copy
+import json
 
-from qsnet_jax import UserError
+import pytest
+from made_rows import RESULTS, make_row, write
+
+from qsnet_jax import UserError, storage
 from qsnet_jax.data import sets
 from qsnet_jax.evidence import rows
 
@@ -61,3 +64,58 @@ def test_a_difference_that_only_forbids_verdicts_is_no_reason_to_refuse(tmp_path
 def test_the_stand_in_is_called_as_the_data_call_it():
     """`rows` does not import `sets`, which takes seconds."""
     assert rows.STAND_IN == sets.STAND_IN
+
+
+@pytest.mark.parametrize('content', ['', '{', '[]', '3', 'null', '"x"', '{}', '\0', '[' * 100_000, b'\xff\xfe'])
+def test_what_is_no_row_is_refused_by_name(tmp_path, content):
+    """Whatever lies in the file."""
+    (tmp_path / 'rows').mkdir()
+    (tmp_path / 'rows/a.json').write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=r'rows/a\.json .*(Make the row anew|make the row anew)'):
+        rows.load(tmp_path)
+
+
+def places(value, place=()):
+    """Every place in a row down to the first entries of lists, but for the settings of its config."""
+    yield place
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from places(inner, (*place, name)) if place[-1:] != ('config',) else ()
+    elif isinstance(value, list) and value:
+        yield from places(value[0], (*place, 0))
+
+
+@pytest.mark.parametrize('other', [None, [], {}, 'x', -1.5, True, [[]], {'a': 1}], ids=repr)
+def test_rows_of_wrong_types_are_refused_by_name(tmp_path, other):
+    """Each value in turn becomes another: the row is refused by name, or is one that the report takes all the same."""
+    row, refused = make_row('V1', 0), 0
+    for place in list(places(row))[1:]:
+        changed = copy.deepcopy(row)
+        inner = changed
+        for name in place[:-1]:
+            inner = inner[name]
+        inner[place[-1]] = other
+        path = tmp_path / 'rows/small-V1-0.json'
+        storage.write_json(path, changed)
+        try:
+            rows.load(tmp_path)
+        except UserError as error:
+            assert str(path) in str(error) and '\n' not in str(error), place
+            refused += 1
+    assert refused > 40
+
+
+def test_numbers_that_are_none_are_refused(tmp_path):
+    """Infinity, and integers that no float holds."""
+    for value in (float('inf'), float('nan'), 10**400):
+        row = make_row('V1', 0)
+        row['sets']['pairs']['rgb']['psnr'] = value
+        (tmp_path / 'rows').mkdir(exist_ok=True)
+        (tmp_path / 'rows/a.json').write_text(json.dumps(row))
+        with pytest.raises(UserError, match=r'a\.json is refused; sets\.pairs\.rgb\.psnr is a number'):
+            rows.load(tmp_path)
+
+
+def test_all_rows_of_the_repository_fit():
+    """Of every kind that there is."""
+    assert {row['kind'] for row in rows.load(RESULTS)} >= {'study', 'compare', 'evaluation', 'sparsity', 'bench'}

@@ -1,6 +1,7 @@
 """The sparsity decision on distributions whose answer is known, and the study over folders."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def photos(tmp_path_factory):
 
 def test_the_study_of_a_folder(photos, tmp_path, capsys):
     """A row and a figure; the flat photo is named, the broken one said, and shares are those of the decisions."""
-    sparsity.run(None, str(photos), None, tmp_path)
+    assert sparsity.run(None, str(photos), None, tmp_path) == 1  # failed
     row = json.loads((tmp_path / f'sparsity/{photos.name}.json').read_text())
     assert row['count'] == 4 and row['without_gradient'] == ['flat.png'] and row['fingerprint']['count'] == 6
     assert 'failed' in capsys.readouterr().out
@@ -173,6 +174,27 @@ def test_a_row_of_other_images_is_not_overwritten(photos, tmp_path):
     storage.write_json(tmp_path / f'sparsity/{photos.name}.json', {'fingerprint': {'sha256': 'f' * 64}})
     with pytest.raises(UserError, match='other images of that name'):
         sparsity.run(None, str(photos), None, tmp_path)
+
+
+@pytest.mark.parametrize('content', ['', '{"fingerprint"', '[]', '{"fingerprint": 3}', '\0'])
+def test_a_damaged_row_is_replaced(tmp_path, content, capsys):
+    """It stops nothing."""
+    path = tmp_path / 'x.json'
+    path.write_text(content)
+    assert sparsity._claimed(path, {'sha256': 'f' * 64}) == path
+    assert 'is damaged and is replaced' in capsys.readouterr().out
+
+
+def test_pipes_among_photos_are_not_waited_for(tmp_path):
+    """Nor dead links: they are no part of the fingerprint, and are said with the others that cannot be read."""
+    (tmp_path / 'in').mkdir()
+    images.save(tmp_path / 'in/a.png', draw_pair(0)[0])
+    os.mkfifo(tmp_path / 'in/b.png')
+    (tmp_path / 'in/c.png').symlink_to('gone.png')
+    failures: list[str] = []
+    _, found, fingerprint = sparsity._open_folder(str(tmp_path / 'in'), failures)
+    assert fingerprint['count'] == 1 and [name for name, *_ in found] == ['a.png']
+    assert len(failures) == 2 and 'not a regular file' in failures[0] and 'link to gone.png' in failures[1]
 
 
 def test_nothing_to_decide_is_an_error(tmp_path):

@@ -128,6 +128,20 @@ def test_a_damaged_checkpoint_names_the_others_and_one_of_them_goes_on(run):
     assert run()['step'] == 5  # whole again
 
 
+@pytest.mark.parametrize('step', [5, 2])
+def test_a_damaged_description_of_a_checkpoint_is_named(run, step):
+    """A field of another name, with which Orbax opens none of them; without that checkpoint the run goes on."""
+    place = run.workdir / 'checkpoints' / str(step)
+    path = place / '_CHECKPOINT_METADATA'
+    path.write_text(path.read_text().replace('item_handlers', 'item_han$lers'))
+    other = {5: 4, 2: 5}[step]
+    for call in (run, lambda: train.restore_variables(run.config, run.workdir, 'latest')):
+        with pytest.raises(UserError, match=rf'Checkpoint {step} is damaged .*Remove {place}, .* from step {other}\.'):
+            call()
+    shutil.rmtree(place)
+    assert run()['step'] == 5
+
+
 def test_an_empty_folder_among_the_checkpoints_is_named(run):
     """What a copy that was cut short leaves."""
     (run.workdir / 'checkpoints/9').mkdir()
@@ -157,6 +171,33 @@ def test_a_config_that_is_lost_comes_back_from_run_json(run, content):
     run()
     assert json.loads(path.read_text()) == before
     train.restore_variables(run.config, run.workdir, 'latest')
+
+
+@pytest.mark.parametrize('change', [{'channels': 24}, {'rates': [1, 2, 4, 7]}, {'norm': 'instance'}])
+def test_a_config_that_is_not_that_of_run_json_is_refused(run, change):
+    """A digit that has turned makes no other network of the same parameters."""
+    path = run.workdir / 'config.json'
+    stored = json.loads(path.read_text())
+    stored['model'] |= change
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=rf'different networks: model\.{next(iter(change))} is .*remove that one'):
+        train.restore_variables(run.config, run.workdir, 'latest')
+    path.unlink()
+    train.restore_variables(run.config, run.workdir, 'latest')
+
+
+def test_settings_that_no_network_has_are_damage(run, capsys):
+    """A name in which a bit has turned: the config comes from run.json; without that it is refused."""
+    path = run.workdir / 'config.json'
+    path.write_text(path.read_text().replace('encoder_stride', 'encoder_svride'))
+    train.restore_variables(run.config, run.workdir, 'latest')
+    assert 'encoder_svride, which no network has' in capsys.readouterr().out
+    (run.workdir / 'run.json').unlink()
+    with pytest.raises(UserError, match='encoder_svride'):
+        train.restore_variables(run.config, run.workdir, 'latest')
+    path.write_text(path.read_text().replace('encoder_svride', 'encoder_stride').replace('"batch"', '"bauch"'))
+    with pytest.raises(UserError, match='is damaged|norm'):
+        train.restore_variables(run.config, run.workdir, 'latest')
 
 
 def test_a_run_without_both_is_not_taken_for_another(run):
