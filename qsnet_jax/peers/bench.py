@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 
 from qsnet_jax import UserError, model, progress, provenance, storage
-from qsnet_jax.peers import bench_page, compiled, contenders, machine
+from qsnet_jax.peers import bench_page, choices, compiled, contenders, machine
 from qsnet_jax.peers.contenders import OURS
 
 
@@ -37,14 +37,19 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
     settings = config.bench
     if settings.card:
         return compiled.bench(config, results)
+    if settings.shipped:
+        config = ml_collections.ConfigDict(config.to_dict())
+        config.bench.models = ml_collections.ConfigDict(choices.models(), sort_keys=False)
+        settings = config.bench
     unknown = set(settings.precisions) - set(model.DTYPES)
     if unknown or settings.rounds < 1:
         raise UserError(
             f'bench.precisions knows {tuple(model.DTYPES)} and bench.rounds is 1 or more; found {settings}.'
         )
     device = jax.devices()[0]
+    kind = 'choices ' if settings.shipped else ''
     cores = f' {len(os.sched_getaffinity(0))} cores' if device.platform == 'cpu' else ''
-    stem = results / re.sub(r'[^a-z0-9]+', '-', f'{device.device_kind}{cores}'.lower()).strip('-')
+    stem = results / re.sub(r'[^a-z0-9]+', '-', f'{kind}{device.device_kind}{cores}'.lower()).strip('-')
     report: dict[str, Any] = {
         'provenance': {
             **provenance.collect(config.to_dict(), config.seed),
@@ -60,9 +65,11 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
             bar.set_postfix_str(bench_page.title(case))
             report['cases'].append(_measure(config, case))
             storage.write_json(stem.with_suffix('.json'), report)
-        storage.write_bytes(stem.with_suffix('.md'), bench_page.table(report).encode())
-        bench_page.draw(report).savefig(stem.with_suffix('.png'), dpi=110)
-    print(bench_page.table(report))
+        page, plot = bench_page.table(report), choices.draw if settings.shipped else bench_page.draw
+        page = f'{choices.table(report)}\n{page}' if settings.shipped else page
+        storage.write_bytes(stem.with_suffix('.md'), page.encode())
+        plot(report).savefig(stem.with_suffix('.png'), dpi=110)
+    print(page)
     print(f'written: {stem}.json, .md, .png')
     failed = [f'{bench_page.title(case)}: {case["absent"][OURS]}' for case in report['cases'] if OURS in case['absent']]
     if failed:
@@ -77,7 +84,9 @@ def _cases(settings: Any) -> list[dict[str, Any]]:
         for precision in settings.precisions:
             shapes = [(batch, size) for size in settings.sizes for batch in settings.batches]
             shapes = shapes if number == 0 else shapes[:: len(settings.batches)][:1]
-            for is_training, (batch, size) in [*((False, shape) for shape in shapes), (True, tuple(settings.training))]:
+            kinds = [(False, shape) for shape in shapes]
+            kinds += [(True, tuple(settings.training))] if settings.training else []
+            for is_training, (batch, size) in kinds:
                 cases.append(
                     {'model': name, 'batch': batch, 'size': size, 'precision': precision, 'training': is_training}
                 )

@@ -6,7 +6,7 @@ import time
 import pytest
 from qsnet_jax.configs import bench as bench_config
 
-from qsnet_jax.peers import bench, contenders, machine
+from qsnet_jax.peers import bench, choices, contenders, machine
 
 pytestmark = pytest.mark.usefixtures('lenient_promotion')
 
@@ -100,3 +100,19 @@ def test_other_configs_are_refused():
     del config['bench']
     with pytest.raises(ValueError, match='configs/bench.py'):
         bench.bench(config, None)
+
+
+@pytest.mark.slow
+def test_choices_are_the_trained_networks_with_their_scores(tmp_path):
+    """Every weights file of the package has a line for each runtime, with the score that it holds."""
+    config = bench_config.get_config('choices')
+    config.bench.update({'sizes': (32,), 'rounds': 1, 'peers': False})
+    path = bench.bench(config, tmp_path)
+    assert path.name.startswith('choices-')
+    lines = path.with_suffix('.md').read_text().splitlines()
+    for name in ('default', 'light', 'heavy'):
+        scores = choices.quality(name)
+        assert scores['psnr'] > scores['input'] or name == 'heavy'
+        (line,) = [line for line in lines if line.startswith(f'| `{name}` | JAX |')]
+        assert f'| {scores["psnr"]:.2f} | {scores["ssim"]:.3f} |' in line
+    assert path.with_suffix('.png').stat().st_size > 0
