@@ -1,4 +1,4 @@
-"""A study as Slurm job arrays, one task per variant and seed that has no row yet (extra [slurm]); see launch/README.md.
+r"""A study as Slurm job arrays, one task per variant and seed without a row (extra [slurm]); see launch/README.md.
 
 Three examples; the flags of the study itself go on to --mode=study:
 
@@ -58,7 +58,9 @@ _LOCAL = flags.DEFINE_bool('local', False, 'Runs the tasks on this machine.')
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Prints what would be submitted.')
 
 # Signals reach the study itself, which is the task that srun starts. It saves itself and ends with 128 + the signal.
-# Slurm tells this shell too where it queues the job again by itself, or has cancelled it.
+# Slurm tells this shell too where it queues the job again by itself, or has cancelled it. Processes of one run end each
+# other (rendezvous.py): srun, asked to, would send the others a SIGTERM, as if Slurm wanted the run to be queued again.
+# It no longer inherits --cpus-per-task.
 _BEFORE = "trap 'told=yes' TERM"
 _AFTER = f"""status=$?
 if [ $status = 143 ] || [ $status = 140 ]; then
@@ -72,8 +74,8 @@ if [ $status = 143 ] || [ $status = 140 ]; then
     echo "error: saved, but Slurm refused to queue the job again, see above. Submit the study again: it goes on."
   fi
 elif [ $status -gt 128 ]; then
-  echo "error: a process was killed by signal $((status - 128)), and the others were ended. See above and the logs\
- beside (memory? --mem). Submit the study again: it goes on from the last checkpoint."
+  echo "error: a process was killed by signal $((status - 128)) (memory? --mem). Submit the study again: it goes on\
+ from its last checkpoint."
 fi
 exit $status"""
 
@@ -135,7 +137,7 @@ def resources() -> dict[str, object]:
     return {
         **{'job_name': 'qsnet', 'nodes': _NODES.value, 'ntasks_per_node': processes, 'cpus_per_task': _CPUS.value},
         **{'time': minutes, 'setup': [*environment, *_SETUP.value, _BEFORE], 'teardown': _AFTER.splitlines()},
-        'srun_args': ['--kill-on-bad-exit=1', f'--cpus-per-task={_CPUS.value}'],  # srun no longer inherits the latter
+        'srun_args': ['--kill-on-bad-exit=0', '--wait=0', f'--cpus-per-task={_CPUS.value}'],
         'stderr_to_stdout': True,
         'additional_parameters': options,
         **{name: value for name, value in chosen.items() if value is not None},

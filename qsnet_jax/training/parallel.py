@@ -43,7 +43,7 @@ def start(processes: str, wait: int = rendezvous.WAIT) -> None:
         else:
             _tether = rendezvous.meet(place, wait)
             jax.distributed.initialize(
-                address if is_valid else f'{place.host}:{place.port}',
+                rendezvous.relay(place),
                 place.count,
                 place.index,
                 local_device_ids=place.devices,
@@ -66,6 +66,7 @@ def leave(status: int) -> int:
 
 def agree_on(values: dict[str, Any]) -> None:
     """Raises UserError in all processes where they hold different values, which must be JSON, under the same names."""
+    _find_devices()  # which is what counts the processes
     if jax.process_count() == 1:
         return
     content = np.frombuffer(json.dumps(values).encode(), np.uint8)
@@ -85,20 +86,24 @@ def agree_on(values: dict[str, Any]) -> None:
         )
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Mesh ('data',) over the given devices, or over all devices of all processes.
-
-    Raises UserError where JAX cannot use the devices that it was told to use.
-    """
+def _find_devices() -> list[jax.Device]:
+    """All devices of all processes. Raises UserError where JAX cannot use what it was told to use."""
     try:
-        found = jax.devices() if devices is None else devices
+        return jax.devices()
     except (AssertionError, RuntimeError) as error:  # of a driver that fails JAX makes an assertion without words
         reason = f' ({str(error).splitlines()[0]})' if str(error) else ''
         raise UserError(
             f'JAX finds no device of JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}{reason}. For a GPU nvidia-smi '
             'must work and the extra [cuda12] or [cuda13] be installed; JAX_PLATFORMS=cpu computes on the CPU.'
         ) from error
-    return Mesh(np.asarray(found), ('data',))
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Mesh ('data',) over the given devices, or over all devices of all processes.
+
+    Raises UserError where JAX cannot use the devices that it was told to use.
+    """
+    return Mesh(np.asarray(_find_devices() if devices is None else devices), ('data',))
 
 
 def check_batch(batch: int, mesh: Mesh) -> None:

@@ -167,6 +167,42 @@ def _join(place: Place, until: float, wait: float) -> dict[int, socket.socket]:
     )
 
 
+def relay(place: Place) -> str:
+    """The address of JAX's service for this process: in process 0 its own, in others one that leads there.
+
+    JAX's client aborts with a stack as soon as the connection to its service breaks, often before the line of the
+    `Tether` is said. A connection through here goes silent instead.
+    """
+    if not place.index:
+        return f'{place.host}:{place.port}'
+    server = socket.create_server(('127.0.0.1', 0))
+    threading.Thread(target=_accept, args=(server, place), daemon=True).start()
+    return f'127.0.0.1:{server.getsockname()[1]}'
+
+
+def _accept(server: socket.socket, place: Place) -> None:
+    """Leads every connection on to process 0."""
+    kept = []  # so that they stay open
+    while True:
+        near, _ = server.accept()
+        try:
+            far = socket.create_connection((place.host, place.port), timeout=10)
+        except OSError:  # the service has not begun; JAX tries again
+            near.close()
+            continue
+        far.settimeout(None)
+        kept.append((near, far))
+        for pair in ((near, far), (far, near)):
+            threading.Thread(target=_pass_on, args=pair, daemon=True).start()
+
+
+def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+    """Copies what comes until there is no more; the other side is not told."""
+    with contextlib.suppress(OSError):
+        while content := source.recv(2**16):
+            sink.sendall(content)
+
+
 def _read_line(connection: socket.socket) -> str:
     """What comes before the end of a line, and nothing of what follows it."""
     line = b''

@@ -65,7 +65,7 @@ def test_a_dry_run_prints_what_would_be_submitted(slurm, tmp_path):
         *("'nodes': 2", "'ntasks_per_node': 4", "'gres': 'gpu:a100:4'", "'time': 90", "'partition': 'gpu'"),
         *("'account': 'lab'", "'qos': 'night'", "'mem': '64G'", "'constraint': 'ib'", "'exclude': 'n7'"),
         *("'nodelist': 'n1,n2'", "'module load cuda'", "'mail_user': 'me@example.org'", "'reservation': 'a b'"),
-        *("'exclusive': True", "'signal': 'TERM@300'", "'requeue': True", '--kill-on-bad-exit=1'),
+        *("'exclusive': True", "'signal': 'TERM@300'", "'requeue': True", '--kill-on-bad-exit=0'),
         *('JAX_PLATFORMS:-cuda', 'xla_gpu_deterministic_ops'),
     ):
         assert expected in lines[head]
@@ -129,7 +129,7 @@ def test_help_has_three_examples():
     """They can be copied; every flag is explained."""
     pytest.importorskip('submitit', reason='the extra [slurm] is not installed')
     output = run(sys.executable, 'launch/slurm.py', '--help', status=1)  # absl's status for --help
-    assert output.count('  python launch/slurm.py --config=configs/losses.py') == 3
+    assert output.count('  python launch/slurm.py --config=configs/losses.py') == 3 and '--account=LAB \\\n' in output
     assert all(f'--{name}:' in output for name in ('account', 'qos', 'mem', 'setup', 'sbatch', 'minutes'))
 
 
@@ -146,7 +146,8 @@ def test_tasks_on_this_machine_end_in_the_rows_of_the_study(slurm, pairs_root, t
     output = run(*slurm[:2], *common, *here, '--config.study.seeds=(7,)', '--only=V1', '--gpus=1', status=1,
                  JAX_PLATFORMS='cuda')  # fmt: skip
     assert f'V1-7: failed with status 1, log in {tmp_path}/logs/V1-7.log' in output
-    assert 'error: JAX finds no device of JAX_PLATFORMS=cuda' in (tmp_path / 'logs' / 'V1-7.log').read_text()
+    log = (tmp_path / 'logs' / 'V1-7.log').read_text()
+    assert 'error: ' in log and 'JAX_PLATFORMS=cuda' in log and 'Traceback' not in log
 
 
 def scores(folder):

@@ -160,6 +160,6 @@ def test_no_file_takes_long_or_much_memory(tmp_path):
     assert len(rows) == len(list(tmp_path.iterdir())) > 20
     loaded = {name for name, result, _, _ in rows if result == 'loaded'}
     assert loaded - {'largest.pth'} == {'largest.safetensors', 'deepest.safetensors'}
-    assert max(float(seconds) for _, _, seconds, _ in rows) < 4, done.stdout  # 1.2 s where nothing else runs
+    assert max(float(seconds) for _, _, seconds, _ in rows) < 8, done.stdout  # 1.2 s where nothing else runs
     assert max(int(kib) for *_, kib in rows) < 2**20, done.stdout
     assert collections.Counter(result for _, result, _, _ in rows)['refused'] > 18
