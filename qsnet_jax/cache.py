@@ -50,6 +50,13 @@ def use(folder: str | None = None) -> pathlib.Path | None:
     return path
 
 
+def folder() -> pathlib.Path | None:
+    """Where what is compiled is kept now; None where it is not."""
+    values = jax.config.values
+    found = values['jax_compilation_cache_dir'] if values['jax_enable_compilation_cache'] else None
+    return pathlib.Path(found) if found else None
+
+
 def default_folder() -> pathlib.Path:
     """$XDG_CACHE_HOME/qsnet_jax, or ~/.cache/qsnet_jax."""
     base = os.environ.get('XDG_CACHE_HOME', '')

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qsnet_jax import losses, model
-from qsnet_jax.peers import machine
+from qsnet_jax.peers import machine, runtimes
 from qsnet_jax.peers.machine import Call
 from qsnet_jax.training import parallel, train
 
@@ -180,8 +180,7 @@ def _runtime_call(config: Any, rainy: np.ndarray, variables: Any, runtime: str) 
             torch.onnx.export(Rain().eval(), (images,), path, dynamo=True, verbose=False)
         threads = len(os.sched_getaffinity(0))
         if runtime == 'openvino':
-            import openvino
-
+            openvino = runtimes.need('openvino')
             exact = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': threads}  # or it may take bfloat16
             request = openvino.compile_model(path, 'CPU', exact).create_infer_request()
             return partial(request.infer, [images.numpy()]), None

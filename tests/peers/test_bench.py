@@ -46,7 +46,6 @@ def test_report_holds_every_case_and_adds_up(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings('ignore:os.fork')  # OpenVINO forks, to report its use
 def test_peers_run_or_are_named(tmp_path):
     """Every peer has either a time or a reason; the twin, which the tests install, has times."""
     pytest.importorskip('torch')
