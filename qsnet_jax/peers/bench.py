@@ -24,10 +24,8 @@ from qsnet_jax.peers.contenders import OURS
 def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
     """Times everything in `config.bench`; writes DEVICE.json (after every case), DEVICE.md and DEVICE.png.
 
-    Where `config.bench.card` names a card, everything is compiled for it instead, see `compiled`.
-
-    Returns the path of the JSON file. Raises UserError for a config without that section, and at the end where our own
-    network failed.
+    Where `config.bench.card` names a card, everything is compiled for it instead, see `compiled`. Returns the path of
+    the JSON file. Raises UserError for a config without that section, and at the end where our own network failed.
     """
     if 'bench' not in config:
         raise UserError(
@@ -46,10 +44,7 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
         raise UserError(
             f'bench.precisions knows {tuple(model.DTYPES)} and bench.rounds is 1 or more; found {settings}.'
         )
-    device = jax.devices()[0]
-    kind = 'choices ' if settings.shipped else ''
-    cores = f' {len(os.sched_getaffinity(0))} cores' if device.platform == 'cpu' else ''
-    stem = results / re.sub(r'[^a-z0-9]+', '-', f'{kind}{device.device_kind}{cores}'.lower()).strip('-')
+    stem = results / _name(settings)
     report: dict[str, Any] = {
         'provenance': {
             **provenance.collect(config.to_dict(), config.seed),
@@ -75,6 +70,14 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
     if failed:
         raise UserError(f'Our own network could not run everywhere: {"; ".join(failed)}.')
     return stem.with_suffix('.json')
+
+
+def _name(settings: Any) -> str:
+    """Of the files: the device, and what is timed on it."""
+    device = jax.devices()[0]
+    kind = 'choices ' if settings.shipped else ''
+    cores = f' {len(os.sched_getaffinity(0))} cores' if device.platform == 'cpu' else ''
+    return re.sub(r'[^a-z0-9]+', '-', f'{kind}{device.device_kind}{cores}'.lower()).strip('-')
 
 
 def _cases(settings: Any) -> list[dict[str, Any]]:
