@@ -71,6 +71,7 @@ def draw(report: dict[str, Any]) -> matplotlib.figure.Figure:
         slowest = max((row for row in known if row['weights'] == name), key=lambda row: row['ms'])
         place = slowest['ms'], slowest['quality']['psnr']
         axis.annotate(name, place, xytext=(6, 4), textcoords='offset points')
+    axis.margins(0.15)  # room for the names
     axis.set(xscale='log', xlabel='ms an image', ylabel='RainTrainL/val, PSNR of luma, dB')
     axis.legend(fontsize='small', title='area: memory', title_fontsize='small')
     return figure
