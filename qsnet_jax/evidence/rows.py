@@ -18,7 +18,7 @@ STANDS_IN = {
 }
 _RECORDED = ('seed', 'commit', 'config', 'command', 'versions', 'device', 'precision', 'date')
 _TRAINED = 'training images of'
-_KINDS = ('study', 'compare', 'evaluation', 'sparsity', 'bench', 'score')
+_KINDS = ('study', 'compare', 'evaluation', 'sparsity', 'bench', 'compiled', 'score')
 Rows: TypeAlias = list[dict[str, Any]]
 
 
@@ -38,12 +38,15 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
         row = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f'{path} is no JSON ({error}); make the row anew, or remove it.') from error
-    row.setdefault('kind', 'bench' if 'cases' in row else 'evaluation')
+    bench = 'compiled' if 'card' in row else 'bench'  # compiled for a card, or timed
+    row.setdefault('kind', bench if 'cases' in row else 'evaluation')
     record = row.get('provenance') or {}
     missing = [f'provenance.{name}' for name in _RECORDED if name not in record]
     if row['kind'] not in _KINDS:
         missing.append(f'a kind that is known (found {row["kind"]!r})')
-    prints = {'sparsity': [row.get('fingerprint')], 'bench': []}.get(row['kind'], [record.get('dataset')])
+    prints = {'sparsity': [row.get('fingerprint')], 'bench': [], 'compiled': []}.get(
+        row['kind'], [record.get('dataset')]
+    )
     if row['kind'] == 'study':
         prints = [each.get('fingerprint') for each in row.get('sets', {}).values()]
         if 'failed' not in row and 'training_seconds' not in record.get('training', {}):

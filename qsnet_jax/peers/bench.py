@@ -75,7 +75,7 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
 def _name(settings: Any) -> str:
     """Of the files: the device, and what is timed on it."""
     device = jax.devices()[0]
-    kind = 'choices ' if settings.shipped else ''
+    kind = 'choices ' if settings.shipped else 'sharing ' if settings.beside else ''
     cores = f' {len(os.sched_getaffinity(0))} cores' if device.platform == 'cpu' else ''
     return re.sub(r'[^a-z0-9]+', '-', f'{kind}{device.device_kind}{cores}'.lower()).strip('-')
 
@@ -98,7 +98,10 @@ def _cases(settings: Any) -> list[dict[str, Any]]:
 
 def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
     """One case: every peer's time, memory and start, and where our own time goes."""
-    config = ml_collections.ConfigDict(config.to_dict())
+    config, reference = (ml_collections.ConfigDict(config.to_dict()) for _ in range(2))
+    other = config.bench.beside
+    if other:
+        reference.model.update({**config.bench.models[other], 'dtype': case['precision']})
     overrides = {**config.bench.models[case['model']], 'dtype': case['precision']}
     config.model.update(overrides)
     network = model.from_config(config.model)
@@ -111,9 +114,10 @@ def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
     facts: dict[str, dict[str, Any]] = {}
     absent: dict[str, str] = {}
     if case['training']:
-        makers = contenders.training(config, {'rainy': rainy, 'clean': clean}, variables)
+        makers = list(contenders.training(config, {'rainy': rainy, 'clean': clean}, variables))
     else:
-        makers = contenders.inference(config, rainy, variables)
+        makers = list(contenders.inference(config, rainy, variables))
+        makers += [(f'{OURS}, {other}', lambda: contenders.beside(reference, rainy))] if other else []
     for name, make in makers:
         try:
             begun = time.perf_counter()
@@ -127,7 +131,7 @@ def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
     seconds = machine.take_turns(calls, config.bench.rounds)
     parts: dict[str, float] = {}
     try:
-        parts = contenders.parts(config, rainy, clean, variables, case['training'])
+        parts = {} if other else contenders.parts(config, rainy, clean, variables, case['training'])
     except Exception as error:
         absent['parts'] = _reason(error)
     calls.clear()

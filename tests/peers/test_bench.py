@@ -115,3 +115,22 @@ def test_choices_are_the_trained_networks_with_their_scores(tmp_path):
         (line,) = [line for line in lines if line.startswith(f'| `{name}` | JAX |')]
         assert f'| {scores["psnr"]:.2f} | {scores["ssim"]:.3f} |' in line
     assert path.with_suffix('.png').stat().st_size > 0
+
+
+def test_networks_are_timed_in_the_same_rounds(tmp_path):
+    """Each beside the one that is named, whose ratio is 1 where it is the same; the parts are left out."""
+    tiny_one = {'channels': 12, 'units': 1, 'scale_channels': 6, 'rates': (1,)}
+    models = {'one': tiny_one, 'more': {**tiny_one, 'units': 6, 'rates': (1, 2, 3, 4)}}
+    path = bench.bench(tiny(models=models, beside='one', sizes=(64,), training=()), tmp_path)
+    first, second = json.loads(path.read_text())['cases']
+    assert path.stem.startswith('sharing-') and not first['parts']
+    assert set(first['peers']) == set(second['peers']) == {'JAX', 'JAX plain', 'JAX, one'}
+    assert second['peers']['JAX, one']['ratio'] < first['peers']['JAX, one']['ratio'] * 1.5
+    assert second['peers']['JAX, one']['ratio'] < 0.9
+
+
+def test_readings_of_the_paper_are_timed_beside_the_network():
+    """All that evidence reads, as the config has them."""
+    config = bench_config.get_config('sharing').bench
+    assert config.beside in config.models and not config.models[config.beside].to_dict()
+    assert sum('decoder_groups' in settings for settings in config.models.values()) == 1
