@@ -26,7 +26,7 @@ def get_config(where='cpu'):
     bench.models = default.config_dict.ConfigDict(MODELS, sort_keys=False)
     bench.rounds = 7  # in each, everybody runs once
     bench.shipped = False  # the trained networks in the package instead of `models`, with what they were scored
-    bench.beside = ''  # one of `models` whose inference is timed in the same rounds as each of them, for ratios
+    bench.beside = ''  # one of `models` whose inference is timed in the same rounds as each of them, and nobody else
     bench.card = ''  # compiles for this card instead, see qsnet_jax/peers/cards.py
     bench.peers = True  # also PyTorch and the runtimes of the extra [bench]
     if where == 'cpu':

@@ -117,7 +117,8 @@ def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
         makers = list(contenders.training(config, {'rainy': rainy, 'clean': clean}, variables))
     else:
         makers = list(contenders.inference(config, rainy, variables))
-        makers += [(f'{OURS}, {other}', lambda: contenders.beside(reference, rainy))] if other else []
+        if other:
+            makers = [makers[0], (f'{OURS}, {other}', lambda: contenders.beside(reference, rainy))]
     for name, make in makers:
         try:
             begun = time.perf_counter()

@@ -55,7 +55,8 @@ def described(card: cards.Card) -> SingleDeviceSharding:
     except Exception as error:  # of several kinds
         raise UserError(
             f'XLA cannot compile for {card.name} here: {" ".join(str(error).split())[:200]}. Install its compiler in '
-            f'the version of jax, {jax.__version__}: pip install "qsnet-jax[aot]"; no driver is needed.'
+            f'the version of jax, {jax.__version__}: pip install "qsnet-jax[aot]"; no driver is needed. On a machine '
+            'without a card set JAX_PLATFORMS=cpu.'
         ) from error
     return SingleDeviceSharding(found.devices[0])
 

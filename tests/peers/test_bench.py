@@ -118,15 +118,14 @@ def test_choices_are_the_trained_networks_with_their_scores(tmp_path):
 
 
 def test_networks_are_timed_in_the_same_rounds(tmp_path):
-    """Each beside the one that is named, whose ratio is 1 where it is the same; the parts are left out."""
-    tiny_one = {'channels': 12, 'units': 1, 'scale_channels': 6, 'rates': (1,)}
-    models = {'one': tiny_one, 'more': {**tiny_one, 'units': 6, 'rates': (1, 2, 3, 4)}}
-    path = bench.bench(tiny(models=models, beside='one', sizes=(64,), training=()), tmp_path)
-    first, second = json.loads(path.read_text())['cases']
-    assert path.stem.startswith('sharing-') and not first['parts']
-    assert set(first['peers']) == set(second['peers']) == {'JAX', 'JAX plain', 'JAX, one'}
-    assert second['peers']['JAX, one']['ratio'] < first['peers']['JAX, one']['ratio'] * 1.5
-    assert second['peers']['JAX, one']['ratio'] < 0.9
+    """Each beside the one that is named, here the faster one by far; the parts are left out."""
+    more = {'channels': 96, 'units': 6, 'scale_channels': 48, 'rates': (1, 2)}
+    path = bench.bench(tiny(models={'more': more}, beside='tiny', sizes=(64,), training=()), tmp_path)
+    cases = {case['model']: case for case in json.loads(path.read_text())['cases']}
+    assert path.stem.startswith('sharing-') and set(cases) == {'tiny', 'more'}
+    for case in cases.values():
+        assert not case['parts'] and set(case['peers']) == {'JAX', 'JAX, tiny'}
+    assert cases['more']['peers']['JAX, tiny']['ratio'] < 0.3
 
 
 def test_readings_of_the_paper_are_timed_beside_the_network():
