@@ -63,9 +63,10 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
         page, plot = bench_page.table(report), choices.draw if settings.shipped else bench_page.draw
         page = f'{choices.table(report)}\n{page}' if settings.shipped else page
         storage.write_bytes(stem.with_suffix('.md'), page.encode())
-        plot(report).savefig(stem.with_suffix('.png'), dpi=110)
+        if not settings.beside:
+            plot(report).savefig(stem.with_suffix('.png'), dpi=110)
     print(page)
-    print(f'written: {stem}.json, .md, .png')
+    print(f'written: {stem}.json, .md{"" if settings.beside else ", .png"}')
     failed = [f'{bench_page.title(case)}: {case["absent"][OURS]}' for case in report['cases'] if OURS in case['absent']]
     if failed:
         raise UserError(f'Our own network could not run everywhere: {"; ".join(failed)}.')

@@ -123,6 +123,7 @@ def test_networks_are_timed_in_the_same_rounds(tmp_path):
     path = bench.bench(tiny(models={'more': more}, beside='tiny', sizes=(64,), training=()), tmp_path)
     cases = {case['model']: case for case in json.loads(path.read_text())['cases']}
     assert path.stem.startswith('sharing-') and set(cases) == {'tiny', 'more'}
+    assert path.with_suffix('.md').exists() and not path.with_suffix('.png').exists()
     for case in cases.values():
         assert not case['parts'] and set(case['peers']) == {'JAX', 'JAX, tiny'}
     assert cases['more']['peers']['JAX, tiny']['ratio'] < 0.3
