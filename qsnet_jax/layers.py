@@ -47,7 +47,7 @@ def xavier_uniform(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 def parameter(module: nn.Module, name: str, initial: Callable, shape: tuple[int, ...], dtype: Any) -> Array:
-    """`module.param`, which traces how a parameter begins also where it is there: that would be half of a trace."""
+    """`module.param`, which traces how a parameter begins also where it is there: that is a fifth of a trace."""
     given: Any = module.get_variable('params', name)
     if given is not None and jnp.shape(given) == shape:
         return given
