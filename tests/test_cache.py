@@ -1,5 +1,6 @@
 """What was compiled is found again by the next process, and no folder, whatever its state, stops a run."""
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -160,3 +161,15 @@ def test_derain_keeps_what_it_compiled_and_imports_no_more_than_it_needs(tmp_pat
     loaded = set(done.stdout.splitlines()[-1].split())
     assert {'jax', 'qsnet_jax.derain'} <= loaded
     assert not [name for name in AWAY if name in loaded]
+
+
+def test_what_cannot_be_loaded_again_is_not_kept(tmp_path):
+    """Within `unused`; before and after it things are kept, whatever JAX had decided."""
+    folder = cache.use(str(tmp_path))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+    kept = []
+    for number in range(3):
+        with cache.unused() if number == 1 else contextlib.nullcontext():
+            jax.jit(lambda x, number=number: x * number + 5).lower(1.0).compile()
+        kept.append(len(list(folder.glob('*-cache'))))
+    assert kept == [1, 1, 2]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from qsnet_jax import UserError, model, progress, provenance, storage
+from qsnet_jax import UserError, cache, model, progress, provenance, storage
 from qsnet_jax.peers import cards, hlo
 from qsnet_jax.training import memory, train
 
@@ -130,12 +130,13 @@ def count(lowered: Any, card: cards.Card, case: dict[str, Any]) -> dict[str, Any
 
 def _compile(lowered: Any) -> Any:
     """With XLA's prices of fusions where it has them for this kind of card."""
-    try:
-        return lowered.compile(compiler_options=OPTIONS)
-    except jax.errors.JaxRuntimeError as error:
-        if 'Cannot find key' not in str(error):
-            raise
-        return lowered.compile()
+    with cache.unused():
+        try:
+            return lowered.compile(compiler_options=OPTIONS)
+        except jax.errors.JaxRuntimeError as error:
+            if 'Cannot find key' not in str(error):
+                raise
+            return lowered.compile()
 
 
 def table(report: dict[str, Any]) -> str:
