@@ -1,5 +1,7 @@
 """What --mode=bench times: configs/bench.py for CPUs, :gpu for a card, :small for a first try (a minute).
 
+:choices times the trained networks in the package under every runtime and says how good they are.
+:sharing times the readings of "without sharing" (Table 5), each in the same rounds as the network itself.
 :h100, :a100 and :rtx4090 compile for these cards on a machine without one (extra [aot]) and time nothing.
 """
 
@@ -23,6 +25,8 @@ def get_config(where='cpu'):
     # Overrides of config.model; the first takes every size and batch.
     bench.models = default.config_dict.ConfigDict(MODELS, sort_keys=False)
     bench.rounds = 7  # in each, everybody runs once
+    bench.shipped = False  # the trained networks in the package instead of `models`, with what they were scored
+    bench.beside = ''  # one of `models` whose inference is timed in the same rounds as each of them, and nobody else
     bench.card = ''  # compiles for this card instead, see qsnet_jax/peers/cards.py
     bench.peers = True  # also PyTorch and the runtimes of the extra [bench]
     if where == 'cpu':
@@ -36,6 +40,16 @@ def get_config(where='cpu'):
         bench.sizes, bench.batches, bench.precisions = (32, 64), (1, 2), ('float32',)
         bench.training = (2, 32)
         bench.rounds = 3
+    elif where == 'choices':
+        bench.shipped = True
+        bench.sizes, bench.batches, bench.precisions = (512,), (1,), ('float32',)
+        bench.training = ()
+    elif where == 'sharing':
+        names = ('full size', 'images exchanged too', 'not shared', 'decoders without groups')
+        bench.models = default.config_dict.ConfigDict({name: MODELS[name] for name in names}, sort_keys=False)
+        bench.beside, bench.peers = 'full size', False
+        bench.sizes, bench.batches, bench.precisions = (256,), (1,), ('float32',)
+        bench.training = ()
     elif where in CARDS:
         bench.card = where
         bench.models = {'full size': MODELS['full size']}
@@ -43,6 +57,6 @@ def get_config(where='cpu'):
         bench.training = (8, 256)
         bench.forms = ('dense', 'fused', 'split', 'plain')  # the first is that of cards, and takes every case
     else:
-        known = ', '.join(f':{name}' for name in ('cpu', 'gpu', 'small', *CARDS))
+        known = ', '.join(f':{name}' for name in ('cpu', 'gpu', 'small', 'choices', 'sharing', *CARDS))
         raise ValueError(f'configs/bench.py:{where} is not known; write one of {known}.')
     return config

@@ -10,9 +10,11 @@ import os
 import pathlib
 import platform
 import stat
+from collections.abc import Iterator
 
 import filelock
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from qsnet_jax import UserError
 
@@ -48,6 +50,26 @@ def use(folder: str | None = None) -> pathlib.Path | None:
     jax.config.update('jax_compilation_cache_max_size', SIZE)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', SHORTEST)
     return path
+
+
+def folder() -> pathlib.Path | None:
+    """Where what is compiled is kept now; None where it is not."""
+    values = jax.config.values
+    found = values['jax_compilation_cache_dir'] if values['jax_enable_compilation_cache'] else None
+    return pathlib.Path(found) if found else None
+
+
+@contextlib.contextmanager
+def unused() -> Iterator[None]:
+    """Nothing is kept or found meanwhile: what was compiled for a card that is not there cannot be loaded."""
+    before = jax.config.values['jax_enable_compilation_cache']
+    jax.config.update('jax_enable_compilation_cache', False)
+    compilation_cache.reset_cache()  # or what JAX has decided before stays
+    try:
+        yield
+    finally:
+        jax.config.update('jax_enable_compilation_cache', before)
+        compilation_cache.reset_cache()
 
 
 def default_folder() -> pathlib.Path:

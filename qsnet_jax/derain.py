@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import jax
@@ -34,10 +34,19 @@ class Derainer:
 
     few_shapes: cuts small images into tiles too, whose sides are multiples of 32. Every new shape compiles for seconds,
       so this is faster for images of many sizes, and slower for images of one.
+    runtime: restores tiles, uint8 (1, h, w, 3), in the place of the network; not for `scales`.
     """
 
-    def __init__(self, variables: dict[str, Any], settings: dict[str, Any], tile: int = TILE, few_shapes: bool = False):
+    def __init__(
+        self,
+        variables: dict[str, Any],
+        settings: dict[str, Any],
+        tile: int = TILE,
+        few_shapes: bool = False,
+        runtime: Callable[[np.ndarray], np.ndarray] | None = None,
+    ):
         self.few_shapes = few_shapes
+        self.runtime = runtime
         self.variables = variables
         self.settings = dict(settings)
         self.network = model.from_config(settings)
@@ -68,15 +77,19 @@ class Derainer:
         canvas = pad_to_stride(image, self.network.encoder_stride)
         count = 1 + (1 + len(self.network.rates)) * scales
         restored = np.empty((count, *canvas.shape), np.uint8)
-        for core, inner, tile, rain in _one_ahead(self._predictions(canvas, scales)):
-            restored[:, *core] = images.to_uint8(tile[inner] - np.asarray(rain)[:, *inner])
+        for core, finish in _one_ahead(self._started(canvas, scales)):
+            restored[:, *core] = finish()
         return restored[:, :height, :width]
 
-    def _predictions(self, canvas: np.ndarray, scales: bool) -> Iterator[tuple[Any, Any, np.ndarray, jax.Array]]:
-        """Where each tile belongs, the tile, and its rain, which the device may still be computing."""
+    def _started(self, canvas: np.ndarray, scales: bool) -> Iterator[tuple[Any, Callable[[], np.ndarray]]]:
+        """Where each core belongs, and what waits for it: the device may still be computing."""
         for window, core, inner in self._tiles(canvas.shape[:2]):
-            tile = images.to_float(canvas[window])
-            yield core, inner, tile, _predict(self.network, self._prepared, jax.device_put(tile[None]), scales)
+            if self.runtime is None:
+                tile = images.to_float(canvas[window])
+                rain = _predict(self.network, self._prepared, jax.device_put(tile[None]), scales)
+                yield core, functools.partial(_subtract, tile, rain, inner)
+            else:
+                yield core, functools.partial(self.runtime(canvas[window][None]).__getitem__, (slice(None), *inner))
 
     def _tiles(self, shape: tuple[int, int]) -> Iterator[tuple[Any, Any, Any]]:
         """Slices (window on the canvas, core on the canvas, core within the window) that together cover the canvas."""
@@ -179,6 +192,11 @@ def _spans(extent: int, tile: int, halo: int, stride: int) -> list[tuple[int, in
     return [(start, start + tile, edges[i], edges[i + 1]) for i, start in enumerate(starts)]
 
 
+def _subtract(tile: np.ndarray, rain: jax.Array, inner: tuple[slice, slice]) -> np.ndarray:
+    """The core of a tile without its rain."""
+    return images.to_uint8(tile[inner] - np.asarray(rain)[:, *inner])
+
+
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _predict(network: model.QSNet, prepared: Any, tiles: jax.Array, scales: bool) -> jax.Array:
     """Rain of one tile (1, h, w, 3) -> (1 + number of scales, h, w, 3), or (1, h, w, 3) without scales."""
@@ -187,13 +205,17 @@ def _predict(network: model.QSNet, prepared: Any, tiles: jax.Array, scales: bool
 
 
 def load(
-    weights: str | None = None, tile: int | None = TILE, dtype: str | None = None, few_shapes: bool = False
+    weights: str | None = None,
+    tile: int | None = TILE,
+    dtype: str | None = None,
+    few_shapes: bool = False,
+    runtime: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Derainer:
     """A Derainer with the weights of a file, of a name in the package, or with the package's default.
 
     tile: None lets the free memory decide, see `choose_tile`. dtype: computes in 'bfloat16', say, not as in training.
-    few_shapes: see Derainer.
+    few_shapes, runtime: see Derainer.
     """
     variables, settings = files.load_weights(weights or files.INCLUDED / 'default.safetensors')
     settings = {**settings, 'dtype': dtype or settings['dtype']}
-    return Derainer(variables, settings, choose_tile(settings) if tile is None else tile, few_shapes)
+    return Derainer(variables, settings, choose_tile(settings) if tile is None else tile, few_shapes, runtime)

@@ -30,6 +30,12 @@ FLAGS = {
         'Computes in this, not as in training.',
         {'enum_values': ['float32', 'tf32', 'bfloat16']},
     ),
+    'runtime': Flag(
+        flags.DEFINE_enum,
+        'jax',
+        'What runs the network; the others do on CPUs, in float32 (extra [runtimes]).',
+        {'enum_values': ['jax', 'onnxruntime', 'openvino']},
+    ),
     'layers': Flag(flags.DEFINE_bool, False, 'Also writes what was removed, as NAME.rain.png beside each photo.'),
     'restored': Flag(flags.DEFINE_string, None, "Folder of a program's results, or FOLDER/PATTERN with one *."),
     'clean': Flag(flags.DEFINE_string, None, 'Folder of the true images, or FOLDER/PATTERN.'),
@@ -58,6 +64,10 @@ FLAGS = {
         'Several processes as one; auto (Slurm and other clusters) or HOST:PORT,PROCESSES,INDEX.',
     ),
     'only': Flag(flags.DEFINE_string, None, 'These variants alone, as in V1,V2.'),
-    'compilation_cache': Flag(flags.DEFINE_string, None, 'Folder that keeps what XLA compiled for the next start.'),
+    'compilation_cache': Flag(
+        flags.DEFINE_string,
+        None,
+        'Folder that keeps what XLA compiled for the next start, or off; else ~/.cache/qsnet_jax.',
+    ),
     'verbosity': Flag(flags.DEFINE_integer, None, 'Of the libraries below: 0 for all that they tell.'),
 }

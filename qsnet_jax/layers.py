@@ -5,6 +5,7 @@ Modules take and give feature maps as `blocks.Blocks`, (B, H, W, C) in whatever 
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -39,6 +40,20 @@ def depth_to_space(x: Array, stride: int) -> Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * stride, width * stride, depth // stride**2)
 
 
+@partial(jax.jit, static_argnums=(1, 2))  # traced once for each shape
+def xavier_uniform(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Initial kernels."""
+    return nn.initializers.xavier_uniform()(key, shape, dtype)
+
+
+def parameter(module: nn.Module, name: str, initial: Callable, shape: tuple[int, ...], dtype: Any) -> Array:
+    """`module.param`, which traces how a parameter begins also where it is there: that is a fifth of a trace."""
+    given: Any = module.get_variable('params', name)
+    if given is not None and jnp.shape(given) == shape:
+        return given
+    return module.param(name, initial, shape, dtype)
+
+
 class BatchNorm(nn.Module):
     """Statistics, scale and bias of batch norm: those of the global batch in training, running ones otherwise.
 
@@ -50,8 +65,8 @@ class BatchNorm(nn.Module):
 
     def setup(self) -> None:
         kept, shape = at_least_float32(self.dtype), (self.features,)
-        self.scale = self.param('scale', nn.initializers.ones_init(), shape, kept)
-        self.bias = self.param('bias', nn.initializers.zeros_init(), shape, kept)
+        self.scale = parameter(self, 'scale', nn.initializers.ones_init(), shape, kept)
+        self.bias = parameter(self, 'bias', nn.initializers.zeros_init(), shape, kept)
         self.mean = self.variable('batch_stats', 'mean', jnp.zeros, shape, kept)
         self.var = self.variable('batch_stats', 'var', jnp.ones, shape, kept)
 
@@ -79,8 +94,8 @@ class InstanceNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Blocks) -> Blocks:
         kept, shape = at_least_float32(self.dtype), (self.features,)
-        scale = self.param('scale', nn.initializers.ones_init(), shape, kept)
-        bias = self.param('bias', nn.initializers.zeros_init(), shape, kept)
+        scale = parameter(self, 'scale', nn.initializers.ones_init(), shape, kept)
+        bias = parameter(self, 'bias', nn.initializers.zeros_init(), shape, kept)
         return _standardize(x, *_moments(x, (1, 2)), scale, bias)
 
 
@@ -124,7 +139,7 @@ class Norm(nn.Module):
             self.instance = InstanceNorm(self.features, self.dtype)
         elif self.kind == 'none':
             kept = at_least_float32(self.dtype)
-            self.bias = self.param('bias', nn.initializers.zeros_init(), (self.features,), kept)
+            self.bias = parameter(self, 'bias', nn.initializers.zeros_init(), (self.features,), kept)
         else:
             raise UserError(f"norm is {self.kind!r}; it must be 'batch', 'instance' or 'none'.")
 
@@ -179,11 +194,11 @@ class Conv(nn.Module):
         """Kernel and addend of a convolution of so many channels."""
         shape = (self.size, self.size, width // self.groups, self.features)
         kept = at_least_float32(self.dtype)
-        kernel = self.param('kernel', nn.initializers.xavier_uniform(), shape, kept)
+        kernel = parameter(self, 'kernel', xavier_uniform, shape, kept)
         if fold is not None:
             factor, addend = fold()
             return kernel * factor.reshape(1, 1, 1, -1), addend
-        bias = self.param('bias', nn.initializers.zeros_init(), (self.features,), kept) if self.use_bias else None
+        bias = parameter(self, 'bias', nn.initializers.zeros_init(), (self.features,), kept) if self.use_bias else None
         return kernel, bias
 
 

@@ -5,6 +5,7 @@ if __name__ == '__main__':  # before anything else is imported, so that no signa
 
     signals.install()
 
+import gc
 import logging as standard_logging
 import os
 import pathlib
@@ -65,9 +66,15 @@ def _eval(given: Given) -> int:
 def _derain(given: Given) -> int:
     from qsnet_jax import derain, photos
 
-    values = given.values
+    values, runtime = given.values, None
+    if values.runtime != 'jax':
+        from qsnet_jax.peers import runtimes
+
+        if values.dtype not in (None, 'float32'):
+            raise UserError(f'--runtime={values.runtime} computes in float32; leave --dtype={values.dtype} out.')
+        runtime = runtimes.load(values.weights or 'default', values.runtime)
     is_folder = pathlib.Path(values.input).expanduser().is_dir()  # of photos of many sizes
-    derainer = derain.load(values.weights, values.tile, values.dtype, few_shapes=is_folder)
+    derainer = derain.load(values.weights, values.tile, values.dtype, is_folder, runtime)
     failed = photos.derain_files(derainer, values.input, values.output, values.layers, values.overwrite)
     return int(failed > 0)
 
@@ -162,7 +169,7 @@ VERBS = {
     'derain': Verb(
         _derain,
         'Removes rain from a photo or a folder of photos.',
-        ('input', 'output', 'weights', 'tile', 'dtype', 'layers', 'overwrite'),
+        ('input', 'output', 'weights', 'tile', 'dtype', 'runtime', 'layers', 'overwrite'),
         ('--input=photos --output=clean', '--input=photos --output=clean --weights=heavy --layers'),
         'The photos that were written are whole; the same command does all of them again.',
         config='',
@@ -304,7 +311,12 @@ def _run(arguments: list[str]) -> int:
     logging.set_verbosity(logging.WARNING if given.values.verbosity is None else given.values.verbosity)
     if given.values.verbosity is None:
         logging.get_absl_logger().addFilter(_tells_no_trace)
-    _start_jax(name, given)
+    gc.disable()  # what is imported stays; to look for garbage in it takes a tenth of the start
+    try:
+        _start_jax(name, given)
+        gc.freeze()
+    finally:
+        gc.enable()
     return VERBS[name].run(given)
 
 
@@ -321,9 +333,9 @@ def _start_jax(name: str, given: Given) -> None:
         os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # two frameworks share a GPU
     import jax
 
-    if cache := given.values.compilation_cache:
-        jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(cache).expanduser().resolve()))
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+    from qsnet_jax import cache
+
+    cache.use(given.values.compilation_cache)
     if 'distributed' in VERBS[name].flags and given.values.distributed:
         from qsnet_jax.training import parallel
 

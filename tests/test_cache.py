@@ -1,5 +1,6 @@
 """What was compiled is found again by the next process, and no folder, whatever its state, stops a run."""
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -7,9 +8,12 @@ import sys
 
 import filelock
 import jax
+import numpy as np
 import pytest
 
-from qsnet_jax import UserError, cache
+from qsnet_jax import UserError, cache, model
+from qsnet_jax.data import images
+from qsnet_jax.weights import files
 
 SCRIPT = """
 import jax, sys
@@ -122,3 +126,50 @@ def test_what_jax_was_told_stays(tmp_path):
     assert cache.use(str(tmp_path / 'asked')).parent == tmp_path / 'asked'
     assert cache.use('off') is None
     assert not jax.config.values['jax_enable_compilation_cache']
+
+
+PROGRAM = """
+import sys
+from qsnet_jax import main
+status = main.run(['--mode=derain', *sys.argv[1:]])
+print('loaded', *sorted(sys.modules))
+sys.exit(status)
+"""
+# What a photo does not need; together these take longer to import than the photo takes.
+AWAY = ('orbax', 'optax', 'tensorflow_datasets', 'grain', 'array_record', 'tensorstore', 'cv2', 'matplotlib', 'scipy')
+AWAY += ('skimage', 'torch', 'tensorboardX', 'onnxruntime', 'openvino', 'onnx', 'av', 'gradio', 'pandas')
+AWAY += ('qsnet_jax.training', 'qsnet_jax.evidence', 'qsnet_jax.peers', 'qsnet_jax.data.sets', 'qsnet_jax.fused')
+
+
+def test_derain_keeps_what_it_compiled_and_imports_no_more_than_it_needs(tmp_path):
+    """By default in the user's cache folder, nowhere with 'off'; the second start finds it."""
+    settings = {'channels': 12, 'units': 1, 'scale_channels': 6}
+    network = model.QSNet(**settings)
+    everything = {name: getattr(network, name) for name in files.load_weights('default')[1]}
+    files.save_weights(tmp_path / 'weights.safetensors', model.initialize(network, 0), everything)
+    images.save(tmp_path / 'a.png', np.full((40, 48, 3), 90, np.uint8))
+    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XDG_CACHE_HOME': str(tmp_path / 'cache')}
+    environment.pop('JAX_COMPILATION_CACHE_DIR', None)
+    flags = [f'--input={tmp_path}/a.png', f'--output={tmp_path}/out', f'--weights={tmp_path}/weights.safetensors']
+    for more, is_kept in ((['--compilation_cache=off'], False), ([], True), ([], True)):
+        command = [sys.executable, '-c', PROGRAM, *flags, *more]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count('\n') < 3 and 'Target machine' not in done.stderr  # no more than the bar
+        kept = list((tmp_path / 'cache').glob('qsnet_jax/*/jit__predict-*-cache'))
+        assert len(kept) == is_kept
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert {'jax', 'qsnet_jax.derain'} <= loaded
+    assert not [name for name in AWAY if name in loaded]
+
+
+def test_what_cannot_be_loaded_again_is_not_kept(tmp_path):
+    """Within `unused`; before and after it things are kept, whatever JAX had decided."""
+    folder = cache.use(str(tmp_path))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+    kept = []
+    for number in range(3):
+        with cache.unused() if number == 1 else contextlib.nullcontext():
+            jax.jit(lambda x, number=number: x * number + 5).lower(1.0).compile()
+        kept.append(len(list(folder.glob('*-cache'))))
+    assert kept == [1, 1, 2]

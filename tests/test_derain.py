@@ -188,3 +188,20 @@ def test_the_weights_that_come_with_the_package_remove_rain():
     source = sets.open_source('drawn_light', default.get_config().data, 'eval', sources.Cache(1e9))
     rainy, clean = (image[:160, :160] for image in source.load(0))
     assert metrics.psnr(derain.load()(rainy), clean, 'rgb') > metrics.psnr(rainy, clean, 'rgb') + 1
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_another_runtime_takes_the_place_of_the_network(stride):
+    """It is given tiles as they are in the image, and of what it returns the cores are stitched."""
+    given = []
+
+    def darken(rainy):
+        given.append(rainy)
+        return rainy // 2
+
+    derainer = make(96, encoder_stride=stride)
+    derainer.runtime = darken
+    image = picture(101, 203)
+    np.testing.assert_array_equal(derainer(image), image // 2)
+    assert len(given) > 4 and {tile.dtype.name for tile in given} == {'uint8'} and {len(tile) for tile in given} == {1}
+    np.testing.assert_array_equal(given[0][0], image[: given[0].shape[1], : given[0].shape[2]])

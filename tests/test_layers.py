@@ -1,5 +1,6 @@
 """Norms and depth-to-space against their definitions."""
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,3 +59,19 @@ def test_units_add_what_lies_in_another_order():
     variables = unit.init(jax.random.key(1), shuffled, False)
     natural = unit.apply(variables, blocks.of(shuffled.array(), 'split'), False)
     np.testing.assert_allclose(unit.apply(variables, shuffled, False).array(), natural.array(), atol=1e-6)
+
+
+def test_parameters_that_are_given_are_not_begun_anew(monkeypatch):
+    """Nothing is traced for their beginnings, and those of another shape are refused as Flax refuses them."""
+    convolve, x = layers.Conv(6, size=1), blocks.of(jnp.zeros((1, 2, 2, 3)))
+    variables = convolve.init(jax.random.key(0), x)
+
+    def refuse(*_):
+        raise AssertionError('traced')
+
+    monkeypatch.setattr(layers, 'xavier_uniform', refuse)
+    convolve.apply(variables, x)
+    monkeypatch.undo()
+    wrong = jax.tree.map(lambda value: value[..., :4], variables)
+    with pytest.raises(flax.errors.ScopeParamShapeError):
+        convolve.apply(wrong, x)

@@ -18,7 +18,7 @@ STANDS_IN = {
 }
 _RECORDED = ('seed', 'commit', 'config', 'command', 'versions', 'device', 'precision', 'date')
 _TRAINED = 'training images of'
-_KINDS = ('study', 'compare', 'evaluation', 'sparsity', 'bench', 'score')
+_KINDS = ('study', 'compare', 'evaluation', 'sparsity', 'bench', 'compiled', 'score')
 Rows: TypeAlias = list[dict[str, Any]]
 
 
@@ -35,12 +35,14 @@ def load(results: pathlib.Path) -> Rows:
 def _read(path: pathlib.Path) -> dict[str, Any]:
     """One row. Raises UserError with its name for what is missing, and for what is of another type."""
     row = storage.read_json(path, remedy='Make the row anew, or remove it.')
-    row.setdefault('kind', 'bench' if 'cases' in row else 'evaluation')
+    bench = 'compiled' if 'card' in row else 'bench'  # compiled for a card, or timed
+    row.setdefault('kind', bench if 'cases' in row else 'evaluation')
     record = _object(row.get('provenance'))
     missing = [f'provenance.{name}' for name in _RECORDED if name not in record]
     if row['kind'] not in _KINDS:
         missing.append(f'a kind that is known (found {row["kind"]!r})')
-    prints = {'sparsity': [row.get('fingerprint')], 'bench': []}.get(str(row['kind']), [record.get('dataset')])
+    unbound = {'sparsity': [row.get('fingerprint')], 'bench': [], 'compiled': []}
+    prints = unbound.get(str(row['kind']), [record.get('dataset')])
     if row['kind'] == 'study':
         prints = [_object(each).get('fingerprint') for each in _object(row.get('sets')).values()]
         if 'failed' not in row and 'training_seconds' not in _object(record.get('training')):

@@ -149,13 +149,15 @@ def times_without_sharing(rows: rows_.Rows, paper: dict[str, float]) -> page.Tab
     least, most = (without - 0.0005) / (with_ + 0.0005), (without + 0.0005) / (with_ - 0.0005)  # of rounded times
     for row in (row for row in rows if row['kind'] == 'bench'):
         models = row['provenance']['config']['bench']['models']
-        times = {(case['model'], case['size'], case['batch'], case['precision']): case['peers'].get('JAX', {})
+        times = {(case['model'], case['size'], case['batch'], case['precision']): case['peers']
                  for case in row['cases'] if not case['training']}  # fmt: skip
         base = next((name for name, settings in models.items() if not settings), None)
-        for (name, *case), each in times.items():
-            reading, reference = _reading(models[name]), times.get((base, *case), {})
-            if reading and 'seconds' in each and 'seconds' in reference:
-                ratio = each['seconds']['median'] / reference['seconds']['median']
+        for (name, *case), peers in times.items():
+            each, beside = peers.get('JAX', {}), peers.get(f'JAX, {base}', {})  # in the same rounds, if it was so timed
+            reading, reference = _reading(models[name]), times.get((base, *case), {}).get('JAX', {})
+            if reading and 'seconds' in each and (beside or 'seconds' in reference):
+                apart = reference.get('seconds', {}).get('median')
+                ratio = 1 / beside['ratio'] if beside else each['seconds']['median'] / apart
                 verdict = "has the paper's ratio" if least <= ratio <= most else 'has not'
                 where = f'{row["file"].removesuffix(".json")}, {case[0]}², batch {case[1]}, {case[2]}'
                 cells.append([reading, where, f'{ratio:.2f}', verdict])

@@ -17,17 +17,15 @@ import ml_collections
 import numpy as np
 
 from qsnet_jax import UserError, model, progress, provenance, storage
-from qsnet_jax.peers import bench_page, compiled, contenders, machine
+from qsnet_jax.peers import bench_page, choices, compiled, contenders, machine
 from qsnet_jax.peers.contenders import OURS
 
 
 def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
     """Times everything in `config.bench`; writes DEVICE.json (after every case), DEVICE.md and DEVICE.png.
 
-    Where `config.bench.card` names a card, everything is compiled for it instead, see `compiled`.
-
-    Returns the path of the JSON file. Raises UserError for a config without that section, and at the end where our own
-    network failed.
+    Where `config.bench.card` names a card, everything is compiled for it instead, see `compiled`. Returns the path of
+    the JSON file. Raises UserError for a config without that section, and at the end where our own network failed.
     """
     if 'bench' not in config:
         raise UserError(
@@ -37,14 +35,16 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
     settings = config.bench
     if settings.card:
         return compiled.bench(config, results)
+    if settings.shipped:
+        config = ml_collections.ConfigDict(config.to_dict())
+        config.bench.models = ml_collections.ConfigDict(choices.models(), sort_keys=False)
+        settings = config.bench
     unknown = set(settings.precisions) - set(model.DTYPES)
     if unknown or settings.rounds < 1:
         raise UserError(
             f'bench.precisions knows {tuple(model.DTYPES)} and bench.rounds is 1 or more; found {settings}.'
         )
-    device = jax.devices()[0]
-    cores = f' {len(os.sched_getaffinity(0))} cores' if device.platform == 'cpu' else ''
-    stem = results / re.sub(r'[^a-z0-9]+', '-', f'{device.device_kind}{cores}'.lower()).strip('-')
+    stem = results / _name(settings)
     report: dict[str, Any] = {
         'provenance': {
             **provenance.collect(config.to_dict(), config.seed),
@@ -60,14 +60,25 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
             bar.set_postfix_str(bench_page.title(case))
             report['cases'].append(_measure(config, case))
             storage.write_json(stem.with_suffix('.json'), report)
-        storage.write_bytes(stem.with_suffix('.md'), bench_page.table(report).encode())
-        bench_page.draw(report).savefig(stem.with_suffix('.png'), dpi=110)
-    print(bench_page.table(report))
-    print(f'written: {stem}.json, .md, .png')
+        page, plot = bench_page.table(report), choices.draw if settings.shipped else bench_page.draw
+        page = f'{choices.table(report)}\n{page}' if settings.shipped else page
+        storage.write_bytes(stem.with_suffix('.md'), page.encode())
+        if not settings.beside:
+            plot(report).savefig(stem.with_suffix('.png'), dpi=110)
+    print(page)
+    print(f'written: {stem}.json, .md{"" if settings.beside else ", .png"}')
     failed = [f'{bench_page.title(case)}: {case["absent"][OURS]}' for case in report['cases'] if OURS in case['absent']]
     if failed:
         raise UserError(f'Our own network could not run everywhere: {"; ".join(failed)}.')
     return stem.with_suffix('.json')
+
+
+def _name(settings: Any) -> str:
+    """Of the files: the device, and what is timed on it."""
+    device = jax.devices()[0]
+    kind = 'choices ' if settings.shipped else 'sharing ' if settings.beside else ''
+    cores = f' {len(os.sched_getaffinity(0))} cores' if device.platform == 'cpu' else ''
+    return re.sub(r'[^a-z0-9]+', '-', f'{kind}{device.device_kind}{cores}'.lower()).strip('-')
 
 
 def _cases(settings: Any) -> list[dict[str, Any]]:
@@ -77,7 +88,9 @@ def _cases(settings: Any) -> list[dict[str, Any]]:
         for precision in settings.precisions:
             shapes = [(batch, size) for size in settings.sizes for batch in settings.batches]
             shapes = shapes if number == 0 else shapes[:: len(settings.batches)][:1]
-            for is_training, (batch, size) in [*((False, shape) for shape in shapes), (True, tuple(settings.training))]:
+            kinds = [(False, shape) for shape in shapes]
+            kinds += [(True, tuple(settings.training))] if settings.training else []
+            for is_training, (batch, size) in kinds:
                 cases.append(
                     {'model': name, 'batch': batch, 'size': size, 'precision': precision, 'training': is_training}
                 )
@@ -86,7 +99,10 @@ def _cases(settings: Any) -> list[dict[str, Any]]:
 
 def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
     """One case: every peer's time, memory and start, and where our own time goes."""
-    config = ml_collections.ConfigDict(config.to_dict())
+    config, reference = (ml_collections.ConfigDict(config.to_dict()) for _ in range(2))
+    other = config.bench.beside
+    if other:
+        reference.model.update({**config.bench.models[other], 'dtype': case['precision']})
     overrides = {**config.bench.models[case['model']], 'dtype': case['precision']}
     config.model.update(overrides)
     network = model.from_config(config.model)
@@ -99,9 +115,11 @@ def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
     facts: dict[str, dict[str, Any]] = {}
     absent: dict[str, str] = {}
     if case['training']:
-        makers = contenders.training(config, {'rainy': rainy, 'clean': clean}, variables)
+        makers = list(contenders.training(config, {'rainy': rainy, 'clean': clean}, variables))
     else:
-        makers = contenders.inference(config, rainy, variables)
+        makers = list(contenders.inference(config, rainy, variables))
+        if other:
+            makers = [makers[0], (f'{OURS}, {other}', lambda: contenders.beside(reference, rainy))]
     for name, make in makers:
         try:
             begun = time.perf_counter()
@@ -115,7 +133,7 @@ def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
     seconds = machine.take_turns(calls, config.bench.rounds)
     parts: dict[str, float] = {}
     try:
-        parts = contenders.parts(config, rainy, clean, variables, case['training'])
+        parts = {} if other else contenders.parts(config, rainy, clean, variables, case['training'])
     except Exception as error:
         absent['parts'] = _reason(error)
     calls.clear()

@@ -50,7 +50,7 @@ def table(report: dict[str, Any]) -> str:
             )
         lines += [f'| {name} | could not run: {reason} | | | | | | |' for name, reason in case['absent'].items()]
         parts = ', '.join(f'{name} {1e3 * seconds:.3g}' for name, seconds in case['parts'].items())
-        lines += ['', f'Our time by part, ms: {parts}.']
+        lines += ['', f'Our time by part, ms: {parts}.'] if parts else []
     return '\n'.join(lines) + '\n'
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from qsnet_jax import UserError, model, progress, provenance, storage
+from qsnet_jax import UserError, cache, model, progress, provenance, storage
 from qsnet_jax.peers import cards, hlo
 from qsnet_jax.training import memory, train
 
@@ -55,7 +55,8 @@ def described(card: cards.Card) -> SingleDeviceSharding:
     except Exception as error:  # of several kinds
         raise UserError(
             f'XLA cannot compile for {card.name} here: {" ".join(str(error).split())[:200]}. Install its compiler in '
-            f'the version of jax, {jax.__version__}: pip install "qsnet-jax[aot]"; no driver is needed.'
+            f'the version of jax, {jax.__version__}: pip install "qsnet-jax[aot]"; no driver is needed. On a machine '
+            'without a card set JAX_PLATFORMS=cpu.'
         ) from error
     return SingleDeviceSharding(found.devices[0])
 
@@ -129,12 +130,13 @@ def count(lowered: Any, card: cards.Card, case: dict[str, Any]) -> dict[str, Any
 
 def _compile(lowered: Any) -> Any:
     """With XLA's prices of fusions where it has them for this kind of card."""
-    try:
-        return lowered.compile(compiler_options=OPTIONS)
-    except jax.errors.JaxRuntimeError as error:
-        if 'Cannot find key' not in str(error):
-            raise
-        return lowered.compile()
+    with cache.unused():
+        try:
+            return lowered.compile(compiler_options=OPTIONS)
+        except jax.errors.JaxRuntimeError as error:
+            if 'Cannot find key' not in str(error):
+                raise
+            return lowered.compile()
 
 
 def table(report: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qsnet_jax import losses, model
-from qsnet_jax.peers import machine
+from qsnet_jax.peers import machine, runtimes
 from qsnet_jax.peers.machine import Call
 from qsnet_jax.training import parallel, train
 
@@ -26,14 +26,7 @@ def inference(config: Any, rainy: np.ndarray, variables: Any) -> Iterator[tuple[
     images = jnp.asarray(rainy, jnp.float32) / 255
 
     def jax_call(form: str) -> tuple[Call, float]:
-        network = model.from_config({**config.model, 'form': form})
-
-        def rain(variables: Any, images: Any) -> Any:
-            return cast(model.Output, network.apply(variables, images)).rain
-
-        on_cpu = jax.default_backend() == 'cpu'  # as `derain.Derainer`
-        weights = jax.device_put(variables) if on_cpu else model.prepare(network, variables)
-        return _compiled(jax.jit(rain).lower(weights, images).compile(), weights, images)
+        return _jax_call(model.from_config({**config.model, 'form': form}), variables, images)
 
     yield OURS, lambda: jax_call('auto')
     yield f'{OURS} plain', lambda: jax_call('plain')
@@ -48,6 +41,21 @@ def inference(config: Any, rainy: np.ndarray, variables: Any) -> Iterator[tuple[
     if jax.default_backend() == 'cpu' and config.model.dtype == 'float32':
         yield 'ONNX Runtime', lambda: _runtime_call(config, rainy, variables, 'onnxruntime')
         yield 'OpenVINO', lambda: _runtime_call(config, rainy, variables, 'openvino')
+
+
+def beside(config: Any, rainy: np.ndarray) -> tuple[Call, float]:
+    """Inference of another network, in the rounds of the one that is timed."""
+    network = model.from_config(config.model)
+    return _jax_call(network, model.initialize(network, config.seed), jnp.asarray(rainy, jnp.float32) / 255)
+
+
+def _jax_call(network: model.QSNet, variables: Any, images: jax.Array) -> tuple[Call, float]:
+    def rain(variables: Any, images: Any) -> Any:
+        return cast(model.Output, network.apply(variables, images)).rain
+
+    on_cpu = jax.default_backend() == 'cpu'  # as `derain.Derainer`
+    weights = jax.device_put(variables) if on_cpu else model.prepare(network, variables)
+    return _compiled(jax.jit(rain).lower(weights, images).compile(), weights, images)
 
 
 def training(config: Any, batch: dict[str, np.ndarray], variables: Any) -> Iterator[tuple[str, Callable]]:
@@ -180,8 +188,7 @@ def _runtime_call(config: Any, rainy: np.ndarray, variables: Any, runtime: str) 
             torch.onnx.export(Rain().eval(), (images,), path, dynamo=True, verbose=False)
         threads = len(os.sched_getaffinity(0))
         if runtime == 'openvino':
-            import openvino
-
+            openvino = runtimes.need('openvino')
             exact = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': threads}  # or it may take bfloat16
             request = openvino.compile_model(path, 'CPU', exact).create_infer_request()
             return partial(request.infer, [images.numpy()]), None

@@ -120,6 +120,18 @@ def test_both_readings_of_without_sharing_are_timed():
         ['decoders without groups', where, '1.50', "has the paper's ratio"],
     ]
     assert "the paper's 1.4, 1.18 to 1.67 unrounded" in table.title
+    cases[2]['peers']['JAX, full size'] = {'ratio': 0.8}  # in the same rounds, which counts for more
+    table = tables.times_without_sharing([row], {'QSNet': 0.005, 'QSNet without sharing': 0.007})
+    assert table.rows[0] == ['no shuffles', where, '1.25', "has the paper's ratio"]
+
+
+def test_what_was_compiled_for_a_card_is_no_timing(tmp_path):
+    """It is among the records, and in no table of times."""
+    for name in ('rows', 'sparsity', 'bench'):
+        shutil.copytree(RESULTS / name, tmp_path / name)
+    kinds = {row['file']: row['kind'] for row in rows.load(tmp_path)}
+    assert {kinds[f'compiled-{card}.json'] for card in ('h100', 'a100', 'rtx4090')} == {'compiled'}
+    assert kinds['cpu-2-cores.json'] == kinds['choices-cpu-2-cores.json'] == 'bench'
 
 
 def test_both_readings_of_without_sharing_are_claims():

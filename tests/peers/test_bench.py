@@ -6,7 +6,7 @@ import time
 import pytest
 from qsnet_jax.configs import bench as bench_config
 
-from qsnet_jax.peers import bench, contenders, machine
+from qsnet_jax.peers import bench, choices, contenders, machine
 
 pytestmark = pytest.mark.usefixtures('lenient_promotion')
 
@@ -46,7 +46,6 @@ def test_report_holds_every_case_and_adds_up(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings('ignore:os.fork')  # OpenVINO forks, to report its use
 def test_peers_run_or_are_named(tmp_path):
     """Every peer has either a time or a reason; the twin, which the tests install, has times."""
     pytest.importorskip('torch')
@@ -100,3 +99,38 @@ def test_other_configs_are_refused():
     del config['bench']
     with pytest.raises(ValueError, match='configs/bench.py'):
         bench.bench(config, None)
+
+
+@pytest.mark.slow
+def test_choices_are_the_trained_networks_with_their_scores(tmp_path):
+    """Every weights file of the package has a line for each runtime, with the score that it holds."""
+    config = bench_config.get_config('choices')
+    config.bench.update({'sizes': (32,), 'rounds': 1, 'peers': False})
+    path = bench.bench(config, tmp_path)
+    assert path.name.startswith('choices-')
+    lines = path.with_suffix('.md').read_text().splitlines()
+    for name in ('default', 'light', 'heavy'):
+        scores = choices.quality(name)
+        assert scores['psnr'] > scores['input'] or name == 'heavy'
+        (line,) = [line for line in lines if line.startswith(f'| `{name}` | JAX |')]
+        assert f'| {scores["psnr"]:.2f} | {scores["ssim"]:.3f} |' in line
+    assert path.with_suffix('.png').stat().st_size > 0
+
+
+def test_networks_are_timed_in_the_same_rounds(tmp_path):
+    """Each beside the one that is named, here the faster one by far; the parts are left out."""
+    more = {'channels': 96, 'units': 6, 'scale_channels': 48, 'rates': (1, 2)}
+    path = bench.bench(tiny(models={'more': more}, beside='tiny', sizes=(64,), training=()), tmp_path)
+    cases = {case['model']: case for case in json.loads(path.read_text())['cases']}
+    assert path.stem.startswith('sharing-') and set(cases) == {'tiny', 'more'}
+    assert path.with_suffix('.md').exists() and not path.with_suffix('.png').exists()
+    for case in cases.values():
+        assert not case['parts'] and set(case['peers']) == {'JAX', 'JAX, tiny'}
+    assert cases['more']['peers']['JAX, tiny']['ratio'] < 0.3
+
+
+def test_readings_of_the_paper_are_timed_beside_the_network():
+    """All that evidence reads, as the config has them."""
+    config = bench_config.get_config('sharing').bench
+    assert config.beside in config.models and not config.models[config.beside].to_dict()
+    assert sum('decoder_groups' in settings for settings in config.models.values()) == 1

@@ -60,7 +60,7 @@ def test_compiled_for_a_card_everything_is_fused(card, tmp_path):
     assert all(case['model_ms_per_image'] > 0 < case['floor_ms_per_image'] for case in report['cases'])
     assert 'one, training, remat, 2 x 16 x 16' in path.with_suffix('.md').read_text()
     case = {**inference, 'size': 32}
-    text = compiled.program(config({'one': TINY}), case, card).lower().compile().as_text()
+    text = compiled._compile(compiled.program(config({'one': TINY}), case, card).lower()).as_text()
     kinds = [launch.kind for launch in hlo.launches(text)]
     assert kinds.count('__cudnn$convBiasActivationForward') >= 13
 
@@ -123,7 +123,7 @@ def test_gradients_cost_as_much_as_what_they_are_of(card):
     x, kernel = (jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=card) for shape in ((2, 64, 64, 16), (8, 3, 3, 16)))
     operations = []
     for function in (forward, jax.grad(lambda *given: jnp.sin(forward(*given)).sum(), (0, 1))):
-        text = jax.jit(function).lower(x, kernel).compile().as_text()
+        text = compiled._compile(jax.jit(function).lower(x, kernel)).as_text()
         operations.append(sum(launch.operations for launch in hlo.launches(text)))
     assert operations[0] == 2 * (2 * 64 * 64 * 8) * 9 * 16
     assert operations[1] == pytest.approx(3 * operations[0])

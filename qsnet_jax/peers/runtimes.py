@@ -1,0 +1,103 @@
+"""The exported network under ONNX Runtime or OpenVINO on CPUs, for `derain.Derainer` to run in the place of JAX.
+
+The export is made and checked once. It is kept beside what XLA compiled, under a name that says what it was made of.
+"""
+
+import functools
+import hashlib
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from qsnet_jax import UserError, cache
+from qsnet_jax.peers import export
+from qsnet_jax.weights import files
+
+RUNTIMES = ('onnxruntime', 'openvino')
+SHAPES = 8  # of images that OpenVINO keeps programs for
+Restore = Callable[[np.ndarray], np.ndarray]
+
+
+def load(weights: str | os.PathLike, runtime: str) -> Restore:
+    """A function that restores uint8 (1, H, W, 3), with the weights of a file or of a name of the package.
+
+    Raises UserError where a package is missing, and for weights that cannot be read or exported.
+    """
+    make = {'onnxruntime': _onnxruntime, 'openvino': _openvino}[runtime]
+    need(runtime)
+    files.load_record(weights)  # raises for what are no weights
+    folder = cache.folder()
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            return _explained(runtime, make(_exported(weights, pathlib.Path(temporary))))
+    return _explained(runtime, make(_exported(weights, folder)))
+
+
+def need(name: str) -> Any:
+    """A package of the extra; OpenVINO without what reports its use to its makers."""
+    if name == 'openvino':
+        sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]
+    try:
+        return __import__(name)
+    except ImportError as error:
+        raise UserError(f"--runtime={name} needs {name}: pip install 'qsnet-jax[runtimes]'.") from error
+
+
+def _exported(weights: str | os.PathLike, folder: pathlib.Path) -> pathlib.Path:
+    """The ONNX file of weights in a folder, made where it is not there."""
+    source = files.find_weights(weights)
+    digest = hashlib.sha256(source.read_bytes())
+    for name in ('export.py', 'torch_twin.py'):
+        digest.update(pathlib.Path(__file__).with_name(name).read_bytes())
+    path = folder / f'{digest.hexdigest()[:32]}.onnx'
+    if not path.is_file():
+        export.export(weights, path)
+    return path
+
+
+def _onnxruntime(path: pathlib.Path) -> Restore:
+    runtime = need('onnxruntime')
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = _threads()
+    session = runtime.InferenceSession(path.read_bytes(), options, providers=['CPUExecutionProvider'])
+    return lambda rainy: session.run(None, {'rainy': rainy})[0]
+
+
+def _openvino(path: pathlib.Path) -> Restore:
+    """Compiled for each shape, which is a fifth faster than for any; in float32, or it may take bfloat16."""
+    runtime = need('openvino')
+    core, content = runtime.Core(), path.read_bytes()
+    exact = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': _threads()}
+
+    @functools.lru_cache(SHAPES)
+    def compiled(shape: tuple[int, ...]) -> Any:
+        network = core.read_model(content)
+        network.reshape(list(shape))
+        return core.compile_model(network, 'CPU', exact).create_infer_request()
+
+    return lambda rainy: compiled(rainy.shape).infer([rainy])[0]
+
+
+def _threads() -> int:
+    """As many as this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _explained(runtime: str, restore: Restore) -> Restore:
+    """The same function, whose errors are of memory, or say in one line what the runtime says."""
+
+    def run(rainy: np.ndarray) -> np.ndarray:
+        try:
+            return restore(np.ascontiguousarray(rainy))
+        except RuntimeError as error:
+            line = ' '.join(str(error).split())[:300]
+            if 'alloc' in line.lower():
+                raise MemoryError(line) from error
+            raise UserError(f'{runtime} cannot run the network: {line}. Leave --runtime out.') from error
+
+    return run
