@@ -68,6 +68,7 @@ def details(rows: rows_.Rows, paper: dict[str, Any], results: pathlib.Path) -> l
     """Pictures, what ships, and every table."""
     items = [*pictures.items(results), *_speed_and_quality(rows, results), *parts.released_items(rows, results)]
     items += [page.Heading('Table 1: scores'), tables.table_1(rows, paper), tables.evaluations(rows)]
+    items.append(tables.in_pairs(rows))
     for size in ('full', 'small'):
         found = rows_.by_variant(rows, size)
         if found:
