@@ -127,7 +127,7 @@ def evaluations(rows: rows_.Rows) -> page.Table:
     for row in (row for row in rows if row['kind'] == 'score'):
         cells.append([_scored_name(row), row['dataset'], str(row['count']), *in_out(row)])
     columns = ['row', 'set', 'images', 'input, rgb', 'result, rgb', 'input, y', 'result, y']
-    return page.Table('Ours, and what was scored here, on what we have', columns, cells)
+    return page.Table('Scores on the sets that we have', columns, cells)
 
 
 def _scored_name(row: dict[str, Any]) -> str:
