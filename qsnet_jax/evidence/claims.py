@@ -118,7 +118,7 @@ def shared_reasons(claims: list[Claim]) -> dict[tuple[str, str], str]:
 
 
 def sentence(same: list[Claim], said: Collection[tuple[str, str]] = ()) -> str:
-    """What our runs say of one claim on each of our sets, in plain words. said: sets whose obstacle stands elsewhere."""
+    """What our runs say of one claim on each of our sets, in plain words. said: sets whose obstacle is known."""
     told, silent = [], []
     for claim in same:
         if claim.verdict.kind == verdicts.BLOCKED:
