@@ -28,7 +28,8 @@ def items(results: pathlib.Path) -> list[Any]:
         number, name = data['figure'], path.stem.split('-', 2)[2]
         methods = ', '.join(each['label'] for each in data['methods'])
         shown = ', '.join(each['name'] + ' (a part)' * bool(each['shown']) for each in data['images'])
-        caption = f'As Fig. {number} of the paper: {ABOUT[number]}. Images: {shown}. Weights or method: {methods}.'
+        caption = f'As Fig. {number} of the paper: {ABOUT[number]}. Images: {shown}.'
+        caption += f' Weights or method: {methods}.' if number != '2' else ''  # which shows no result
         found.append(page.Figure(path.with_suffix('.png'), caption))
         if data.get('scores'):
             found.append(_scores(_TITLE.format(number, name), data['scores']))

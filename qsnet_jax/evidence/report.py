@@ -52,7 +52,7 @@ def opening(found: list[Claim], others: page.Table, results: pathlib.Path) -> li
     top = page.Text(_SHORT.format(standing=standing(found)))
     items: list[Any] = [page.Heading('QSNet: what could be reproduced'), top, plot]
     items += [page.Text(f'**{len(found) + len(others.rows)} verdicts:** {count(found, others)}.')]
-    items += [page.Heading('Verdicts in words'), page.Points(sentences)]
+    items += [page.Text(_MEANINGS), page.Heading('Verdicts in words'), page.Points(sentences)]
     items += [page.Text(f'{sample} counts for none of them: {why}.') for (_, sample), why in reasons.items()]
     if full:
         items.append(claims_.table(full, 'Verdicts at full size'))
@@ -127,9 +127,15 @@ _SHORT = (
     'paper reports, the mark is what our runs gave.'
 )
 _PLOT = (
-    "Gain in dB of what each claim says is better. Triangles: the paper's effect. Marks: ours; thick lines: 95 % "
+    'Gain in dB of what each claim says is better. In brackets the number of images, and behind them the test of the '
+    "paper that our set stands for. Triangles: the paper's effect. Marks: ours; thick lines: 95 % "
     'interval over seeds and scenes; thin lines: the same corrected for the number of claims of its table (Holm), by '
     'which the verdict is made.'
+)
+_MEANINGS = (
+    "No evidence: the interval holds 0 and the paper's effect, so that our runs could not have told them apart. No "
+    "verdict: something forbids one, and the table says what. Not seen: an effect as large as the paper's lies outside "
+    'of the interval.'
 )
 _SCATTER = (
     'Gain of PSNR (y) over the rainy images, of the weights that come with the package and of single trainings, '

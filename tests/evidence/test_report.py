@@ -182,6 +182,6 @@ def test_the_papers_figures_stand_in_the_report_with_their_numbers(found):
     report.report(found)
     text = (found / 'tables.md').read_text()
     places = [text.index(f'(figures/fig-{number}-drawn.png)') for number in (2, 9, 10)]
-    assert places == sorted(places) and 'Images: cat. Weights or method: light.' in text
+    assert places == sorted(places) and text.count('Images: cat. Weights or method: light.') == 2 * 2
     assert '| cat | input | 26.65 / - | 28.00 / 0.900 |' in text
     assert '| cat | input | -1.42 | sparse |' in text and '| dog | input | -1.42 | not sparse |' in text
