@@ -157,6 +157,8 @@ def run(
     with storage.writable(path.parent):
         storage.write_json(path, row)
     print(evaluate.format_table({name: row}))
+    if row['counting']:
+        print(f'not counted as ours: {counting}')
     if other:
         print(format_comparison(name, other.label, result['against']))
     print(f'scores and pictures are in {workdir}, the row in {path}')

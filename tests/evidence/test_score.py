@@ -99,7 +99,7 @@ def test_two_methods_are_compared_in_pairs(folders, tmp_path):
         run(folders, tmp_path, rainy=False, against=str(folders / 'tiny.safetensors'))
 
 
-def test_a_border_is_left_out_and_luma_rounded_on_demand(folders, tmp_path):
+def test_a_border_is_left_out_and_luma_rounded_on_demand(folders, tmp_path, capsys):
     """Cropped scores are those of cropped images; rounded luma moves y alone, and a little."""
     clean, restored = (images.read(folders / name) for name in ('clean/norain-6.png', 'out/rain-6.png'))
     cropped = score.Counting(border=4).score(restored, clean)
@@ -107,6 +107,7 @@ def test_a_border_is_left_out_and_luma_rounded_on_demand(folders, tmp_path):
     plain, rounded = run(folders, tmp_path), run(folders, tmp_path, luma='rounded', border=0)
     assert rounded['rgb'] == plain['rgb'] and 0 < abs(rounded['y']['psnr'] - plain['y']['psnr']) < 0.2
     assert plain['counting'] == '' and rounded['counting'] == 'Y rounded'
+    assert capsys.readouterr().out.count('not counted as ours: Y rounded') == 1
     for options, words in (({'border': 24}, 'leaves nothing'), ({'border': -1}, '0 or more'), ({'luma': 'x'}, 'exact')):
         with pytest.raises(UserError, match=words):
             run(folders, tmp_path, **options)
