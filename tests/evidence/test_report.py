@@ -13,7 +13,7 @@ from made_rows import RESULTS, make_row, write, write_study
 from PIL import Image
 
 from qsnet_jax import UserError, storage
-from qsnet_jax.evidence import claims, forest, report, rows, statistics, tables
+from qsnet_jax.evidence import claims, forest, report, rows, scatter, statistics, tables
 
 
 @pytest.fixture
@@ -185,3 +185,12 @@ def test_the_papers_figures_stand_in_the_report_with_their_numbers(found):
     assert places == sorted(places) and text.count('Images: cat. Weights or method: light.') == 2 * 2
     assert '| cat | input | 26.65 / - | 28.00 / 0.900 |' in text
     assert '| cat | input | -1.42 | sparse |' in text and '| dog | input | -1.42 | not sparse |' in text
+
+
+def test_names_in_the_plot_of_speed_do_not_cover_each_other():
+    """Every point has its name, a line below that of the point before, also where both have one place."""
+    points = [scatter.Point(f'net {number}', 'set (6)', 1.0, None, 'cpu') for number in range(3)]
+    plot = xml.etree.ElementTree.fromstring(scatter.draw(points, True))
+    names = [each for each in plot.iter('text') if (each.text or '').startswith('net')]
+    heights = sorted(float(each.get('y', 0)) for each in names)
+    assert len(names) == 3 and np.diff(heights).min() >= 12
