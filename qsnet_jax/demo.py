@@ -28,6 +28,7 @@ CSS = """
 .gradio-container { max-width: min(62rem, 100vw) !important; margin: 0 auto !important; box-sizing: border-box; }
 .gradio-container .main, .gradio-container .wrap, .gradio-container main { max-width: 100%; box-sizing: border-box; }
 footer { display: none !important; }
+#photo .or { color: inherit; }
 #scales .grid-wrap, #samples .grid-wrap { min-height: 0; height: auto; max-height: none; padding-top: 2.2rem; }
 @media (max-width: 44rem) {
   #top { flex-direction: column; }
@@ -37,7 +38,7 @@ footer { display: none !important; }
   .gradio-container .main { padding: .75rem !important; }
 }
 """
-# Names that gradio leaves out or doubles, for those who hear the page: of thumbnails, of the picture of the rain layer.
+# Names that gradio leaves out or doubles, for those who hear the page instead of seeing it.
 SCRIPT = """() => {
   const mend = () => {
     for (const button of document.querySelectorAll('.thumbnail-item')) {
@@ -46,6 +47,8 @@ SCRIPT = """() => {
       for (const image of button.querySelectorAll('img')) image.alt = '';
     }
     for (const image of document.querySelectorAll('#layer img')) image.alt = 'removed rain layer';
+    for (const place of document.querySelectorAll('#photo [aria-label^="Click to upload"]'))
+      place.removeAttribute('aria-label');  // its own words say it
     for (const empty of document.querySelectorAll('.empty[aria-label]')) empty.setAttribute('role', 'img');
   };
   new MutationObserver(mend).observe(document.body, {childList: true, subtree: true});

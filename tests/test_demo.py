@@ -3,7 +3,6 @@
 import builtins
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 
@@ -95,7 +94,7 @@ def test_without_the_extra_one_line_says_so(monkeypatch):
 
 @pytest.fixture(scope='module')
 def served(tmp_path_factory):
-    """The page's address, served by a program of its own that is stopped by Ctrl-C and then leaves no file."""
+    """The page's address, served by a program of its own that is stopped and then leaves no file."""
     pytest.importorskip('gradio', reason='gradio is not installed (extra demo)')
     root, derainer = tmp_path_factory.mktemp('demo'), make()
     files.save_weights(root / 'tiny.safetensors', derainer.variables, derainer.settings)
@@ -108,8 +107,11 @@ def served(tmp_path_factory):
     with started:
         address = started.stdout.readline().split()[0]
         yield root, address
-        started.send_signal(signal.SIGINT)
-        assert started.wait(30) == 0
+        started.terminate()  # which is as Ctrl-C, that programs in the background ignore
+        try:
+            assert started.wait(30) == 0
+        finally:
+            started.kill()
     assert not list((root / 'tmp').glob('qsnet-demo-*')) and not (root / 'tmp/gradio').exists()
 
 

@@ -130,9 +130,9 @@ def evaluations(rows: rows_.Rows) -> page.Table:
     return page.Table('Scores on the sets that we have', columns, cells)
 
 
-def _scored_name(row: dict[str, Any]) -> str:
+def _scored_name(row: dict[str, Any], *more: str) -> str:
     """Of another program's results, and how they were counted where that is not our way."""
-    return f'{row["name"]} (scored here{"; " * bool(row["counting"])}{row["counting"]})'
+    return f'{row["name"]} ({", ".join(filter(None, ("scored here", *more, row["counting"])))})'
 
 
 def _scored_test(row: dict[str, Any]) -> list[str]:
@@ -140,7 +140,7 @@ def _scored_test(row: dict[str, Any]) -> list[str]:
     cells = dict.fromkeys(claims_.TESTS, '-')
     partial = '' if row['count'] == WHOLE else f' ({row["count"]} of {WHOLE})'
     cells[rows_.IS_TEST[row['dataset']]] = _pair(row['rgb']) + partial
-    return [_scored_name(row), *cells.values()]
+    return [_scored_name(row, 'rgb'), *cells.values()]
 
 
 def in_pairs(rows: rows_.Rows) -> page.Table | None:

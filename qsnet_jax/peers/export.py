@@ -32,7 +32,8 @@ from qsnet_jax.weights import files, torch_files
 FORMATS = ('.onnx', '.stablehlo', '.pth', '.pt', '.safetensors')
 OPSET = 18  # read by ONNX Runtime 1.14 and later
 PLATFORMS = ('cpu', 'cuda')
-NEEDED = {'.onnx': ('torch', 'onnx', 'onnxscript', 'onnxruntime'), '.stablehlo': ('flatbuffers',)}  # jax.export's own
+# Of the extra; jax.export needs flatbuffers, which JAX alone does not bring.
+NEEDED = {'.onnx': ('torch', 'onnx', 'onnxscript', 'onnxruntime'), '.stablehlo': ('flatbuffers',)}
 SIZES = ((5, 7), (31, 17), (33, 47), (63, 61), (75, 101))  # of the images that a file is checked with
 TOLERANCE = 1  # levels of 255: ties of rounding
 Restore = Callable[[np.ndarray], np.ndarray]

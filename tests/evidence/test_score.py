@@ -239,9 +239,9 @@ def test_scored_results_stand_beside_ours_in_the_report(folders, tmp_path):
     report.report(tmp_path)
     lines = (tmp_path / 'tables.md').read_text().splitlines()
     shown = f'{row["rgb"]["psnr"]:.2f} / {row["rgb"]["ssim"]:.3f}'
-    assert f'| PReNet (scored here) | - | {shown} | - |' in lines
-    assert f'| part (scored here; Y rounded) | - | {shown} (3 of 100) | - |' in lines
-    assert not [line for line in lines if line.startswith('| mine (scored here) | -')]  # no test of the paper's
+    assert f'| PReNet (scored here, rgb) | - | {shown} | - |' in lines
+    assert f'| part (scored here, rgb, Y rounded) | - | {shown} (3 of 100) | - |' in lines
+    assert not [line for line in lines if line.startswith('| mine (scored here, rgb')]  # no test of the paper's
     y = f'{row["y"]["psnr"]:.2f} / {row["y"]["ssim"]:.3f}'
     assert f'| mine (scored here) | mine | 3 | - / - | {shown} | - / - | {y} |' in lines
     gap, ends = row['against']['difference']['y']['psnr'], row['against']['interval']['y']['psnr']
