@@ -156,11 +156,7 @@ def run(
     path = results / 'rows' / f'score-{name}.json'
     with storage.writable(path.parent):
         storage.write_json(path, row)
-    print(evaluate.format_table({name: row}))
-    if row['counting']:
-        print(f'not counted as ours: {counting}')
-    if other:
-        print(format_comparison(name, other.label, result['against']))
+    print(_shown(row))
     print(f'scores and pictures are in {workdir}, the row in {path}')
     return row
 
@@ -267,6 +263,15 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
 def _finite(value: Any) -> Any:
     """Rounded far below what is ever printed; None for infinity and NaN."""
     return value if isinstance(value, str) else round(value, 5) if math.isfinite(value) else None
+
+
+def _shown(row: dict[str, Any]) -> str:
+    """What of a row is printed."""
+    lines = [evaluate.format_table({row['name']: row})]
+    lines += [f'not counted as ours: {row["counting"]}'] if row['counting'] else []
+    if other := row.get('against'):
+        lines.append(format_comparison(row['name'], other['method']['label'], other))
+    return '\n'.join(lines)
 
 
 def format_comparison(first: str, second: str, found: dict[str, Any]) -> str:
