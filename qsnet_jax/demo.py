@@ -28,7 +28,8 @@ CSS = """
 .gradio-container { max-width: min(62rem, 100vw) !important; margin: 0 auto !important; box-sizing: border-box; }
 .gradio-container .main, .gradio-container .wrap, .gradio-container main { max-width: 100%; box-sizing: border-box; }
 footer { display: none !important; }
-#scales .grid-wrap, #samples .grid-wrap { min-height: 0; height: auto; max-height: none; }
+#photo .or { color: inherit; }
+#scales .grid-wrap, #samples .grid-wrap { min-height: 0; height: auto; max-height: none; padding-top: 2.2rem; }
 @media (max-width: 44rem) {
   #top { flex-direction: column; }
   #scales .grid-container, #samples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
@@ -37,6 +38,22 @@ footer { display: none !important; }
   .gradio-container .main { padding: .75rem !important; }
 }
 """
+# Names that gradio leaves out or doubles, for those who hear the page instead of seeing it.
+SCRIPT = """() => {
+  const mend = () => {
+    for (const button of document.querySelectorAll('.thumbnail-item')) {
+      const caption = button.querySelector('.caption-label');
+      if (caption) button.setAttribute('aria-label', caption.textContent.trim());
+      for (const image of button.querySelectorAll('img')) image.alt = '';
+    }
+    for (const image of document.querySelectorAll('#layer img')) image.alt = 'removed rain layer';
+    for (const place of document.querySelectorAll('#photo [aria-label^="Click to upload"]'))
+      place.removeAttribute('aria-label');  // its own words say it
+    for (const empty of document.querySelectorAll('.empty[aria-label]')) empty.setAttribute('role', 'img');
+  };
+  new MutationObserver(mend).observe(document.body, {childList: true, subtree: true});
+  mend();
+}"""
 ABOUT = (
     '# Remove rain from a photo\n'
     'QSNet takes rain streaks out of one photo. It runs on this machine; no photo leaves it and none is kept. '
@@ -137,6 +154,7 @@ def build(networks: Networks, folder: pathlib.Path) -> Any:
     results.mkdir()
 
     def show(path: str | None, weights: str) -> list[Any]:
+        shown = gr.Column(visible=True)
         try:
             forget(results, KEPT)
             found = restore(networks, path, weights, results)
@@ -144,7 +162,8 @@ def build(networks: Networks, folder: pathlib.Path) -> Any:
             raise gr.Error(str(error), duration=None, title='This photo cannot be derained') from error
         except MemoryError as error:
             raise gr.Error('There is not enough memory for this photo; shrink it.', duration=None) from error
-        return [(found['before'], found['after']), found['text'], found['layer'], found['scales'], found['file']]
+        values = [(found['before'], found['after']), found['text'], found['layer'], found['scales'], found['file']]
+        return [shown, *values]
 
     def choose(event: gr.SelectData) -> str:  # type: ignore[name-defined]
         return str(list(samples)[event.index])
@@ -157,18 +176,21 @@ def build(networks: Networks, folder: pathlib.Path) -> Any:
                 weights = gr.Dropdown(networks.names, value=networks.first, label='Weights')
                 button = gr.Button('Remove the rain', variant='primary')
             with gr.Column():
-                shown = [(str(path), path.stem.split(', ')[1].split()[0]) for path in samples]
-                pictures = gr.Gallery(shown, label='Samples', columns=3, height='auto', allow_preview=False,
+                thumbnails = [(str(path), path.stem.split(', ')[1].split()[0]) for path in samples]
+                pictures = gr.Gallery(thumbnails, label='Samples', columns=3, height='auto', allow_preview=False,
                                       elem_id='samples', buttons=[], interactive=False)  # fmt: skip
                 gr.Markdown(f'{"; ".join(dict.fromkeys(map(_credit, samples.values())))}. The rain is drawn.')
-        slider = gr.ImageSlider(label='Before and after', format='png', interactive=False, elem_id='slider', buttons=[])
-        text = gr.Markdown(elem_id='text')
-        file = gr.File(label='Result, in the format of the photo', elem_id='result', interactive=False)
-        layer = gr.Image(label='Removed rain layer', format='png', interactive=False, buttons=[])
-        scales = gr.Gallery(label='Each scale alone', format='png', columns=5, object_fit='contain', buttons=[],
-                            height='auto', elem_id='scales')  # fmt: skip
+        with gr.Column(visible=False) as results_column:  # nothing but empty frames before the first photo
+            slider = gr.ImageSlider(label='Before and after', format='png', interactive=False, elem_id='slider',
+                                    buttons=[])  # fmt: skip
+            text = gr.Markdown(elem_id='text')
+            file = gr.File(label='Result, in the format of the photo', elem_id='result', interactive=False)
+            layer = gr.Image(label='Removed rain layer', format='png', interactive=False, buttons=[], elem_id='layer')
+            scales = gr.Gallery(label='Each scale alone', format='png', columns=5, object_fit='contain', buttons=[],
+                                height='auto', elem_id='scales')  # fmt: skip
         pictures.select(choose, None, photo, api_visibility='private')
-        button.click(show, [photo, weights], [slider, text, layer, scales, file], api_visibility='private')
+        shown_values = [results_column, slider, text, layer, scales, file]
+        button.click(show, [photo, weights], shown_values, api_visibility='private')
     return page
 
 
@@ -183,12 +205,15 @@ def serve(weights: str | None = None, port: int | None = None) -> Iterator[str]:
         gr = _gradio()
         page = build(networks, pathlib.Path(folder))
         theme = gr.themes.Default(font=FONT, font_mono=['ui-monospace', 'monospace'])
+        fills = {f'button_primary_background_fill{state}': '*primary_700' for state in ('', '_dark')}
+        hovered = {f'button_primary_background_fill_hover{state}': '*primary_800' for state in ('', '_dark')}
+        theme.set(**fills, **hovered)  # gradio's own are too pale for white letters
         page.queue(default_concurrency_limit=1, max_size=8)
         try:
             shown = [f'{folder}/samples', f'{folder}/results']
             _, address, _ = page.launch(
                 server_name=HOST, server_port=port, share=False, quiet=True, prevent_thread_lock=True, theme=theme,
-                css=CSS, footer_links=[], max_file_size=LARGEST_FILE, allowed_paths=shown, ssr_mode=False,
+                css=CSS, js=SCRIPT, footer_links=[], max_file_size=LARGEST_FILE, allowed_paths=shown, ssr_mode=False,
                 enable_monitoring=False, mcp_server=False, pwa=False,
             )  # fmt: skip
         except OSError as error:

@@ -110,8 +110,7 @@ def _figures(given: Given) -> int:
     values, output = given.values, given.values.output or _results(given) / 'figures'
     named = {field: getattr(values, field) for field in ('clean', 'count', 'crop', 'name')}
     methods = tuple(values.methods.split(','))
-    made = figures.run(values.figure, values.input, pathlib.Path(output).expanduser(), methods, given.config, **named)
-    print('\n'.join(str(path) for path in made))
+    figures.run(values.figure, values.input, pathlib.Path(output).expanduser(), methods, given.config, **named)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -76,3 +77,34 @@ def lenient_promotion():
     """Flax's norms beyond float32 and Optax's Adam let JAX promote types; what they are made of is tested strictly."""
     with jax.numpy_dtype_promotion('standard'):
         yield
+
+
+@pytest.fixture(scope='module')
+def browser():
+    """Chromium without a window; tests that need it are skipped where there is none."""
+    playwright = pytest.importorskip('playwright.sync_api')
+    names = ('chromium', 'chromium-browser', 'google-chrome')
+    path = next((found for name in names if (found := shutil.which(name))), '')
+    if not path:
+        pytest.skip('no Chromium is installed; pages are not looked at')
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=['--no-sandbox'])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope='session')
+def axe():
+    """What axe-core, of which AXE_CORE or node_modules/ holds axe.min.js, objects to in a tab: (rule, elements)."""
+    places = [os.environ.get('AXE_CORE', ''), pathlib.Path(__file__).parents[1] / 'node_modules/axe-core/axe.min.js']
+    script = next((path for path in map(pathlib.Path, places) if path.is_file()), None)
+    if script is None:
+        pytest.skip('axe-core is not there (npm install --no-save axe-core); labels and contrast are not checked')
+
+    def check(tab):
+        tab.evaluate(script.read_text())
+        found = tab.evaluate('axe.run()')
+        assert len(found['passes']) > 10
+        return [(each['id'], [node['html'][:200] for node in each['nodes']]) for each in found['violations']]
+
+    return check

@@ -3,8 +3,6 @@
 import builtins
 import os
 import pathlib
-import shutil
-import signal
 import subprocess
 import sys
 
@@ -95,22 +93,8 @@ def test_without_the_extra_one_line_says_so(monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def browser():
-    """Chromium without a window; tests that need it are skipped where there is none."""
-    playwright = pytest.importorskip('playwright.sync_api')
-    names = ('chromium', 'chromium-browser', 'google-chrome')
-    path = next((found for name in names if (found := shutil.which(name))), '')
-    if not path:
-        pytest.skip('no Chromium is installed; the page is not looked at')
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=['--no-sandbox'])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope='module')
 def served(tmp_path_factory):
-    """The page's address, served by a program of its own that is stopped by Ctrl-C and then leaves no file."""
+    """The page's address, served by a program of its own that is stopped and then leaves no file."""
     pytest.importorskip('gradio', reason='gradio is not installed (extra demo)')
     root, derainer = tmp_path_factory.mktemp('demo'), make()
     files.save_weights(root / 'tiny.safetensors', derainer.variables, derainer.settings)
@@ -123,8 +107,11 @@ def served(tmp_path_factory):
     with started:
         address = started.stdout.readline().split()[0]
         yield root, address
-        started.send_signal(signal.SIGINT)
-        assert started.wait(30) == 0
+        started.terminate()  # which is as Ctrl-C, that programs in the background ignore
+        try:
+            assert started.wait(30) == 0
+        finally:
+            started.kill()
     assert not list((root / 'tmp').glob('qsnet-demo-*')) and not (root / 'tmp/gradio').exists()
 
 
@@ -171,6 +158,19 @@ def test_a_photo_is_restored_in_a_browser(browser, served, width, scheme):
     np.testing.assert_array_equal(images.read(download.value.path()), make()(image))
     assert tab.evaluate('document.documentElement.scrollWidth <= innerWidth')
     assert not outside
+    tab.close()
+
+
+@pytest.mark.parametrize('width, scheme', [(1280, 'light'), (1280, 'dark'), (390, 'light'), (390, 'dark')])
+def test_labels_and_contrast(browser, served, axe, width, scheme):
+    """By the rules of axe-core, before and after a photo was restored."""
+    root, address = served
+    images.save(root / 'a photo.png', picture(40, 60))
+    tab, _ = open_page(browser, address, width, scheme)
+    assert axe(tab) == []
+    restore_photo(tab, root / 'a photo.png')
+    tab.locator('#scales img').nth(2).wait_for(timeout=60_000)
+    assert axe(tab) == []
     tab.close()
 
 

@@ -1,6 +1,7 @@
 """The paper's claims, what our rows say of each, and the verdicts, by the rules of `verdicts` and `obstacles`."""
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -107,12 +108,22 @@ _WORDS = {  # of verdicts, in a sentence whose subject is our networks
 }
 
 
-def sentence(same: list[Claim]) -> str:
-    """What our runs say of one claim on each of our sets, in plain words."""
+def shared_reasons(claims: list[Claim]) -> dict[tuple[str, str], str]:
+    """The (size, set of ours) that no claim may be judged on, all for one reason, and that reason, to be said once."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for claim in claims:
+        blocked = claim.verdict.kind == verdicts.BLOCKED
+        found.setdefault((claim.size, claim.sample), set()).add(claim.verdict.why if blocked else '')
+    return {key: why for key, (why, *more) in found.items() if why and not more}
+
+
+def sentence(same: list[Claim], said: Collection[tuple[str, str]] = ()) -> str:
+    """What our runs say of one claim on each of our sets, in plain words. said: sets whose obstacle is known."""
     told, silent = [], []
     for claim in same:
         if claim.verdict.kind == verdicts.BLOCKED:
-            silent.append(f' {claim.sample} does not count: {claim.verdict.why}.')
+            if (claim.size, claim.sample) not in said:
+                silent.append(f' {claim.sample} does not count: {claim.verdict.why}.')
             continue
         is_open = claim.verdict.kind == verdicts.OPEN
         hidden = f'; less than {claim.effect.detectable(claim.level):.2f} dB would not have shown' if is_open else ''

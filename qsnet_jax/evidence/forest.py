@@ -66,7 +66,10 @@ def draw(found: list[Claim], is_wide: bool, is_alone: bool = False) -> str:
     most = math.ceil(1.2 * max((abs(claim.paper) for claim in found), default=1.0))
     axis = _Axis(270, width - 190, most) if is_wide else _Axis(24, width - 24, most)
     body, y = _legend(is_wide)
-    for size, title in (('full', 'Full size: what speaks of the paper'), ('small', 'Reduced size: evidence alone')):
+    for size, title in (
+        ('full', 'Full size: what speaks of the paper'),
+        ('small', 'Reduced size: speaks of small networks alone'),
+    ):
         chosen = [claim for claim in found if (claim.size == 'full') == (size == 'full')]
         y += 34
         body.append(text(0, y, title, 'bold'))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-WIDEST = 1100  # pixels of an embedded picture; more only makes the file large
+WIDEST = 1400  # pixels of an embedded picture; more only makes the file large
 
 
 @dataclasses.dataclass
@@ -169,11 +169,13 @@ def _table(table: Table, number: int) -> str:
 
 def _figure(figure: Figure) -> str:
     image = Image.open(figure.path).convert('RGB')
-    address = _address(image, 'JPEG' if figure.path.suffix.lower() in ('.jpg', '.jpeg') else 'PNG')
+    kinds = ('JPEG',) if figure.path.suffix.lower() in ('.jpg', '.jpeg') else ('PNG', 'JPEG')  # of photos the second
+    address = min((_address(image, kind) for kind in kinds), key=len)
     shown = escaping.escape(figure.caption)
     return (
         f'<figure><button type="button" class="zoom" aria-label="enlarge: {shown}">'
-        f'<img src="{address}" alt="{shown}"></button><figcaption>{shown}</figcaption></figure>'
+        f'<img src="{address}" alt="{shown}"></button><figcaption>{shown} '
+        '<span class="narrow-only">(Tap to enlarge.)</span></figcaption></figure>'
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from qsnet_jax import UserError, storage
 from qsnet_jax.evidence import claims as claims_
-from qsnet_jax.evidence import forest, page, parts, pictures, scatter, tables
+from qsnet_jax.evidence import figure_items, forest, page, parts, pictures, scatter, tables
 from qsnet_jax.evidence import rows as rows_
 from qsnet_jax.evidence.verdicts import Claim
 
@@ -77,10 +77,13 @@ def opening(found: list[Claim], others: page.Table, results: pathlib.Path) -> li
     full = [claim for claim in found if claim.size == 'full']
     reduced = [claim for claim in found if claim.size != 'full']
     plot = page.Plot(forest.draw(found, True), forest.draw(found, False), results / 'figures' / 'verdicts.svg', _PLOT)
-    sentences = [(_kind(same), claims_.sentence(same)) for same in claims_.by_text(found)]
-    items: list[Any] = [page.Heading('QSNet: what could be reproduced'), page.Text(_SHORT), plot]
+    reasons = claims_.shared_reasons(found)
+    sentences = [(_kind(same), claims_.sentence(same, reasons)) for same in claims_.by_text(found)]
+    top = page.Text(_SHORT.format(standing=standing(found)))
+    items: list[Any] = [page.Heading('QSNet: what could be reproduced'), top, plot]
     items += [page.Text(f'**{len(found) + len(others.rows)} verdicts:** {count(found, others)}.')]
-    items += [page.Heading('Verdicts in words'), page.Points(sentences)]
+    items += [page.Text(_MEANINGS), page.Heading('Verdicts in words'), page.Points(sentences)]
+    items += [page.Text(f'{sample} counts for none of them: {why}.') for (_, sample), why in reasons.items()]
     if full:
         items.append(claims_.table(full, 'Verdicts at full size'))
     if reduced:
@@ -96,8 +99,14 @@ def _kind(same: list[Claim]) -> str:
 
 def details(rows: rows_.Rows, paper: dict[str, Any], results: pathlib.Path) -> list[Any]:
     """Pictures, what ships, and every table."""
-    items = [*pictures.items(results), *_speed_and_quality(rows, results), *parts.released_items(rows, results)]
+    items = [
+        *pictures.items(results),
+        *figure_items.items(results),
+        *_speed_and_quality(rows, results),
+        *parts.released_items(rows, results),
+    ]
     items += [page.Heading('Table 1: scores'), tables.table_1(rows, paper), tables.evaluations(rows)]
+    items.append(tables.in_pairs(rows))
     for size in ('full', 'small'):
         found = rows_.by_variant(rows, size)
         if found:
@@ -125,25 +134,38 @@ def _speed_and_quality(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
 
 def overview(found: list[Claim], others: page.Table, results: pathlib.Path) -> str:
     """README.md of the results: the plot, fifteen lines, and where the rest is."""
-    kinds = collections.Counter(claim.verdict.kind for claim in found if claim.size == 'full')
-    full = ', '.join(f'{kinds[kind]} {words}' for kind, words in forest.KINDS.items() if kinds[kind])
     return _OVERVIEW.format(
         caption=_PLOT,
         number=len(found) + len(others.rows),
         count=count(found, others),
-        full=f'At full size: {full}.' if full else 'No run at full size yet: nothing here speaks of the paper.',
+        full=standing(found),
     )
 
 
+def standing(found: list[Claim]) -> str:
+    """What the runs of the paper's own network and recipe say, in a sentence."""
+    kinds = collections.Counter(claim.verdict.kind for claim in found if claim.size == 'full')
+    full = ', '.join(f'{kinds[kind]} {words}' for kind, words in forest.KINDS.items() if kinds[kind])
+    return f'At full size: {full}.' if full else _NO_FULL_SIZE
+
+
+_NO_FULL_SIZE = "No run at full size yet: nothing here confirms or refutes the paper's numbers."
 _SHORT = (
-    'Every claim of the paper for which there are runs: what the paper reports, what our runs gave, and what may be '
-    'concluded. Only the network and recipe of the paper (full size) speak of the paper; small networks, trained for '
-    'minutes, give evidence at reduced size and no more.'
+    'QSNet takes rain streaks out of a photo. This page holds what its paper claims against our own runs. '
+    '**{standing}** Only the network and recipe of the paper (full size) speak of the paper; small networks, trained '
+    'for minutes, speak of themselves. Each line is a claim on one of our sets: the triangle is what the '
+    'paper reports, the mark is what our runs gave.'
 )
 _PLOT = (
-    "Gain in dB of what each claim says is better. Triangles: the paper's effect. Marks: ours; thick lines: 95 % "
+    'Gain in dB of what each claim says is better. In brackets the number of images, and behind them the test of the '
+    "paper that our set stands for. Triangles: the paper's effect. Marks: ours; thick lines: 95 % "
     'interval over seeds and scenes; thin lines: the same corrected for the number of claims of its table (Holm), by '
     'which the verdict is made.'
+)
+_MEANINGS = (
+    "No evidence: the interval holds 0 and the paper's effect, so that our runs could not have told them apart. No "
+    "verdict: something forbids one, and the table says what. Not seen: an effect as large as the paper's lies outside "
+    'of the interval.'
 )
 _SCATTER = (
     'Gain of PSNR (y) over the rainy images, of the weights that come with the package and of single trainings, '

@@ -12,6 +12,7 @@ from qsnet_jax.evidence.rows import Rows, label
 # What time depends on.
 _SHAPE = ('channels', 'units', 'scale_channels', 'groups', 'decoder_groups', 'rates', 'encoder_stride', 'norm')
 _FORMS = ('for', 'partly', 'against', 'open', 'blocked')  # marks of forest, here of the sets
+LINE = 13  # pixels from one name to the next
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ class _Frame:
     def grid(self) -> Iterator[str]:
         for gain in range(self.least, self.most + 1, max(1, (self.most - self.least) // 6)):
             yield f'<path class="{"grid" if gain else "axis"}" d="M{self.left} {self.y(gain):.1f}H{self.width - 8}"/>'
-            yield forest.text(self.left - 6, self.y(gain) + 4, f'{gain:+d}', 'small', 'end')
+            yield forest.text(self.left - 6, self.y(gain) + 4, f'{gain:+d}' if gain else '0', 'small', 'end')
         for power in range(self.low, self.high + 1):
             x = self.x(10.0**power)
             yield f'<path class="grid" d="M{x:.1f} {self.top}V{self.bottom}"/>'
@@ -109,16 +110,16 @@ class _Frame:
 def draw(found: list[Point], is_wide: bool, is_alone: bool = False) -> str:
     """The plot as SVG, as `forest.draw`."""
     frame, samples = _Frame(found, is_wide), list(dict.fromkeys(each.sample for each in found))
-    parts, named = [*_legend(samples, is_wide), *frame.grid()], set()
+    parts, labels = [*_legend(samples, is_wide), *frame.grid()], dict[float, float]()  # of each x where the last ends
     for each in sorted(found, key=lambda each: -each.gain):
         kind, x, y = _FORMS[samples.index(each.sample) % len(_FORMS)], frame.x(each.seconds), frame.y(each.gain)
         title = html.escape(f'{each.network}, {each.sample}: {each.gain:+.2f} dB, {each.device}')
         parts.append(
             f'<g class="{kind}" transform="translate({x:.1f} {y:.1f})"><title>{title}</title>{forest.mark(kind)}</g>'
         )
-        if each.network not in named and is_wide:
-            parts.append(forest.text(x - 9, y + 4, each.network, 'small', 'end'))
-        named.add(each.network)
+        if is_wide:
+            labels[x] = max(y + 4, labels.get(x, 0.0) + LINE)  # one below the other, however near the points are
+            parts.append(forest.text(x - 9, labels[x], each.network, 'small', 'end'))
     about = f'Scatter plot of {len(found)} scores: gain in dB against seconds a megapixel. Its table has every number.'
     return forest.element(parts, frame.width, frame.height, about, is_alone)
 

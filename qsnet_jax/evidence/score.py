@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,6 @@ LAYOUTS = (
     {'restored': '*_+', 'clean': '*'},
 )
 KEYS = [(protocol, measure) for protocol in evaluate.PROTOCOLS for measure in evaluate.MEASURES]
-WHOLE = 100  # images of each of the paper's tests that was published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,9 +156,7 @@ def run(
     path = results / 'rows' / f'score-{name}.json'
     with storage.writable(path.parent):
         storage.write_json(path, row)
-    print(evaluate.format_table({name: row}))
-    if other:
-        print(format_comparison(name, other.label, result['against']))
+    print(_shown(row))
     print(f'scores and pictures are in {workdir}, the row in {path}')
     return row
 
@@ -168,7 +165,6 @@ def _score_all(
     found: Results, counting: Counting, other: methods.Method | None, workdir: pathlib.Path
 ) -> list[dict[str, Any]]:
     """One row of scores for each image, on all cores; writes the first pictures."""
-    scenes: dict[str, str] = {}
 
     def job(index: int) -> tuple[dict[str, Any], str]:
         item, sides = found.items[index], found.load(index)
@@ -184,12 +180,13 @@ def _score_all(
         if index < evaluate.PICTURES:
             shown += [candidates[label] for label in ('output', 'against') if label in candidates]
             images.save(workdir / f'{item.name}.png', np.concatenate((*shown, clean), axis=1))
-        return row, sources.sha256(f'{clean.shape}'.encode() + clean.tobytes())
+        return row, evaluate.content(clean)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         done = list(progress.bar(pool.map(job, range(len(found))), 'scoring', len(found), unit='image'))
-    for (row, content), item in zip(done, found.items, strict=True):
-        row['scene'] = scenes.setdefault(content, item.pair_id)  # equal clean pictures are one scene
+    scenes = evaluate.join_groups([content for _, content in done], [item.pair_id for item in found.items])
+    for (row, _), scene in zip(done, scenes, strict=True):
+        row['scene'] = scene
     return [row for row, _ in done]
 
 
@@ -268,6 +265,15 @@ def _finite(value: Any) -> Any:
     return value if isinstance(value, str) else round(value, 5) if math.isfinite(value) else None
 
 
+def _shown(row: dict[str, Any]) -> str:
+    """What of a row is printed."""
+    lines = [evaluate.format_table({row['name']: row})]
+    lines += [f'not counted as ours: {row["counting"]}'] if row['counting'] else []
+    if other := row.get('against'):
+        lines.append(format_comparison(row['name'], other['method']['label'], other))
+    return '\n'.join(lines)
+
+
 def format_comparison(first: str, second: str, found: dict[str, Any]) -> str:
     """'A - B' under both protocols, as lines of text."""
     lines = [f'{first} - {second}, in pairs by image']
@@ -278,33 +284,3 @@ def format_comparison(first: str, second: str, found: dict[str, Any]) -> str:
         shown += f', 95 % {ends[0]:+.{digits}f} .. {ends[1]:+.{digits}f}' if ends else ''
         lines.append(f'  {measure} {protocol:4}{shown}')
     return '\n'.join(lines)
-
-
-def table_1(row: dict[str, Any], is_test: Mapping[str, str], tests: Sequence[str]) -> list[str]:
-    """A method's line for the paper's Table 1, whose columns are `tests`: PSNR / SSIM (rgb) where its set is one.
-
-    is_test: of the names of sets which test they are.
-    """
-    cells = dict.fromkeys(tests, '-')
-    test = is_test.get(row['dataset'])
-    if test in cells:
-        psnr, ssim = row['rgb']['psnr'], row['rgb']['ssim']
-        partial = '' if row['count'] == WHOLE else f' ({row["count"]} of {WHOLE})'
-        cells[test] = f'{_shown(psnr, 2)} / {_shown(ssim, 3)}{partial}'
-    return [_title(row), *cells.values()]
-
-
-def evaluation(row: dict[str, Any]) -> list[str]:
-    """A method's line beside ours on any set: row, set, images, input and result in rgb, input and result in y."""
-    trees = [row['input']['rgb'], row['rgb'], row['input']['y'], row['y']]
-    scores = [f'{_shown(each["psnr"], 2)} / {_shown(each["ssim"], 3)}' for each in trees]
-    return [_title(row), row['dataset'], str(row['count']), *scores]
-
-
-def _title(row: dict[str, Any]) -> str:
-    counting = f'; {row["counting"]}' if row['counting'] else ''
-    return f'{row["name"]} (scored here, rgb{counting})'
-
-
-def _shown(value: float | None, digits: int) -> str:
-    return '-' if value is None else f'{value:.{digits}f}'

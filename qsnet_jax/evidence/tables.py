@@ -10,6 +10,7 @@ from qsnet_jax.evidence import page, statistics, verdicts
 from qsnet_jax.evidence import rows as rows_
 
 PROTOCOLS = ('rgb', 'y')
+WHOLE = 100  # images of each of the paper's tests that was published
 
 
 def mean_and_spread(values: list[float], digits: int = 2) -> str:
@@ -110,11 +111,12 @@ def table_1(rows: rows_.Rows, paper: dict[str, Any]) -> page.Table:
             if is_same:
                 ours[test] = scores(found, name, 'rgb')
         cells.append([f'ours, {size} (rgb)', *ours.values()])
+    cells += [_scored_test(row) for row in rows if row['kind'] == 'score' and row['dataset'] in rows_.IS_TEST]
     return page.Table("The paper's tests", ['method', *claims_.TESTS], cells)
 
 
 def evaluations(rows: rows_.Rows) -> page.Table:
-    """What rows of single trainings say, and the paper's setting in the studies."""
+    """What rows of single trainings say, the paper's setting in the studies, and other programs' scored results."""
     cells = []
     for row in (row for row in rows if row['kind'] == 'evaluation'):
         cells.append([row['file'].removesuffix('.json'), row['dataset'], str(row['count']), *in_out(row)])
@@ -122,13 +124,49 @@ def evaluations(rows: rows_.Rows) -> page.Table:
         for row in rows_.by_variant(rows, size).get(studies.PAPER, []):
             cells += [[row['file'].removesuffix('.json'), rows_.label(name, row), str(each['count']), *in_out(each)]
                       for name, each in row['sets'].items()]  # fmt: skip
-    columns = ['row', 'set', 'images', 'input, rgb', 'ours, rgb', 'input, y', 'ours, y']
-    return page.Table('Ours on what we have', columns, cells)
+    for row in (row for row in rows if row['kind'] == 'score'):
+        cells.append([_scored_name(row), row['dataset'], str(row['count']), *in_out(row)])
+    columns = ['row', 'set', 'images', 'input, rgb', 'result, rgb', 'input, y', 'result, y']
+    return page.Table('Scores on the sets that we have', columns, cells)
+
+
+def _scored_name(row: dict[str, Any], *more: str) -> str:
+    """Of another program's results, and how they were counted where that is not our way."""
+    return f'{row["name"]} ({", ".join(filter(None, ("scored here", *more, row["counting"])))})'
+
+
+def _scored_test(row: dict[str, Any]) -> list[str]:
+    """Another program's line in Table 1, beside the paper's numbers and ours."""
+    cells = dict.fromkeys(claims_.TESTS, '-')
+    partial = '' if row['count'] == WHOLE else f' ({row["count"]} of {WHOLE})'
+    cells[rows_.IS_TEST[row['dataset']]] = _pair(row['rgb']) + partial
+    return [_scored_name(row, 'rgb'), *cells.values()]
+
+
+def in_pairs(rows: rows_.Rows) -> page.Table | None:
+    """Two methods compared by image, as `score --against` found them."""
+    cells = []
+    for row in (row for row in rows if row['kind'] == 'score' and 'against' in row):
+        found = row['against']
+        for protocol in PROTOCOLS:
+            gap, ends, better = (found[key][protocol]['psnr'] for key in ('difference', 'interval', 'better'))
+            if gap is not None:
+                interval_ = f'{ends[0]:+.2f} .. {ends[1]:+.2f}' if ends else '-'
+                cells.append([_scored_name(row), found['method']['label'], row['dataset'], str(row['count']), protocol,
+                              f'{gap:+.2f}', interval_, f'{100 * better:.0f} %'])  # fmt: skip
+    columns = ['first', 'second', 'set', 'images', 'protocol', 'first - second, dB', '95 %', 'first is better on']
+    return page.Table('Two methods, in pairs by image', columns, cells) if cells else None
+
+
+def _pair(tree: dict[str, float | None]) -> str:
+    """'PSNR / SSIM', each '-' where nothing has one."""
+    psnr, ssim = tree['psnr'], tree['ssim']
+    return f'{"-" if psnr is None else f"{psnr:.2f}"} / {"-" if ssim is None else f"{ssim:.3f}"}'
 
 
 def in_out(tree: dict[str, Any]) -> list[str]:
     pairs = [(tree['input'][protocol], tree[protocol]) for protocol in PROTOCOLS]
-    return [f'{each["psnr"]:.2f} / {each["ssim"]:.3f}' for pair in pairs for each in pair]
+    return [_pair(each) for pair in pairs for each in pair]
 
 
 def table_3(rows: rows_.Rows, variant: str, paper: dict[str, Any]) -> page.Table:

@@ -32,6 +32,8 @@ from qsnet_jax.weights import files, torch_files
 FORMATS = ('.onnx', '.stablehlo', '.pth', '.pt', '.safetensors')
 OPSET = 18  # read by ONNX Runtime 1.14 and later
 PLATFORMS = ('cpu', 'cuda')
+# Of the extra; jax.export needs flatbuffers, which JAX alone does not bring.
+NEEDED = {'.onnx': ('torch', 'onnx', 'onnxscript', 'onnxruntime'), '.stablehlo': ('flatbuffers',)}
 SIZES = ((5, 7), (31, 17), (33, 47), (63, 61), (75, 101))  # of the images that a file is checked with
 TOLERANCE = 1  # levels of 255: ties of rounding
 Restore = Callable[[np.ndarray], np.ndarray]
@@ -66,6 +68,7 @@ def export(weights: str | os.PathLike, path: str | os.PathLike) -> dict[tuple[in
         raise UserError(f'--output={path} must end in {", ".join(FORMATS[:-1])} or {FORMATS[-1]}.')
     if path.is_dir() or (path.exists() and origin.exists() and path.samefile(origin)):
         raise UserError(f'--output={path} is a folder, or the weights themselves; name another file.')
+    _need_all(NEEDED.get(path.suffix, ()))
     source = _read(weights)
     write, read = {
         '.onnx': (_write_onnx, _run_onnx),
@@ -183,8 +186,8 @@ def _restorer(source: Source) -> Any:
 
 def _write_onnx(path: pathlib.Path, source: Source) -> None:
     """The PyTorch twin as ONNX, without traces of the machine that it was made on."""
-    onnx = _need('onnx')
-    _need('onnxscript')
+    import onnx
+
     torch = torch_files.need_torch()
     axes = {number: torch.export.Dim(name) for number, name in enumerate(('batch', 'height', 'width'))}
     with _quiet():
@@ -219,15 +222,14 @@ def _strip(made: Any) -> None:
 
 def _run_onnx(path: pathlib.Path) -> Restore:
     """An ONNX file under ONNX Runtime."""
-    runtime = _need('onnxruntime')
-    session = runtime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     return lambda rainy: session.run(None, {'rainy': rainy})[0]
 
 
 def _write_stablehlo(path: pathlib.Path, source: Source) -> None:
     """The network for each platform, in the form that is fast there."""
-    _need('flatbuffers')  # of jax.export, which JAX alone does not bring
-
     stride = source.network.encoder_stride
 
     def predict(form: str) -> Callable[[jax.Array], jax.Array]:
@@ -281,12 +283,16 @@ def _run_torch(path: pathlib.Path) -> Restore:
     return lambda rainy: np.stack([_in_one_piece(predict, network.stride, image) for image in rainy])
 
 
-def _need(name: str) -> Any:
-    """A package of the extra."""
-    try:
-        return __import__(name)
-    except ImportError as error:
-        raise UserError(f"This export needs {name}: pip install 'qsnet-jax[export]'.") from error
+def _need_all(names: tuple[str, ...]) -> None:
+    """Names the packages of the extra that are missing, before anything is computed."""
+    missing = []
+    for name in names:
+        try:
+            __import__(name)
+        except ImportError:
+            missing.append(name)
+    if missing:
+        raise UserError(f"This export needs {', '.join(missing)}: pip install 'qsnet-jax[export]'.")
 
 
 @contextlib.contextmanager

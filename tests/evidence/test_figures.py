@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_derain import make
 
-from qsnet_jax import UserError, metrics, priors
+from qsnet_jax import UserError, main, metrics, priors
 from qsnet_jax.data import images
 from qsnet_jax.evidence import figures, methods, plates, subjects
 from qsnet_jax.weights import files
@@ -131,6 +131,13 @@ def test_all_figures_that_the_methods_allow(root, tmp_path):
     options = {'source': str(root / 'photos'), 'clean': str(root / 'clean'), 'name': 'x'}
     paths = figures.run('all', output=tmp_path, named=[str(root / 'tiny.safetensors')], **options)
     assert [path.name for path in paths] == [f'fig-{number}-x.png' for number in (1, 2, 6, 8, 9)]
+
+
+def test_the_verb_names_each_picture_once(root, tmp_path, capsys):
+    """On the screen, where it lies."""
+    given = f'--figure=9 --input={root}/photos --methods={root}/tiny.safetensors --output={tmp_path}'.split()
+    assert main.run(['--mode=figures', *given]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / 'fig-9-photos.png')]
 
 
 def test_sets_take_turns(tiny_config):

@@ -10,9 +10,10 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 from made_rows import RESULTS, make_row, write, write_study
+from PIL import Image
 
 from qsnet_jax import UserError, storage
-from qsnet_jax.evidence import claims, forest, report, rows, statistics, tables
+from qsnet_jax.evidence import claims, forest, report, rows, scatter, statistics, tables
 
 
 @pytest.fixture
@@ -75,6 +76,7 @@ def test_the_report_says_what_the_rows_say(found):
     assert f'| +1.76 (Test-I) | {np.mean(gains):+.2f} | {low:+.2f} .. {high:+.2f} |' in line
     assert line.endswith('| seen |')
     assert 'not testable here: never released' in text
+    assert "nothing here confirms or refutes the paper's numbers" in text
     assert 'The paper: +1.76 dB on Test-I. Small networks show it on pairs (6) (+0.52 dB).' in text
     html = (found / 'report.html').read_text()
     assert 'http' not in re.sub('base64,[^"]*', '', html).replace('http-equiv', '')  # nothing is fetched
@@ -173,3 +175,46 @@ def test_a_row_that_the_report_cannot_make_sense_of_is_named(tmp_path):
     with pytest.raises(UserError, match=r'small-V2-1\.json holds what the report cannot make sense of'):
         report.report(results)
     assert (results / 'README.md').read_text() == 'before'
+
+
+def test_an_obstacle_of_every_claim_is_said_once(found):
+    """One seed forbids every verdict on a set; the sentences leave that out and one line says it."""
+    for path in (found / 'rows').glob('*-[12].json'):
+        path.unlink()
+    report.report(found)
+    text = (found / 'tables.md').read_text()
+    assert len(re.findall('^pairs .6. counts for none of them: .*seed', text, re.MULTILINE)) == 1
+    assert 'does not count' not in text
+
+
+def test_the_papers_figures_stand_in_the_report_with_their_numbers(found):
+    """Each that `figures` left: picture, caption and a table of scores or of sparsity; without any, no heading."""
+    report.report(found)
+    assert "The paper's figures" not in (found / 'tables.md').read_text()
+    (found / 'figures').mkdir(exist_ok=True)
+    curve = {'excess': -1.422, 'mean': True, 'every': True}
+    about = {'images': [{'name': 'cat', 'shown': None}], 'methods': [{'label': 'light'}]}
+    scores = {'rgb_psnr': 26.651, 'rgb_ssim': None, 'y_psnr': 28.0, 'y_ssim': 0.9}
+    made = {
+        '10': {'scores': {'cat': {'input': scores}}},
+        '9': {'curves': {'cat': {'input': curve}}},
+        '2': {'curves': {'cat': curve}, 'not_sparse': {'dog': {**curve, 'mean': False}}},
+    }
+    for number, data in made.items():
+        storage.write_json(found / f'figures/fig-{number}-drawn.json', {'figure': number, **about, **data})
+        Image.new('RGB', (8, 8)).save(found / f'figures/fig-{number}-drawn.png')
+    report.report(found)
+    text = (found / 'tables.md').read_text()
+    places = [text.index(f'(figures/fig-{number}-drawn.png)') for number in (2, 9, 10)]
+    assert places == sorted(places) and text.count('Images: cat. Weights or method: light.') == 2 * 2
+    assert '| cat | input | 26.65 / - | 28.00 / 0.900 |' in text
+    assert '| cat | input | -1.42 | sparse |' in text and '| dog | input | -1.42 | not sparse |' in text
+
+
+def test_names_in_the_plot_of_speed_do_not_cover_each_other():
+    """Every point has its name, a line below that of the point before, also where both have one place."""
+    points = [scatter.Point(f'net {number}', 'set (6)', 1.0, None, 'cpu') for number in range(3)]
+    plot = xml.etree.ElementTree.fromstring(scatter.draw(points, True))
+    names = [each for each in plot.iter('text') if (each.text or '').startswith('net')]
+    heights = sorted(float(each.get('y', 0)) for each in names)
+    assert len(names) == 3 and np.diff(heights).min() >= 12

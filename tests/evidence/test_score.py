@@ -2,14 +2,16 @@
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
+from made_rows import write_study
 from test_derain import make
 
-from qsnet_jax import UserError, metrics
+from qsnet_jax import UserError, metrics, storage
 from qsnet_jax.data import images
-from qsnet_jax.evidence import evaluate, score
+from qsnet_jax.evidence import evaluate, report, score
 from qsnet_jax.weights import files
 
 
@@ -49,7 +51,7 @@ def test_scores_of_a_folder_equal_those_of_eval(folders, pairs_root, tmp_path):
     with (tmp_path / 'work/per_image.csv').open() as ours, (tmp_path / 'eval/pairs/per_image.csv').open() as theirs:
         ours, theirs = list(csv.DictReader(ours)), list(csv.DictReader(theirs))
     for each, other in zip(ours, theirs, strict=True):
-        assert {key: each[key] for key in each if key != 'scene'} == {key: other[key] for key in each if key != 'scene'}
+        assert each == {key: other[key] for key in each}  # scenes too
 
 
 def _close(tree):
@@ -97,7 +99,7 @@ def test_two_methods_are_compared_in_pairs(folders, tmp_path):
         run(folders, tmp_path, rainy=False, against=str(folders / 'tiny.safetensors'))
 
 
-def test_a_border_is_left_out_and_luma_rounded_on_demand(folders, tmp_path):
+def test_a_border_is_left_out_and_luma_rounded_on_demand(folders, tmp_path, capsys):
     """Cropped scores are those of cropped images; rounded luma moves y alone, and a little."""
     clean, restored = (images.read(folders / name) for name in ('clean/norain-6.png', 'out/rain-6.png'))
     cropped = score.Counting(border=4).score(restored, clean)
@@ -105,6 +107,7 @@ def test_a_border_is_left_out_and_luma_rounded_on_demand(folders, tmp_path):
     plain, rounded = run(folders, tmp_path), run(folders, tmp_path, luma='rounded', border=0)
     assert rounded['rgb'] == plain['rgb'] and 0 < abs(rounded['y']['psnr'] - plain['y']['psnr']) < 0.2
     assert plain['counting'] == '' and rounded['counting'] == 'Y rounded'
+    assert capsys.readouterr().out.count('not counted as ours: Y rounded') == 1
     for options, words in (({'border': 24}, 'leaves nothing'), ({'border': -1}, '0 or more'), ({'luma': 'x'}, 'exact')):
         with pytest.raises(UserError, match=words):
             run(folders, tmp_path, **options)
@@ -156,6 +159,54 @@ def test_what_does_not_fit_is_refused(tmp_path, change, words):
         run(tmp_path, tmp_path)
 
 
+def test_scenes_are_joined_as_eval_joins_them(tmp_path):
+    """One picture under two names that each stand for versions is one scene, also by way of others."""
+    generator = np.random.default_rng(0)
+    pictures = [generator.integers(30, 200, (16, 16, 3), dtype=np.uint8) for _ in range(3)]
+    for folder in ('out', 'clean'):
+        (tmp_path / folder).mkdir()
+    for name, picture in (('1', 0), ('2', 1), ('3', 0), ('4', 2)):
+        images.save(tmp_path / f'clean/{name}.png', pictures[picture])
+        images.save(tmp_path / f'out/{name}.png', pictures[picture] + 3)
+    row = run(tmp_path, tmp_path, rainy=False)
+    assert row['images']['scene'] == ['1', '2', '1', '4'] and row['scenes'] == 3
+
+
+def test_three_folders_have_their_known_values(pairs_root, tmp_path):
+    """Clean images shifted by 1, 5 and 20 levels: 20 lg(255 / shift) dB in rgb, as eval finds of such a network."""
+    from qsnet_jax.configs import default
+
+    clean = {path.stem: images.read(path) // 2 + 20 for path in sorted((pairs_root / 'val').glob('norain-*'))}
+    root = tmp_path / 'pairs'
+    for folder in ('val', 'clean', 'out-1', 'out-5', 'out-20'):
+        (root / folder).mkdir(parents=True)
+    for name, image in clean.items():
+        images.save(root / f'val/{name}.png', image)
+        images.save(root / f'val/{name.removeprefix("no")}.png', image)
+        images.save(root / f'clean/{name}.png', image)
+    config = default.get_config()
+    config.data.update({'eval': 'pairs', 'root': str(root)})
+    for shift in (1, 5, 20):
+
+        class Shifting:
+            """A network that makes everything lighter."""
+
+            def restore(self, image, scales=False, shift=shift):
+                return (image + shift)[None].astype(np.uint8)
+
+        for name, image in clean.items():
+            images.save(root / f'out-{shift}/{name.removeprefix("no")}.png', image + shift)
+        expected = evaluate.evaluate(Shifting(), config, tmp_path / f'eval-{shift}', {})['pairs']
+        row = score.run(
+            str(root / f'out-{shift}'), str(root / 'clean'), None, tmp_path, f's{shift}', tmp_path / f'{shift}'
+        )
+        right = 20 * math.log10(255 / shift)
+        assert row['rgb']['psnr'] == pytest.approx(right, abs=1e-9)
+        assert row['y']['psnr'] == pytest.approx(right - 20 * math.log10((65.481 + 128.553 + 24.966) / 255), abs=1e-9)
+        assert {key: row[key] for key in ('rgb', 'y')} == _close({key: expected[key] for key in ('rgb', 'y')})
+        assert row['interval']['rgb'] == _close(expected['interval']['rgb']) and row['count'] == expected['count'] > 2
+
+
 def test_right_values_of_public_results(data_root, tmp_path):
     """Twelve results whose scores others computed, in luma as it is and rounded.
 
@@ -174,15 +225,25 @@ def test_right_values_of_public_results(data_root, tmp_path):
             assert found[name.removesuffix('.png')] == pytest.approx(right, abs=tolerance), name
 
 
-def test_lines_for_the_tables():
-    """On the paper's own test a line of Table 1, with the number of images where it is not whole."""
-    tree = {'psnr': 30.126, 'ssim': 0.9114}
-    none = {'psnr': None, 'ssim': None}
-    row = {'name': 'PReNet', 'dataset': 'rain100h', 'count': 100, 'counting': '', 'rgb': tree, 'y': tree,
-           'input': {'rgb': none, 'y': none}}  # fmt: skip
-    tests = ('Test-I', 'Test-II')
-    title, *cells = score.table_1(row, {'rain100h': 'Test-II'}, tests)
-    assert title == 'PReNet (scored here, rgb)' and cells == ['-', '30.13 / 0.911']
-    assert score.table_1({**row, 'count': 9}, {'rain100h': 'Test-II'}, tests)[2] == '30.13 / 0.911 (9 of 100)'
-    assert score.table_1({**row, 'dataset': 'mine', 'counting': 'Y rounded'}, {}, tests)[0].endswith('; Y rounded)')
-    assert score.evaluation(row)[1:4] == ['rain100h', '100', '- / -']
+def test_scored_results_stand_beside_ours_in_the_report(folders, tmp_path):
+    """On the paper's own test a line of Table 1, with the number of images where not whole; any set in the next."""
+    write_study(tmp_path)
+    row = run(folders, tmp_path.parent / 'other', against=f'input={folders / "rainy"}')
+    made = {
+        'PReNet': {'dataset': 'rain100h', 'count': 100}, 'part': {'dataset': 'rain100h', 'luma': 'rounded'},
+        'mine': {'dataset': 'mine', 'input': {each: {'psnr': None, 'ssim': None} for each in ('rgb', 'y')}},
+    }  # fmt: skip
+    for name, changes in made.items():
+        counting = 'Y rounded' if changes.pop('luma', '') else ''
+        storage.write_json(tmp_path / f'rows/score-{name}.json', {**row, 'name': name, 'counting': counting, **changes})
+    report.report(tmp_path)
+    lines = (tmp_path / 'tables.md').read_text().splitlines()
+    shown = f'{row["rgb"]["psnr"]:.2f} / {row["rgb"]["ssim"]:.3f}'
+    assert f'| PReNet (scored here, rgb) | - | {shown} | - |' in lines
+    assert f'| part (scored here, rgb, Y rounded) | - | {shown} (3 of 100) | - |' in lines
+    assert not [line for line in lines if line.startswith('| mine (scored here, rgb')]  # no test of the paper's
+    y = f'{row["y"]["psnr"]:.2f} / {row["y"]["ssim"]:.3f}'
+    assert f'| mine (scored here) | mine | 3 | - / - | {shown} | - / - | {y} |' in lines
+    gap, ends = row['against']['difference']['y']['psnr'], row['against']['interval']['y']['psnr']
+    start = f'| PReNet (scored here) | input | rain100h | 100 | y | {gap:+.2f} | {ends[0]:+.2f} .. {ends[1]:+.2f} |'
+    assert [line for line in lines if line.startswith(start)]

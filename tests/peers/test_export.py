@@ -166,10 +166,12 @@ def test_what_cannot_be_exported_is_refused_at_once(tmp_path, monkeypatch):
             export.run(str(source), str(output))
     with pytest.raises(UserError, match='does not exist'):
         export.run(str(tmp_path / 'none.safetensors'), str(tmp_path / 'out.onnx'))
-    for name, suffix in (('onnx', '.onnx'), ('flatbuffers', '.stablehlo')):
-        monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(UserError, match=rf"needs {name}: pip install 'qsnet-jax\[export\]'"):
-            export.run(str(source), str(tmp_path / f'out{suffix}'))
+    for names, suffix in ((('onnx', 'onnxruntime'), '.onnx'), (('flatbuffers',), '.stablehlo')):
+        with monkeypatch.context() as patch:
+            for name in names:
+                patch.setitem(sys.modules, name, None)
+            with pytest.raises(UserError, match=rf"needs {', '.join(names)}: pip install 'qsnet-jax\[export\]'.$"):
+                export.run(str(source), str(tmp_path / f'out{suffix}'))
 
 
 def example(suffix):
