@@ -8,12 +8,12 @@ cd "$(dirname "$0")/.."
 root=$(realpath --relative-to=. "$root")
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 # large pages, where the system gives them on request
-results=results # or --results=FOLDER: rows of one's own, where those that lie there are of other images
+results=runs/small # or --results=FOLDER: results/ holds rows of published trainings, of other images and settings
 for flag in "$@"; do case $flag in --results=*) results=${flag#*=} ;; esac; done
 failed=0
 study() { # status 3: some run failed and left a row that says so; the others go on
   python -m qsnet_jax.main --mode=study --config="configs/$1.py:small" --config.data.root="$root" \
-    --compilation_cache=runs/cache "${@:2}" || { failed=$?; [ "$failed" = 3 ]; }
+    --results="$results" --compilation_cache=runs/cache "${@:2}" || { failed=$?; [ "$failed" = 3 ]; }
 }
 for name in losses sharing scales; do study "$name" "${@:2}"; done
 for name in atrous_rates encoder_stride loss_weights; do study "$name" --config.study.seeds='(0,)' "${@:2}"; done

@@ -92,12 +92,18 @@ def commands(path):
     return [command for command in found if not re.search(r'my_study|--help|--config=configs/NAME\.py', command)]
 
 
-TEXTS = [ROOT / 'README.md', *sorted(path for path in (ROOT / 'configs').iterdir() if path.suffix in ('.py', '.md'))]
+TEXTS = [
+    *(
+        ROOT / name
+        for name in ('README.md', 'qsnet_jax/weights/WEIGHTS.md', 'qsnet_jax/data/DATA.md', 'launch/README.md')
+    ),
+    *sorted(path for path in (ROOT / 'configs').iterdir() if path.suffix in ('.py', '.md')),
+]
 
 
 @pytest.mark.parametrize('path', [path for path in TEXTS if commands(path)], ids=lambda path: path.name)
 def test_commands_are_understood_as_they_are_printed(path):
-    """Those of the README and of the heads of configs: verbs, flags and fields that there are."""
+    """Those of the READMEs and of the heads of configs: verbs, flags and fields that there are."""
     for command in commands(path):
         mode, rest = command_line.take(shlex.split(re.sub(r'\[.*?\]', '', command)), 'mode')
         command_line.parse(mode or 'train', rest, command_line.Table(main.VERBS, main.FLAGS))
