@@ -47,6 +47,7 @@ def use(folder: str | None = None) -> pathlib.Path | None:
             f'--compilation_cache={OFF}.'
         ) from error
     jax.config.update('jax_compilation_cache_dir', str(path))
+    compilation_cache.reset_cache()  # or JAX stays with a folder that it has opened before
     jax.config.update('jax_compilation_cache_max_size', SIZE)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', SHORTEST)
     return path

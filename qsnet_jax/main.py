@@ -307,7 +307,7 @@ def _run(arguments: list[str]) -> int:
     flags.FLAGS(['qsnet'])  # the libraries' own
     logging.use_absl_handler()
     standard_logging.getLogger('asyncio').setLevel('CRITICAL')  # of Orbax's threads, whose errors come otherwise too
-    logging.set_verbosity(logging.WARNING if given.values.verbosity is None else given.values.verbosity)
+    logging.set_verbosity(logging.ERROR if given.values.verbosity is None else given.values.verbosity)
     if given.values.verbosity is None:
         logging.get_absl_logger().addFilter(_tells_no_trace)
     gc.disable()  # what is imported stays; to look for garbage in it takes a tenth of the start

@@ -74,7 +74,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         'provenance': _RECORD,
     },
     'evaluation': {**_RESULT, 'dataset': str, 'provenance': {**_RECORD, 'dataset': _PRINT}},
-    'score': {**_RESULT, 'dataset': str, 'name': str, 'provenance': {**_RECORD, 'dataset': _PRINT}},
+    'score': {**_RESULT, 'dataset': str, 'name': str, 'provenance': {**_RECORD, 'config': dict, 'dataset': _PRINT}},
     'compare': {
         'dataset': str,
         'count': int,
@@ -121,7 +121,7 @@ def _check(value: Any, shape: Any, place: str, found: list[str]) -> None:
             there = f'{place}.{name}' if place else name
             if value.get(name) is not None:
                 _check(value[name], inner, there, found)
-            elif name == field:
+            elif name == field and not (name in value and isinstance(inner, Real) and inner.can_be_null):
                 found.append(f'{there} is missing' if name not in value else f'{there} is null')
     elif isinstance(shape, Each) and isinstance(value, dict):
         for name, inner in value.items():
