@@ -1,6 +1,7 @@
 """The PyTorch twin computes what the linen network computes: forward, gradients, training; and files go both ways."""
 
 import fractions
+import functools
 import json
 
 import flax
@@ -205,7 +206,8 @@ def test_fifty_adam_steps_agree(double):
     twin.load_state_dict(torch_twin.to_torch(train.export(state)))
     twin.train()
     optimizer = torch.optim.Adam(twin.parameters(), lr=config.train.learning_rate)
-    step_fn = jax.jit(lambda state, batch: train.train_step(state, batch, config=config))
+    network = model.from_config(config.model)
+    step_fn = jax.jit(functools.partial(train.train_step, network=network, settings=config.train, weights=config.loss))
     generator = np.random.default_rng(0)
     for _ in range(50):
         clean = generator.integers(0, 200, (2, 16, 16, 3), dtype=np.uint8)

@@ -218,10 +218,10 @@ def test_signals_are_noted_until_the_state_is_saved():
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(pairs_root, tmp_path, port):
-    """The same parameters, in double precision up to the order of sums: 1e-5, where single steps are 3e-3.
+    """The same parameters, in double precision up to the order of sums: 1e-4, where single steps are 3e-3.
 
-    Adam divides what rounding leaves of the smallest gradients by their own size; with the former exchange between
-    scales, whose gradients are larger, it is 1e-10.
+    Nearly all agree far better; where |x| in the loss meets x = 0 but for rounding, a pixel's slope differs, and Adam
+    divides what rounding leaves of the smallest gradients by their own size.
     """
     arguments = ['-m', 'qsnet_jax.main', '--config=configs/quickstart.py', *TINY, f'--config.data.root={pairs_root}',
                  '--config.model.dtype=float64']  # fmt: skip
@@ -233,7 +233,7 @@ def test_two_processes_train_as_one(pairs_root, tmp_path, port):
     finish(start(*arguments, f'--workdir={tmp_path}/one', JAX_ENABLE_X64='1'))
     assert 'scores and pictures' in outputs[0] and 'scores and pictures' not in outputs[1]
     first, second = (load_file(tmp_path / name / 'weights.safetensors') for name in ('pair', 'one'))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-5), first, second)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-4), first, second)
     logs = [[json.loads(line) for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()]
             for name in ('pair', 'one')]  # fmt: skip
     assert [line['step'] for line in logs[0]] == [line['step'] for line in logs[1]]  # written once
