@@ -5,11 +5,11 @@ import pathlib
 import shutil
 
 import jax
-import numpy as np
 import pytest
 from absl import flags
 
-from qsnet_jax.data import images, rain
+from qsnet_jax.data import images
+from tests.drawn import draw_pair
 
 jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -33,17 +33,6 @@ def data_root():
     if not path.is_dir():
         pytest.skip(f'no image sets at {path}; QSNET_DATA names their folder')
     return path
-
-
-def draw_pair(index: int, height: int = 48, width: int = 56) -> tuple[np.ndarray, np.ndarray]:
-    """A smooth random picture and the same with drawn rain; uint8 (H, W, 3)."""
-    generator = np.random.default_rng(index)
-    rows, columns = np.mgrid[:height, :width] / 16
-    waves = [np.sin(generator.uniform(0, 2) * rows + generator.uniform(0, 2) * columns) for _ in range(3)]
-    clean = np.stack(waves, axis=-1) * 60 + 110
-    clean = clean.astype(np.uint8)
-    layer = rain.draw_layer(rain.STYLES['light'], height, width, seed=7, index=index)
-    return rain.add_rain(clean, layer), clean
 
 
 @pytest.fixture(scope='session')

@@ -4,12 +4,12 @@ import pathlib
 
 import numpy as np
 import pytest
-from conftest import draw_pair
 from PIL import Image
 from qsnet_jax.configs import default
 
 from qsnet_jax import UserError
 from qsnet_jax.data import images, rain, sets, sources
+from tests.drawn import draw_pair
 
 
 @pytest.fixture

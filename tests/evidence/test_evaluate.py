@@ -7,12 +7,12 @@ import os
 
 import numpy as np
 import pytest
-from conftest import draw_pair
 from test_derain import make
 
 from qsnet_jax import metrics, spelling
 from qsnet_jax.data import images, sets, sources
 from qsnet_jax.evidence import evaluate, statistics
+from tests.drawn import draw_pair
 
 
 @pytest.fixture(scope='module')

@@ -5,7 +5,6 @@ import os
 
 import numpy as np
 import pytest
-from conftest import draw_pair
 from made_rows import RESULTS
 from qsnet_jax.configs import default
 
@@ -14,6 +13,7 @@ from qsnet_jax.data import images
 from qsnet_jax.evidence import claims, report, sparsity
 from qsnet_jax.evidence import rows as rows_
 from qsnet_jax.photos import find_photos
+from tests.drawn import draw_pair
 
 SETTINGS = default.get_config().sparsity
 
