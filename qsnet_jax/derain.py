@@ -1,10 +1,7 @@
 """Images of any size in, restored images out: pad, cut into tiles, stitch."""
 
-import contextlib
 import functools
 import math
-import os
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -12,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qsnet_jax import UserError, layers, model, progress
+from qsnet_jax import UserError, layers, memory, model, progress
 from qsnet_jax.data import images
 from qsnet_jax.weights import files
 
@@ -156,23 +153,7 @@ def _free_memory() -> int:
     statistics = jax.local_devices()[0].memory_stats()
     if statistics and 'bytes_limit' in statistics:
         return statistics['bytes_limit'] - statistics['bytes_in_use']
-    limits = [4 * 2**30]
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        limits = [os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')]
-    with contextlib.suppress(OSError, ValueError, StopIteration):  # pages of files that could be dropped count too
-        lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
-        limits = [1024 * next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable:'))]
-    root = pathlib.Path('/sys/fs/cgroup')  # what a container may take, in both versions of control groups
-    names = (
-        (root, 'memory.max', 'memory.current'),
-        (root / 'memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes'),
-    )
-    for group, limit, usage in names:
-        with contextlib.suppress(OSError, ValueError):
-            statistics = dict(line.split() for line in (group / 'memory.stat').read_text().splitlines())
-            used = int((group / usage).read_text()) - int(statistics.get('inactive_file', 0))
-            limits.append(int((group / limit).read_text()) - used)
-    return max(min(limits), 0)
+    return memory.free()
 
 
 def _spans(extent: int, tile: int, halo: int, stride: int) -> list[tuple[int, int, int, int]]:

@@ -1,5 +1,6 @@
 """Strict JAX, four CPU devices, generated rainy pairs, and a network small enough to train in a test."""
 
+import builtins
 import os
 import pathlib
 import shutil
@@ -33,6 +34,22 @@ def data_root():
     if not path.is_dir():
         pytest.skip(f'no image sets at {path}; QSNET_DATA names their folder')
     return path
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Takes away a package by its name, as where its extra was not installed."""
+    real = builtins.__import__
+
+    def remove(package):
+        def find(name, *rest):
+            if name == package:
+                raise ImportError(name)
+            return real(name, *rest)
+
+        monkeypatch.setattr(builtins, '__import__', find)
+
+    return remove
 
 
 @pytest.fixture(scope='session')

@@ -1,6 +1,5 @@
 """The page to try a photo: what it shows, what it refuses, and that nothing leaves or stays, also in a browser."""
 
-import builtins
 import os
 import pathlib
 import subprocess
@@ -77,16 +76,9 @@ def test_old_results_go(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['new']
 
 
-def test_without_the_extra_one_line_says_so(monkeypatch):
+def test_without_the_extra_one_line_says_so(without):
     """Gradio's absence is told with the remedy."""
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name == 'gradio':
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, '__import__', without)
+    without('gradio')
     with pytest.raises(UserError, match=r'pip install "qsnet-jax\[demo\]"'):
         with demo.serve():
             pass

@@ -1,6 +1,5 @@
 """Videos: every frame at its time, sound and tags as they were, in bounded memory, whole or not there."""
 
-import builtins
 import os
 import pathlib
 import resource
@@ -259,17 +258,10 @@ def test_a_name_is_no_address(tmp_path, monkeypatch):
     assert video.derain_video(identity, pathlib.Path('tcp:in.mp4'), pathlib.Path('out:x/a.mp4')).frames == 2
 
 
-def test_without_the_extra_one_line_says_so(tmp_path, monkeypatch):
+def test_without_the_extra_one_line_says_so(tmp_path, without):
     """PyAV is not needed to know what a video is, and its absence is told with the remedy."""
     assert video.is_video('a/B.MP4') and video.is_video('x.mov') and not video.is_video('x.png')
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name == 'av':
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, '__import__', without)
+    without('av')
     with pytest.raises(UserError, match=r'pip install "qsnet-jax\[video\]"') as caught:
         video.derain_video(identity, tmp_path / 'in.mp4', tmp_path / 'out.mp4')
     assert '\n' not in str(caught.value)

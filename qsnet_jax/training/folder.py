@@ -83,9 +83,14 @@ def starts_of(workdir: pathlib.Path) -> list[dict[str, Any]]:
     remedy = 'Remove it to go on without the record of how the run came about.'
     starts = storage.read_json(path, ('starts',), remedy)['starts']
     needed = {'step', 'config', 'training_data', 'commit', 'date'}
-    if not isinstance(starts, list) or not all(isinstance(each, dict) and needed <= each.keys() for each in starts):
-        raise storage.Damaged(f'{path} does not hold the starts of a run. {remedy}')
-    if not all(isinstance(each['config'], dict) and isinstance(each['config'].get('model'), dict) for each in starts):
+    is_whole = isinstance(starts, list) and all(
+        isinstance(each, dict)
+        and needed <= each.keys()
+        and isinstance(each['config'], dict)
+        and isinstance(each['config'].get('model'), dict)
+        for each in starts
+    )
+    if not is_whole:
         raise storage.Damaged(f'{path} does not hold the starts of a run. {remedy}')
     return starts
 
