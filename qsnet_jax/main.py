@@ -372,4 +372,4 @@ def _tile(given: Given) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(run(sys.argv[1:]))
+    signals.leave(run(sys.argv[1:]))
