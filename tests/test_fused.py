@@ -1,5 +1,7 @@
 """The kernel of a card computes the units, interpreted here, and is lowered for cards without one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +23,9 @@ def prepared(**settings):
     return network, model.prepare(network, variables)
 
 
-@pytest.mark.parametrize('size', [(1, 1), (3, 70), (5, 64)])
-@pytest.mark.parametrize(('channels', 'groups'), [(24, 3), (132, 3), (64, 1)])
+@pytest.mark.parametrize(
+    ('channels', 'groups', 'size'), [(24, 3, (1, 1)), (24, 3, (5, 64)), (132, 3, (3, 70)), (64, 1, (2, 30))]
+)
 def test_the_kernel_is_the_units(channels, groups, size):
     """To float32 rounding, for rows shorter and longer than a block and widths that are no power of two."""
     network, weights = prepared(channels=channels, groups=groups, decoder_groups=1)
@@ -45,15 +48,16 @@ def test_the_network_takes_it_where_weights_are_prepared(dtype, monkeypatch):
     monkeypatch.setattr(fused, 'units', lambda *given: calls.append(1) or units(*given))
     network, weights = prepared(dtype=dtype)
     images = jax.random.uniform(jax.random.key(0), (1, 9, 70, 3))
-    expected = network.apply(weights, images)
-    found = network.clone(form='fused').apply(weights, images)
+    expected = jax.jit(network.apply)(weights, images)
+    found = jax.jit(network.clone(form='fused').apply)(weights, images)
     assert calls == [1]
     scale = float(jnp.abs(expected.rain).max())
     atol = scale * (1e-5 if dtype == 'float32' else 0.05)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), found, expected)
     variables = model.initialize(network, 0)
     for train in (False, True):
-        network.clone(form='fused').apply(variables, images, train, mutable=['batch_stats'])
+        apply = functools.partial(network.clone(form='fused').apply, train=train, mutable=['batch_stats'])
+        jax.eval_shape(apply, variables, images)
     assert calls == [1]
 
 
