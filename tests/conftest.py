@@ -1,6 +1,7 @@
 """Strict JAX, four CPU devices, generated rainy pairs, and a network small enough to train in a test."""
 
 import builtins
+import gc
 import os
 import pathlib
 import shutil
@@ -16,6 +17,7 @@ jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 flags.FLAGS(['tests'])
+gc.set_threshold(100_000, 20, 100)  # JAX keeps what it traced, and to look through all of it takes seconds each time
 
 
 def pytest_configure(config):

@@ -10,6 +10,7 @@ import filelock
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from qsnet_jax import UserError, cache, model
 from qsnet_jax.data import images
@@ -54,6 +55,7 @@ def settings_stay(monkeypatch):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+    compilation_cache.reset_cache()  # or the tests after these are compiled anew, each
 
 
 def test_the_next_process_finds_what_was_compiled(tmp_path):
