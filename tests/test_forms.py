@@ -41,7 +41,7 @@ def assert_close(found, expected):
 
 
 FORM_CASES = [
-    {},
+    {'rates': (1, 3)},
     {'norm': 'instance', 'share_groups': False, 'share_scales': 'none'},
     {'norm': 'none', 'rates': (2, 3)},
     {'channels': 60, 'scale_channels': 54, 'units': 2},  # groups wide enough to be kept apart

@@ -62,10 +62,15 @@ def say(capsys, *arguments):
         (['--mode=eval', QUICK, '--framework=torch', '--tile=64', '--weights=default'], '--tile is not for'),
         (['--mode=sparsity'], 'needs --input'),
         (['--mode=study', QUICK], 'variants'),
+        (['--mode=bench', QUICK], 'configs/bench.py'),
+        (['--mode=eval', QUICK, '--config.data.eval=nothing', '--workdir=none'], 'no run'),
+        ([QUICK, '--config.loss.filters=x', '--workdir=none'], 'loss.filters'),
+        ([QUICK, '--config.data.train=pairs', '--workdir=none'], 'config.data.root'),
     ],
 )
-def test_a_slip_is_one_line(capsys, arguments, message):
+def test_a_slip_is_one_line(capsys, arguments, message, tmp_path, monkeypatch):
     """Exit status 1, no traceback, and what was meant."""
+    monkeypatch.chdir(tmp_path)
     status, lines = say(capsys, *arguments)
     assert status == 1 and len(lines) == 1 and lines[0].startswith('error: ') and message in lines[0]
 
