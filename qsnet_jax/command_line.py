@@ -41,6 +41,7 @@ class Verb(NamedTuple):
     kept: str  # by a signal, and how to go on
     config: str = 'needed'  # 'needed', 'read' or ''
     needed: tuple[str, ...] = ()
+    meanings: dict[str, str] = {}  # of flags that mean something else here than elsewhere
 
 
 class Table(NamedTuple):
@@ -176,6 +177,7 @@ def help_of(table: Table, name: str) -> str:
     for flag in (*verb.flags, *COMMON):
         _, default, meaning, options = table.flags[flag]
         choice = f' One of {", ".join(options["enum_values"])}.' if 'enum_values' in options else ''
+        meaning = verb.meanings.get(flag, meaning)
         shown = f' (default {default})' if default not in (None, False) else ''
         lines.append(f'  --{flag:19}{meaning}{choice}{shown}')
     return '\n'.join([*lines, '', *(f'  qsnet --mode={name} {example}'.rstrip() for example in verb.examples)])
