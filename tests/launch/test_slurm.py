@@ -4,11 +4,14 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import stat
 import subprocess
 import sys
 
 import pytest
+
+from qsnet_jax import config_files
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = (
@@ -171,6 +174,31 @@ def test_help_has_three_examples():
     output = run(sys.executable, 'launch/slurm.py', '--help', status=1)  # absl's status for --help
     assert output.count('  python launch/slurm.py --config=losses') == 3 and '--account=LAB \\\n' in output
     assert all(f'--{name}:' in output for name in ('account', 'qos', 'mem', 'setup', 'sbatch', 'minutes'))
+
+
+def test_pages_name_flags_that_there_are():
+    """Commands of the pages and of the launcher's own head: its flags, and fields of their configs."""
+    known = set(re.findall(r'^  --(?:\[no\])?(\w+):', run(sys.executable, LAUNCHER, '--help', status=1), re.MULTILINE))
+    found = 0
+    for page in (ROOT / 'README.md', ROOT / 'launch/README.md', LAUNCHER):
+        for command in re.findall(r'launch/slurm\.py (--[^\n`#]*)', re.sub(r'\\+\n', ' ', page.read_text())):
+            found += 1
+            flags = dict(each.lstrip('-').partition('=')[::2] for each in shlex.split(command))
+            for name in flags:
+                if name.startswith('config.'):
+                    config_files.check_field(name.removeprefix('config.'), config_files.load(flags['config']), name)
+                else:
+                    assert name in {'help', *known}, command
+    assert found >= 8
+
+
+def test_the_number_of_trainings_is_what_is_said():
+    """Of gpu.sh: the variants of its studies, `paper` once, with all seeds and with one."""
+    studies = re.search(r'for name in (.*); do', (ROOT / 'launch/gpu.sh').read_text())[1].split()
+    configs = [config_files.load(name).study for name in studies]
+    variants, seeds = {name for study in configs for name in study.variants}, len(configs[0].seeds)
+    page = (ROOT / 'launch/README.md').read_text()
+    assert f'{len(variants) * seeds} trainings at full size' in page and f'one seed of each: {len(variants)}\n' in page
 
 
 @pytest.mark.slow

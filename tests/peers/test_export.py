@@ -143,7 +143,7 @@ def test_stablehlo_says_what_it_is(exported):
 
 
 def test_the_page_says_how_wide_margins_of_tiles_are():
-    """What somebody who cuts tiles throws away, at each side and of two neighbours together, and how scales exchange."""
+    """What who cuts tiles throws away, at each side and of two neighbours together; and how scales exchange."""
     page = (files.INCLUDED / 'WEIGHTS.md').read_text()
     for name in ('default', 'light', 'heavy'):
         network = derain.load(name).network
