@@ -5,7 +5,7 @@ Paper:    without / with: Test-I 31.91 / 33.15 dB, Test-II 25.53 / 25.66, Test-I
           slower; `not_grouped` has decoders without groups, which have nothing to share and are slower. Each of the two
           kinds is also left out alone, and `images_exchanged` shuffles the restored images together with the features.
 Run:      python -m qsnet_jax.main --mode=study --config=configs/sharing.py:small --config.data.root=PAIRS
-Cost:     9 runs beside those of losses.py, 20 min at reduced size on two CPU cores; 1.7e17 operations a run in full
+Cost:     15 runs beside those of losses.py, 2 min each at reduced size on two cores; 1.7e17 operations a run in full
 One:      --config=configs/sharing.py:not_shared or :small-not_shared, with any --mode
 """
 

@@ -6,7 +6,7 @@ set -euo pipefail
 root=$(realpath "${1:?the folder of the pairs is missing; see the head of this file}")
 cd "$(dirname "$0")/.."
 root=$(realpath --relative-to=. "$root")
-export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda} # or a broken driver would leave 42 trainings to the CPU
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda} # or a broken driver would leave 48 trainings to the CPU
 export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}" # or a resumed run would differ in its last digits
 results=results # or --results=FOLDER: rows of one's own, where those that lie there are of other images
 for flag in "$@"; do case $flag in --results=*) results=${flag#*=} ;; esac; done

@@ -1,11 +1,11 @@
 r"""A study as Slurm job arrays, one task per variant and seed without a row (extra [slurm]); see launch/README.md.
 
-Three examples; the flags of the study itself go on to --mode=study:
+Three examples; the flags of the study itself go on to --mode=study, and --config takes what it takes there:
 
-  python launch/slurm.py --config=configs/losses.py --config.data.root=PAIRS --partition=gpu --gpus=1 --hours=24
-  python launch/slurm.py --config=configs/losses.py --config.data.root=PAIRS --nodes=2 --gpus=a100:4 --account=LAB \
+  python launch/slurm.py --config=losses --config.data.root=PAIRS --partition=gpu --gpus=1 --hours=24
+  python launch/slurm.py --config=losses --config.data.root=PAIRS --nodes=2 --gpus=a100:4 --account=LAB \
       --mem=64G --minutes=90 --setup='module load cuda' --sbatch='--reservation=NIGHT' --dry_run
-  python launch/slurm.py --config=configs/losses.py --config.data.root=PAIRS --status
+  python launch/slurm.py --config=losses --config.data.root=PAIRS --status
 
 A job that is preempted, requeued or out of time saves itself, is queued again and goes on. Several GPUs are one process
 each, and train one run together. --local runs the tasks here, without Slurm, one at a time on each of --gpus.
@@ -22,20 +22,18 @@ import sys
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, command_line
 from qsnet_jax.training import cluster, study
 
 TRIES = 1000  # times that a job may be queued again
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'A study, such as configs/losses.py.')
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder for rows.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the runs; as for --mode=study.')
 flags.DEFINE_string('compilation_cache', None, 'Folder that keeps what XLA compiled, shared by all tasks.')
 _ONLY = flags.DEFINE_string('only', None, 'These variants alone, as in V1,V2.')
 _NODES = flags.DEFINE_integer('nodes', 1, 'Nodes of each run.', lower_bound=1)
-_GPUS = flags.DEFINE_string('gpus', '1', 'GPUs per node, or TYPE:GPUS; 0 for CPUs. With --local: runs at a time.')
+_GPUS = flags.DEFINE_string('gpus', '1', 'GPUs per node, or TYPE:GPUS; 0 for CPUs. With --local: one run on each.')
 _PROCESSES = flags.DEFINE_integer('processes', None, 'Processes per node; else one per GPU, or one.', lower_bound=1)
 _CPUS = flags.DEFINE_integer('cpus', 8, 'CPU cores per process.', lower_bound=1)
 _HOURS = flags.DEFINE_integer('hours', 24, 'Time limit of a job; it is queued again until it is done.', lower_bound=1)
@@ -56,6 +54,8 @@ _LOGS = flags.DEFINE_string('logs', 'runs/slurm', 'Folder for the logs of the jo
 _STATUS = flags.DEFINE_bool('status', False, 'Says how each run stands; submits nothing.')
 _LOCAL = flags.DEFINE_bool('local', False, 'Runs the tasks on this machine.')
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Prints what would be submitted.')
+
+_DETERMINISTIC = '--xla_gpu_deterministic_ops=true'  # on GPUs, or a resumed run would differ in its last digits
 
 # Signals reach the study itself, which is the task that srun starts. It saves itself and ends with 128 + the signal.
 # Slurm tells this shell too where it queues the job again by itself, or has cancelled it. Processes of one run end each
@@ -114,9 +114,9 @@ def resources() -> dict[str, object]:
         raise UserError(f'--processes={processes} cannot share {gpus} GPUs equally.')
     minutes = _MINUTES.value or 60 * _HOURS.value
     environment = ['export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}']
-    if gpus:  # or a resumed run would differ in its last digits
+    if gpus:
         environment = ['export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda}']
-        environment += ['export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}"']
+        environment += [f'export XLA_FLAGS="{_DETERMINISTIC} ${{XLA_FLAGS:-}}"']
     options = {
         'signal': f'TERM@{min(_GRACE.value, 60 * minutes // 2)}',
         'requeue': True,
@@ -191,6 +191,7 @@ def run_here(runs: list[cluster.Run], forwarded: list[str]) -> int:
         (name, seed), command = task
         device, log = free.get(), logs / f'{name}-{seed}.log'
         environment = {'JAX_PLATFORMS': 'cuda' if gpus else 'cpu', **os.environ}
+        environment |= {'XLA_FLAGS': f'{_DETERMINISTIC} {os.environ.get("XLA_FLAGS", "")}'} if gpus else {}
         environment |= {'CUDA_VISIBLE_DEVICES': device} if gpus > 1 else {}
         with log.open('a') as file:
             status = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
@@ -205,13 +206,10 @@ def run_here(runs: list[cluster.Run], forwarded: list[str]) -> int:
 def launch(arguments: list[str]) -> int:
     """What the flags ask for. Raises UserError."""
     forwarded = find_flags(arguments)
-    if _CONFIG.value is None:
-        raise UserError('Give --config=configs/STUDY.py; --help has examples.')
-    try:
-        config, results = _CONFIG.value, pathlib.Path(_RESULTS.value).expanduser()
-        every = study.plan(config, _ONLY.value)
-    except OSError as error:  # ml_collections says at the first use of a config that it could not be loaded
-        raise UserError(' '.join(str(error).split())) from error
+    config, results = flags.FLAGS.config, pathlib.Path(_RESULTS.value).expanduser()
+    if config is None:
+        raise UserError('Give --config=NAME or FILE.py of a study, as --config=losses; --help has examples.')
+    every = study.plan(config, _ONLY.value)
     workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.study.size}').expanduser()
     if _STATUS.value:
         print(cluster.status(config, every, results, workdir))
@@ -226,7 +224,7 @@ def launch(arguments: list[str]) -> int:
     cluster.check(config, runs, 1 if _LOCAL.value else max(_NODES.value * gpus, processes))
     if _DRY_RUN.value:
         print(f'{len(runs)} tasks; {parameters}')
-        for command in commands(runs, forwarded, processes > 1):
+        for command in commands(runs, forwarded, processes > 1 and not _LOCAL.value):
             print(shlex.join(command))
         return 0
     return run_here(runs, forwarded) if _LOCAL.value else submit(runs, forwarded, workdir)
@@ -242,11 +240,21 @@ def main(_: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> list[str]:
-    """Flags; a config that is not there, or a field that it does not have, is a message, not a traceback."""
+    """Flags, and the config as `qsnet` finds it; what is not there or not understood is one line, no traceback."""
+    config = None
     try:
-        return app.parse_flags_with_usage(arguments)
-    except (AttributeError, OSError) as error:
-        sys.exit(f'error: {" ".join(str(error).split())}')
+        source, rest = command_line.take(arguments, 'config')
+        if source:
+            config = command_line.define_config(source, rest, flags.FLAGS)
+        else:
+            flags.DEFINE_string('config', None, 'A study: NAME of the package, or FILE.py; :small for reduced size.')
+        left = flags.FLAGS(rest)
+        command_line.check_tuples(rest, config)
+        return left
+    except UserError as error:
+        sys.exit(f'error: {error}')
+    except (flags.Error, AttributeError, TypeError, ValueError) as error:
+        sys.exit(f'error: {command_line.wrong_value(str(error), config)}')
 
 
 if __name__ == '__main__':

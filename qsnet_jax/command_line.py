@@ -41,6 +41,7 @@ class Verb(NamedTuple):
     kept: str  # by a signal, and how to go on
     config: str = 'needed'  # 'needed', 'read' or ''
     needed: tuple[str, ...] = ()
+    meanings: dict[str, str] = {}  # of flags that mean something else here than elsewhere
 
 
 class Table(NamedTuple):
@@ -57,9 +58,7 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
         define, default, meaning, options = table.flags[flag]
         define(flag, default, help=meaning, flag_values=values, **options)
     source, rest = take(arguments, 'config')
-    fields = [
-        each.lstrip('-').partition('=')[0] for each in rest if each.lstrip('-').startswith(('config.', 'noconfig.'))
-    ]
+    fields = _fields_of(rest)
     for flag in (each.lstrip('-').partition('=')[0] for each in rest if each.startswith('-')):
         if flag in table.flags and flag not in (*verb.flags, *COMMON):
             raise UserError(_unknown(table, name, flag))
@@ -67,10 +66,7 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
         raise UserError(f'--mode={name} reads no config. {_flags_of(table, name)}')
     config = None
     if source:
-        config = config_files.load(source)
-        for field in fields:
-            config_files.check_field(field.partition('.')[2], config, f'--{field}')
-        config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=['qsnet', *rest])
+        config = define_config(source, rest, values)
     elif fields or verb.config == 'needed':
         raise UserError(f'--mode={name} needs --config=NAME or FILE.py; start with --config=quickstart.')
     try:
@@ -78,10 +74,10 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
     except flags.UnrecognizedFlagError as error:
         raise UserError(_unknown(table, name, error.flagname)) from None
     except (flags.Error, TypeError, ValueError, AttributeError) as error:
-        raise UserError(_wrong_value(str(error), config)) from None
+        raise UserError(wrong_value(str(error), config)) from None
     if left:
         raise UserError(f'{" ".join(left)} not understood; flags are written --name=value. {_flags_of(table, name)}')
-    _check_tuples(fields, config)
+    check_tuples(rest, config)
     missing = [flag for flag in verb.needed if not values[flag].value]
     if missing:
         raise UserError(
@@ -90,9 +86,27 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
     return Given(values, config, config_files.name_of(source) if source else '')
 
 
-def _check_tuples(names: list[str], config: Any) -> None:
+def define_config(source: str, arguments: list[str], values: flags.FlagValues) -> config_dict.ConfigDict:
+    """The config of --config=SOURCE, whose fields `values` will read from the arguments.
+
+    Raises UserError where there is no such config, or it has not such a field.
+    """
+    config = config_files.load(source)
+    for field in _fields_of(arguments):
+        config_files.check_field(field.partition('.')[2], config, f'--{field}')
+    config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=['qsnet', *arguments])
+    return config
+
+
+def _fields_of(arguments: list[str]) -> list[str]:
+    """'config.a.b' of each argument --config.a.b=VALUE."""
+    names = [each.lstrip('-').partition('=')[0] for each in arguments]
+    return [name for name in names if name.startswith(('config.', 'noconfig.'))]
+
+
+def check_tuples(arguments: list[str], config: Any) -> None:
     """Refuses text in a field that holds several numbers, which ml_collections lets pass."""
-    for name in names:
+    for name in _fields_of(arguments):
         value: Any = config
         for part in name.split('.')[1:]:
             value = value[part]
@@ -122,7 +136,7 @@ def _unknown(table: Table, name: str, flag: str) -> str:
     return f'--{flag} is not known{config_files.nearest(flag, own)}. {_flags_of(table, name)}'
 
 
-def _wrong_value(message: str, config: config_dict.ConfigDict | None) -> str:
+def wrong_value(message: str, config: config_dict.ConfigDict | None) -> str:
     """The message for a value that a flag does not take; of fields it says what they hold now."""
     line = ' '.join(message.split())
     name = line.partition('--config.')[2].partition('=')[0]
@@ -163,6 +177,7 @@ def help_of(table: Table, name: str) -> str:
     for flag in (*verb.flags, *COMMON):
         _, default, meaning, options = table.flags[flag]
         choice = f' One of {", ".join(options["enum_values"])}.' if 'enum_values' in options else ''
+        meaning = verb.meanings.get(flag, meaning)
         shown = f' (default {default})' if default not in (None, False) else ''
         lines.append(f'  --{flag:19}{meaning}{choice}{shown}')
     return '\n'.join([*lines, '', *(f'  qsnet --mode={name} {example}'.rstrip() for example in verb.examples)])

@@ -40,7 +40,7 @@ FLAGS = {
     'restored': Flag(flags.DEFINE_string, None, "Folder of a program's results, or FOLDER/PATTERN with one *."),
     'clean': Flag(flags.DEFINE_string, None, 'Folder of the true images, or FOLDER/PATTERN.'),
     'rainy': Flag(flags.DEFINE_string, None, 'Folder of the rainy images, or FOLDER/PATTERN.'),
-    'name': Flag(flags.DEFINE_string, None, 'Of the method, or of the images in figures; names the files.'),
+    'name': Flag(flags.DEFINE_string, None, 'Names the files.'),
     'dataset': Flag(flags.DEFINE_string, None, 'What config.data.eval calls these images, as rain100h.'),
     'luma': Flag(
         flags.DEFINE_enum,

@@ -207,6 +207,11 @@ VERBS = {
         'Nothing of this one was written; the same command starts again.',
         config='',
         needed=('name', 'restored', 'clean'),
+        meanings={
+            'name': 'Of the method; its row is score-NAME.json in rows of --results.',
+            'workdir': 'Folder for scores and pictures; else runs/score-NAME.',
+            'dataset': 'Which set these images are, as config.data.eval calls it; rain100h stands in Table 1.',
+        },
     ),
     'figures': Verb(
         _figures,
@@ -215,15 +220,22 @@ VERBS = {
         ('--figure=1,8 --input=photo.jpg', '--figure=6 --config=quickstart --methods=default,theirs=out'),
         'The figures that were written are whole; the same command makes all of them again.',
         config='read',
+        meanings={
+            'name': 'Of the images, in the names of the files; else as they are called.',
+            'output': 'Folder for the figures; else figures in --results.',
+        },
     ),
     'export': Verb(
         _export,
-        'Writes weights for other programs: .onnx, .stablehlo, .pth or .safetensors, checked against JAX.',
+        'Writes weights for other programs, checked against JAX (extra [export]).',
         ('weights', 'output'),
         ('--weights=default --output=qsnet.onnx', '--weights=light --output=light.stablehlo'),
         'Nothing was written; the same command starts again.',
         config='',
         needed=('output',),
+        meanings={
+            'output': 'File to write; its extension says in which format: .onnx, .stablehlo, .pth, .pt, .safetensors.'
+        },
     ),
     'demo': Verb(
         _demo,

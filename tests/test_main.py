@@ -91,6 +91,18 @@ def test_every_verb_has_its_help(capsys):
     assert all(f'  {name}' in capsys.readouterr().out or name for name in main.VERBS)
 
 
+def test_help_says_what_a_flag_means_to_its_verb(capsys):
+    """Where --output is a file, and whose --name it is."""
+    shown = {}
+    for name, verb in main.VERBS.items():
+        assert set(verb.meanings) <= set(verb.flags)
+        main.run([f'--mode={name}', '--help'])
+        shown[name] = dict(re.findall(r'^  --(\w+) +(.*)$', capsys.readouterr().out, re.MULTILINE))
+    assert shown['export']['output'].startswith('File to write') and '.onnx' in shown['export']['output']
+    assert shown['derain']['output'].startswith('Folder') and shown['figures']['output'].startswith('Folder')
+    assert 'method' in shown['score']['name'] and 'images' in shown['figures']['name']
+
+
 def commands(path):
     """What a text tells its reader to type, without those of a study that the reader is to write."""
     found = re.findall(r'(?:python -m qsnet_jax\.main|qsnet) (--[^\n`#$]*)', re.sub(r'\\+\n', ' ', path.read_text()))

@@ -1,6 +1,6 @@
 """The paper's claims, what our rows say of each, and the verdicts, by the rules of `verdicts` and `obstacles`."""
 
-import re
+import collections
 from collections.abc import Collection
 from typing import Any
 
@@ -168,9 +168,37 @@ def others(rows: Rows, paper: dict[str, Any]) -> page.Table:
     return page.Table('Other claims', ['where', 'claim', 'our set (images)', 'paper', 'ours', 'verdict'], cells)
 
 
-def word(text: str) -> str:
-    """The verdict without its reasons."""
-    return re.split('[:,]', text)[0]
+_UNTESTED = 'not testable here'
+_OF_SPARSITY = {  # verdicts of Sec. 3.1 as the end of 'in so many, ...'
+    'consistent': "the paper's share of sparse images lies in our interval",
+    'consistent, but chance gives as much': "the paper's share of sparse images lies in our interval, but chance gives "
+    'as much',
+    'inconsistent': "the paper's share of sparse images lies outside of our interval",
+    'most images are': 'most images are sparser than a Laplacian sample',
+    'some images are': 'some images are sparser than a Laplacian sample',
+    'no more than by chance': 'no more images are sparser than a Laplacian sample than by chance',
+    'reproduced': 'images that are not sparse have less contrast',
+    'opposite': 'images that are not sparse have more contrast',
+    'no evidence': 'contrast does not tell which images are not sparse',
+    'too few': 'there are too few images to tell',
+}
+
+
+def counts(found: list[Claim], other: page.Table) -> list[str]:
+    """How many verdicts there are of each kind: of gains in dB, of sparsity, and of what nothing here can test."""
+    lines = []
+    if found:
+        kinds = collections.Counter(claim.verdict.word for claim in found).most_common()
+        each = ', '.join(f'{count} {word}' for word, count in kinds)
+        lines += [f'**{len(found)} verdicts on gains in dB**, one for each claim and each of our sets: {each}.']
+    words = [cells[-1].partition(':')[0] for cells in other.rows]
+    if told := [word for word in words if word != _UNTESTED]:
+        each = '; '.join(f'in {n}, {_OF_SPARSITY[word]}' for word, n in collections.Counter(told).most_common())
+        lines += [f'**{len(told)} verdicts on how sparse rainy images are** (Sec. 3.1): {each}.']
+    if silent := words.count(_UNTESTED):
+        subject = f'{silent} claim{"s" * (silent > 1)} of Tables 1 and 2'
+        lines += [f'**{subject} cannot be tested here**; the table of other claims says why.']
+    return lines
 
 
 def _of_sparsity(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:
@@ -191,7 +219,7 @@ def _of_sparsity(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:
                       f'samples {100 * chance["mean"]:.0f} and {100 * chance["every"]:.0f} %',
                       few or verdict])  # fmt: skip
         low = shares['beyond']['interval'][0]
-        beyond = 'most are' if low > 0.5 else 'some are' if low > 0.05 else 'no more than by chance'
+        beyond = 'most images are' if low > 0.5 else 'some images are' if low > 0.05 else 'no more than by chance'
         cells.append(['Sec. 3.1', 'And sparser than a Laplacian sample', where, 'not tested',
                       f'{texts["beyond"]} beyond what 5 % of such samples reach', few or beyond])  # fmt: skip
         if row.get('contrast'):
@@ -237,11 +265,11 @@ def _not_testable(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:
         if _own_set(test, full) is None:
             psnr, ssim = paper['table_1']['QSNet'][test]
             shown = f'{psnr:.2f} / {ssim:.3f}'
-            verdict = f'not testable here: {why[test]}'
+            verdict = f'{_UNTESTED}: {why[test]}'
             cells.append(['Table 1', f'QSNet is best on {test}', '-', shown, '-', verdict])
     is_gpu = any(row['kind'] == 'bench' and row['provenance']['device']['platform'] == 'gpu' for row in rows)
     cells.append(['Table 2', '5 ms at 512x512', '-', f'{paper["table_2"]["QSNet"]:.3f} s', '-',
-                  'not testable here: another card; see Speed' if is_gpu else
-                  'not testable here: no GPU measured; at full resolution the arithmetic alone takes about 24 ms on '
+                  f'{_UNTESTED}: another card; see Speed' if is_gpu else
+                  f'{_UNTESTED}: no GPU measured; at full resolution the arithmetic alone takes about 24 ms on '
                   "the paper's card"])  # fmt: skip
     return cells

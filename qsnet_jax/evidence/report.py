@@ -66,12 +66,6 @@ def _make(rows: rows_.Rows, paper: dict[str, Any], results: pathlib.Path) -> dic
     }
 
 
-def count(found: list[Claim], others: page.Table) -> str:
-    """How many verdicts of each kind, '3 reproduced, 2 no evidence'."""
-    words = [claim.verdict.word for claim in found] + [claims_.word(line[-1]) for line in others.rows]
-    return ', '.join(f'{number} {word}' for word, number in collections.Counter(words).most_common())
-
-
 def opening(found: list[Claim], others: page.Table, results: pathlib.Path) -> list[Any]:
     """What everybody should see: the plot, a sentence for every claim, and the tables of verdicts."""
     full = [claim for claim in found if claim.size == 'full']
@@ -81,7 +75,7 @@ def opening(found: list[Claim], others: page.Table, results: pathlib.Path) -> li
     sentences = [(_kind(same), claims_.sentence(same, reasons)) for same in claims_.by_text(found)]
     top = page.Text(_SHORT.format(standing=standing(found)))
     items: list[Any] = [page.Heading('QSNet: what could be reproduced'), top, plot]
-    items += [page.Text(f'**{len(found) + len(others.rows)} verdicts:** {count(found, others)}.')]
+    items += [page.Text(line) for line in claims_.counts(found, others)]
     items += [page.Text(_MEANINGS), page.Heading('Verdicts in words'), page.Points(sentences)]
     items += [page.Text(f'{sample} counts for none of them: {why}.') for (_, sample), why in reasons.items()]
     if full:
@@ -136,8 +130,7 @@ def overview(found: list[Claim], others: page.Table, results: pathlib.Path) -> s
     """README.md of the results: the plot, fifteen lines, and where the rest is."""
     return _OVERVIEW.format(
         caption=_PLOT,
-        number=len(found) + len(others.rows),
-        count=count(found, others),
+        counts='\n'.join(f'- {line}' for line in claims_.counts(found, others)),
         full=standing(found),
     )
 
@@ -163,9 +156,9 @@ _PLOT = (
     'which the verdict is made.'
 )
 _MEANINGS = (
-    "No evidence: the interval holds 0 and the paper's effect, so that our runs could not have told them apart. No "
-    "verdict: something forbids one, and the table says what. Not seen: an effect as large as the paper's lies outside "
-    'of the interval.'
+    "No evidence: our interval holds both 0 and the paper's effect, so our runs cannot tell whether the claim is true. "
+    'No verdict: something forbids one, and the table says what. Not seen: at reduced size there is no effect as large '
+    "as the paper's, or the opposite one."
 )
 _SCATTER = (
     'Gain of PSNR (y) over the rainy images, of the weights that come with the package and of single trainings, '
@@ -187,14 +180,14 @@ _OVERVIEW = """# QSNet: what could be reproduced
 
 *{caption}*
 
-- **{number} verdicts:** {count}.
-- {full}
-- *No evidence*: the interval holds 0 and the paper's effect; the runs could not have told them apart.
-- *No verdict*: something forbids one, and is named: too few seeds, backgrounds not compared, and so on.
-- *Not seen*: at reduced size, an effect as large as the paper's is outside of the interval.
-- Small networks (20 k parameters, minutes of training) never speak of the paper, only of themselves.
+- {full} Small networks (20 k parameters, minutes of training) speak only of themselves.
+{counts}
+- *No evidence*: our interval holds both 0 and the paper's effect, so our runs cannot tell whether the claim is true.
+- *No verdict*: something forbids one, as fewer than three seeds, or training and test images whose backgrounds nobody \
+compared. The tables say what.
+- *Not seen*: at reduced size there is no effect as large as the paper's, or the opposite one.
 - [report.html](report.html): the same page with pictures, sliders and tables to sort; download it, it needs no network.
-- [tables.md](tables.md): every claim in words, every table, every figure.
+- [tables.md](tables.md): every claim in words, its verdict and why, every table, every figure.
 - `rows/`, `sparsity/`, `bench/`: the records behind them, one JSON file each; `paper.json`: the paper's numbers.
 - Made by `python -m qsnet_jax.main --mode=report`; it changes with the rows and is not edited by hand.
 """

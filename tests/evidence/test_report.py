@@ -13,7 +13,7 @@ from made_rows import RESULTS, make_row, write, write_study
 from PIL import Image
 
 from qsnet_jax import UserError, storage
-from qsnet_jax.evidence import claims, forest, report, rows, scatter, statistics, tables
+from qsnet_jax.evidence import claims, forest, page, report, rows, scatter, statistics, tables
 
 
 @pytest.fixture
@@ -92,6 +92,21 @@ def test_the_overview_is_short_and_leads_to_the_rest(found):
         assert (found / target).exists()
     for file in found.glob('figures/*.svg'):
         xml.etree.ElementTree.parse(file)  # whole, and text of rows escaped
+
+
+def test_verdicts_are_counted_in_plain_words(found):
+    """Those on gains, on sparsity and what nothing can test each in a line of their own, as the tables have them."""
+    report.report(found)
+    text = (found / 'README.md').read_text()
+    assert '- **7 verdicts on gains in dB**, one for each claim and each of our sets: 6 seen, 1 not seen.' in text
+    assert '- **4 claims of Tables 1 and 2 cannot be tested here**' in text and 'how sparse' not in text
+    words = ('some images are', 'too few: 4 of 30 images', 'some images are', 'not testable here: never released')
+    other = page.Table('Other claims', ['verdict'], [[word] for word in words])
+    assert claims.counts([], other) == [
+        '**3 verdicts on how sparse rainy images are** (Sec. 3.1): in 2, some images are sparser than a Laplacian '
+        'sample; in 1, there are too few images to tell.',
+        '**1 claim of Tables 1 and 2 cannot be tested here**; the table of other claims says why.',
+    ]
 
 
 def test_the_published_report_is_that_of_the_published_rows(tmp_path):

@@ -4,11 +4,14 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import stat
 import subprocess
 import sys
 
 import pytest
+
+from qsnet_jax import config_files
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = (
@@ -25,11 +28,24 @@ FAKES = {  # commands of a cluster whose arrays have at most five tasks, and of 
 }
 
 
-def run(*command, status=0, **environment):
+LAUNCHER = ROOT / 'launch/slurm.py'
+# The launcher where no program is started: what each would have been started with, and a status of 0.
+STARTS_NOTHING = f"""
+import runpy, subprocess, sys, types
+def show(command, env, **_):
+    told = [env.get(name, '-') for name in ('XLA_FLAGS', 'JAX_PLATFORMS', 'CUDA_VISIBLE_DEVICES')]
+    sys.stdout.write('|'.join((*told, command[-2])) + chr(10))
+    return types.SimpleNamespace(returncode=0)
+subprocess.run = show
+runpy.run_path({str(LAUNCHER)!r}, run_name='__main__')
+"""
+
+
+def run(*command, status=0, folder=ROOT, **environment):
     """Output and errors of a program, as the terminal shows them."""
     variables = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT), **environment}
     done = subprocess.run(
-        [*map(str, command)], cwd=ROOT, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [*map(str, command)], cwd=folder, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert done.returncode == status, done.stdout
     assert 'Traceback' not in done.stdout
@@ -83,6 +99,10 @@ def test_a_dry_run_prints_what_would_be_submitted(slurm, tmp_path):
         ('--config.data.batch=6', 'paper: data.batch is 6 and 4 devices share it'),
         ('--config.nothing=1', 'nothing'),
         ('--config=configs/none.py', 'none.py'),
+        ('--config=loses', 'did you mean losses?'),
+        ('--config=quickstart', 'needs a config with variants'),
+        ('--config.train.steps=many', 'expected int, as 4'),
+        ('--config.study.seeds=a', '--config.study.seeds=a: expected numbers'),
     ],
 )
 def test_what_a_job_would_refuse_is_refused_at_once(slurm, fakes, tmp_path, flag, message):
@@ -91,6 +111,29 @@ def test_what_a_job_would_refuse_is_refused_at_once(slurm, fakes, tmp_path, flag
     output = run(*slurm, '--nodes=4', f'--results={tmp_path}', f'--workdir={tmp_path}', flag, status=1, PATH=path)
     assert output.splitlines()[-1].startswith('error: ') and message in output.splitlines()[-1]
     assert not list(fakes.glob('sbatch.*'))
+
+
+@pytest.mark.parametrize('config', ['losses:small', 'configs/losses.py:small'])
+def test_a_config_is_found_by_name_and_path_from_any_folder(pairs_root, tmp_path, config):
+    """As `qsnet` finds it, which the tasks are told to run with the same words."""
+    flags = (f'--config={config}', f'--config.data.root={pairs_root}', '--config.study.seeds=(0,)', '--only=V1,V2')
+    lines = run(sys.executable, LAUNCHER, *flags, '--dry_run', folder=tmp_path).splitlines()
+    assert lines[-3].startswith('2 tasks') and all(f' --config={config} ' in line for line in lines[-2:])
+
+
+@pytest.mark.parametrize('gpus, own', [(4, {'XLA_FLAGS': '--xla_cpu_enable_fast_math=false'}), (0, {})])
+def test_what_a_task_on_this_machine_is_told(slurm, tmp_path, gpus, own):
+    """Runs on GPUs compute without chance and see one GPU each, beside the user's own flags; those on CPUs are left."""
+    environment = {name: value for name, value in os.environ.items() if name not in ('JAX_PLATFORMS', 'XLA_FLAGS')}
+    flags = (f'--gpus={gpus}', '--only=V1', f'--logs={tmp_path}', f'--results={tmp_path}', '--local')
+    done = subprocess.run([sys.executable, '-c', STARTS_NOTHING, *slurm[2:], *flags], cwd=ROOT, text=True,
+                          env={**environment, 'PYTHONPATH': str(ROOT), **own}, capture_output=True)  # fmt: skip
+    shown = [line.split('|') for line in done.stdout.splitlines() if '|' in line]
+    assert done.returncode == 0 and len(shown) == 3, done.stderr
+    words = ['--xla_gpu_deterministic_ops=true', *own.values()] if gpus else ['-']
+    assert all(line[0].split() == words and line[1] == ('cuda' if gpus else 'cpu') for line in shown)
+    assert {line[2] for line in shown} <= ({'0', '1', '2', '3'} if gpus else {'-'})
+    assert all(line[3] == '--only=V1' for line in shown)
 
 
 def test_submission(slurm, fakes, tmp_path):
@@ -129,8 +172,33 @@ def test_help_has_three_examples():
     """They can be copied; every flag is explained."""
     pytest.importorskip('submitit', reason='the extra [slurm] is not installed')
     output = run(sys.executable, 'launch/slurm.py', '--help', status=1)  # absl's status for --help
-    assert output.count('  python launch/slurm.py --config=configs/losses.py') == 3 and '--account=LAB \\\n' in output
+    assert output.count('  python launch/slurm.py --config=losses') == 3 and '--account=LAB \\\n' in output
     assert all(f'--{name}:' in output for name in ('account', 'qos', 'mem', 'setup', 'sbatch', 'minutes'))
+
+
+def test_pages_name_flags_that_there_are():
+    """Commands of the pages and of the launcher's own head: its flags, and fields of their configs."""
+    known = set(re.findall(r'^  --(?:\[no\])?(\w+):', run(sys.executable, LAUNCHER, '--help', status=1), re.MULTILINE))
+    found = 0
+    for page in (ROOT / 'README.md', ROOT / 'launch/README.md', LAUNCHER):
+        for command in re.findall(r'launch/slurm\.py (--[^\n`#]*)', re.sub(r'\\+\n', ' ', page.read_text())):
+            found += 1
+            flags = dict(each.lstrip('-').partition('=')[::2] for each in shlex.split(command))
+            for name in flags:
+                if name.startswith('config.'):
+                    config_files.check_field(name.removeprefix('config.'), config_files.load(flags['config']), name)
+                else:
+                    assert name in {'help', *known}, command
+    assert found >= 8
+
+
+def test_the_number_of_trainings_is_what_is_said():
+    """Of gpu.sh: the variants of its studies, `paper` once, with all seeds and with one."""
+    studies = re.search(r'for name in (.*); do', (ROOT / 'launch/gpu.sh').read_text())[1].split()
+    configs = [config_files.load(name).study for name in studies]
+    variants, seeds = {name for study in configs for name in study.variants}, len(configs[0].seeds)
+    page = (ROOT / 'launch/README.md').read_text()
+    assert f'{len(variants) * seeds} trainings at full size' in page and f'one seed of each: {len(variants)}\n' in page
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from qsnet_jax import UserError, model, weights
+from qsnet_jax import UserError, derain, model, weights
 from qsnet_jax.peers import export
 from qsnet_jax.weights import files
 
@@ -140,6 +140,17 @@ def test_stablehlo_says_what_it_is(exported):
     assert found.platforms == ('cpu', 'cuda')
     assert str(found.in_avals[0].shape) == '(b, h, w, 3)'
     check_description(json.loads(path.with_name('default.stablehlo.json').read_text()))
+
+
+def test_the_page_says_how_wide_margins_of_tiles_are():
+    """What who cuts tiles throws away, at each side and of two neighbours together; and how scales exchange."""
+    page = (files.INCLUDED / 'WEIGHTS.md').read_text()
+    for name in ('default', 'light', 'heavy'):
+        network = derain.load(name).network
+        radius = model.receptive_radius(network)
+        assert f'depends on {radius} pixels to each side' in page.replace('\n', ' ')
+        assert f'overlap by {2 * radius} pixels' in page.replace('\n', ' ')
+        assert f"`share_scales='{network.share_scales}'`" in page
 
 
 def test_an_export_that_differs_is_not_written(tmp_path, monkeypatch):
