@@ -21,10 +21,17 @@ gc.set_threshold(100_000, 20, 100)  # JAX keeps what it traced, and to look thro
 
 
 def pytest_configure(config):
-    """One compilation cache for the whole suite, its workers and the programs that they start."""
-    folder = pathlib.Path(config.rootpath, '.pytest_cache', 'xla')
-    settings = {'compilation_cache_dir': str(folder), 'persistent_cache_min_compile_time_secs': 0.0}
-    for name, value in {**settings, 'persistent_cache_min_entry_size_bytes': -1}.items():
+    """One compilation cache for the whole suite, its workers and the programs that they start.
+
+    The fast tier has XLA compile quickly; the slow one has it optimise as users do.
+    """
+    settings = {
+        'compilation_cache_dir': str(pathlib.Path(config.rootpath, '.pytest_cache', 'xla')),
+        'persistent_cache_min_compile_time_secs': 0.0,
+        'persistent_cache_min_entry_size_bytes': -1,
+        'disable_most_optimizations': 'not slow' in config.getoption('markexpr'),
+    }
+    for name, value in settings.items():
         os.environ[f'JAX_{name.upper()}'] = str(value)
         jax.config.update(f'jax_{name}', value)
 

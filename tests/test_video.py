@@ -161,6 +161,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path):
     assert (tmp_path / 'out/in.mp4').read_bytes() == b'older'
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length(tmp_path):
     """Fifteen times the frames take no more than a few megabytes beyond what the short clip took; all would be 66."""
     write_clip(tmp_path / 'in.mp4', 40, height=160, width=240)

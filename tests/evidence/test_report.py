@@ -22,6 +22,15 @@ def found(tmp_path):
     return write_study(tmp_path)
 
 
+@pytest.fixture(scope='module')
+def reported(tmp_path_factory):
+    """The same and a run that failed, with the report."""
+    folder = write_study(tmp_path_factory.mktemp('reported'))
+    write(folder, [{**make_row('V2', 9), 'sets': {}, 'failed': 'total not finite'}])
+    report.report(folder)
+    return folder
+
+
 def test_claims_are_read_without_what_computes():
     """Without JAX, Orbax, TFDS or the drawing of figures, and so in seconds even on a busy machine."""
     heavy = ('jax', 'orbax', 'tensorflow_datasets', 'matplotlib', 'cv2', 'flax', 'grain')
@@ -60,11 +69,9 @@ def test_released_weights_stand_in_the_report_with_their_curve(found):
         rows.load(found)
 
 
-def test_the_report_says_what_the_rows_say(found):
+def test_the_report_says_what_the_rows_say(reported):
     """Every mean, spread, step and verdict of Table 4, beside the paper's, and failed runs by name."""
-    write(found, [{**make_row('V2', 9), 'sets': {}, 'failed': 'total not finite'}])
-    report.report(found)
-    text = (found / 'tables.md').read_text()
+    text = (reported / 'tables.md').read_text()
     assert 'V2 | 9 | small | total not finite' in text
     psnr = [30 + seed / 10 + 2.5 + 0.512 * (1 + 0.01 * seed) for seed in range(3)]  # V2
     assert f'{np.mean(psnr):.2f} ± {np.std(psnr, ddof=1):.2f} / 0.900' in text
@@ -78,26 +85,24 @@ def test_the_report_says_what_the_rows_say(found):
     assert 'not testable here: never released' in text
     assert "nothing here confirms or refutes the paper's numbers" in text
     assert 'The paper: +1.76 dB on Test-I. Small networks show it on pairs (6) (+0.52 dB).' in text
-    html = (found / 'report.html').read_text()
+    html = (reported / 'report.html').read_text()
     assert 'http' not in re.sub('base64,[^"]*', '', html).replace('http-equiv', '')  # nothing is fetched
 
 
-def test_the_overview_is_short_and_leads_to_the_rest(found):
+def test_the_overview_is_short_and_leads_to_the_rest(reported):
     """The plot, at most fifteen lines, and links to files that are there."""
-    report.report(found)
-    text = (found / 'README.md').read_text()
+    text = (reported / 'README.md').read_text()
     assert text.index('figures/verdicts.svg') < 100
     assert sum(bool(line) for line in text.splitlines()) <= 15
     for target in re.findall(r'\]\(([^)]+)\)', text):
-        assert (found / target).exists()
-    for file in found.glob('figures/*.svg'):
+        assert (reported / target).exists()
+    for file in reported.glob('figures/*.svg'):
         xml.etree.ElementTree.parse(file)  # whole, and text of rows escaped
 
 
-def test_verdicts_are_counted_in_plain_words(found):
+def test_verdicts_are_counted_in_plain_words(reported):
     """Those on gains, on sparsity and what nothing can test each in a line of their own, as the tables have them."""
-    report.report(found)
-    text = (found / 'README.md').read_text()
+    text = (reported / 'README.md').read_text()
     assert '- **7 verdicts on gains in dB**, one for each claim and each of our sets: 6 seen, 1 not seen.' in text
     assert '- **4 claims of Tables 1 and 2 cannot be tested here**' in text and 'how sparse' not in text
     words = ('some images are', 'too few: 4 of 30 images', 'some images are', 'not testable here: never released')
@@ -202,10 +207,9 @@ def test_an_obstacle_of_every_claim_is_said_once(found):
     assert 'does not count' not in text
 
 
-def test_the_papers_figures_stand_in_the_report_with_their_numbers(found):
+def test_the_papers_figures_stand_in_the_report_with_their_numbers(found, reported):
     """Each that `figures` left: picture, caption and a table of scores or of sparsity; without any, no heading."""
-    report.report(found)
-    assert "The paper's figures" not in (found / 'tables.md').read_text()
+    assert "The paper's figures" not in (reported / 'tables.md').read_text()
     (found / 'figures').mkdir(exist_ok=True)
     curve = {'excess': -1.422, 'mean': True, 'every': True}
     about = {'images': [{'name': 'cat', 'shown': None}], 'methods': [{'label': 'light'}]}

@@ -71,7 +71,7 @@ def exported(tmp_path_factory):
 
 
 CASES = [
-    pytest.param('.onnx', {'encoder_stride': 2}, id='onnx, stride 2'),
+    pytest.param('.onnx', {'encoder_stride': 2}, id='onnx, stride 2', marks=slow),
     pytest.param('.onnx', {'norm': 'instance'}, id='onnx, instance', marks=slow),
     pytest.param('.onnx', {'encoder_stride': 4, 'norm': 'none', 'share_groups': False}, id='onnx, no norm', marks=slow),
     pytest.param('.onnx', {'dtype': 'bfloat16'}, id='onnx, bfloat16', marks=slow),

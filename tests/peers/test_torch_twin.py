@@ -119,7 +119,9 @@ def apart(first, second):
 @pytest.mark.parametrize(
     'size', [pytest.param((12, 14), id='even', marks=pytest.mark.slow), pytest.param((11, 9), id='odd')]
 )
-@pytest.mark.parametrize('is_training', [False, True], ids=['inference', 'training'])
+@pytest.mark.parametrize(
+    'is_training', [pytest.param(False, id='inference', marks=pytest.mark.slow), pytest.param(True, id='training')]
+)
 @pytest.mark.parametrize('settings', CASES)
 def test_forward_parity_in_double(settings, is_training, size, double):
     """Each output and running statistic agrees to 1e-12, at sizes even and odd where the encoder runs."""

@@ -141,7 +141,9 @@ def test_processes_that_do_not_belong(port):
     assert all('met' in finish(process) for process in (first, pair[1], meet(port, 3, 2)))
 
 
-@pytest.mark.parametrize('victim', [0, 1, 2])
+@pytest.mark.parametrize(
+    'victim', [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_a_process_that_is_killed_ends_the_others(port, victim):
     """Within seconds, in one line that names it; one that has finished ends nobody."""
     processes = [meet(port, 3, index, then='\ntime.sleep(60)') for index in range(3)]
@@ -160,6 +162,7 @@ def test_a_process_that_is_killed_ends_the_others(port, victim):
     assert time.monotonic() - begun < 8
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_ends_the_others_and_one_that_is_done_does_not(port):
     """An exception counts as a failure; the end of the program does not."""
     first = meet(port, 3, 0, then='\ntime.sleep(4)\nprint("whole")')

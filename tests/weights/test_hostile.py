@@ -127,6 +127,7 @@ def make_large_files(folder: pathlib.Path):
 
 
 @pytest.mark.skipif(not pathlib.Path('/proc/self/status').exists(), reason='memory is read where Linux tells it')
+@pytest.mark.slow
 def test_no_file_takes_long_or_much_memory(tmp_path):
     """At most 2 s of computing and 1 GiB for any file, imports included in the memory alone."""
     make_large_files(tmp_path)
