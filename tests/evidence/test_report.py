@@ -13,7 +13,7 @@ from made_rows import RESULTS, make_row, write, write_study
 from PIL import Image
 
 from qsnet_jax import UserError, storage
-from qsnet_jax.evidence import claims, forest, page, report, rows, scatter, statistics, tables
+from qsnet_jax.evidence import claims, forest, page, pictures, report, rows, scatter, statistics, tables
 
 
 @pytest.fixture
@@ -29,6 +29,12 @@ def reported(tmp_path_factory):
     write(folder, [{**make_row('V2', 9), 'sets': {}, 'failed': 'total not finite'}])
     report.report(folder)
     return folder
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """No photo is restored, which takes seconds."""
+    monkeypatch.setattr(pictures, 'items', lambda *_: [])
 
 
 def test_claims_are_read_without_what_computes():
@@ -185,7 +191,7 @@ def test_what_leaves_the_axis_ends_in_an_arrow():
     assert forest._bar(axis, [-1.0, 1.0], 5.0, 'thin', True).count('<path') == 1
 
 
-def test_a_row_that_the_report_cannot_make_sense_of_is_named(tmp_path):
+def test_a_row_that_the_report_cannot_make_sense_of_is_named(tmp_path, without_pictures):
     """Of the right types, and still none: the report of before stays as it was."""
     results = write_study(tmp_path)
     (results / 'README.md').write_text('before')
@@ -197,7 +203,7 @@ def test_a_row_that_the_report_cannot_make_sense_of_is_named(tmp_path):
     assert (results / 'README.md').read_text() == 'before'
 
 
-def test_an_obstacle_of_every_claim_is_said_once(found):
+def test_an_obstacle_of_every_claim_is_said_once(found, without_pictures):
     """One seed forbids every verdict on a set; the sentences leave that out and one line says it."""
     for path in (found / 'rows').glob('*-[12].json'):
         path.unlink()
@@ -207,7 +213,7 @@ def test_an_obstacle_of_every_claim_is_said_once(found):
     assert 'does not count' not in text
 
 
-def test_the_papers_figures_stand_in_the_report_with_their_numbers(found, reported):
+def test_the_papers_figures_stand_in_the_report_with_their_numbers(found, reported, without_pictures):
     """Each that `figures` left: picture, caption and a table of scores or of sparsity; without any, no heading."""
     assert "The paper's figures" not in (reported / 'tables.md').read_text()
     (found / 'figures').mkdir(exist_ok=True)
