@@ -24,7 +24,13 @@ def prepared(**settings):
 
 
 @pytest.mark.parametrize(
-    ('channels', 'groups', 'size'), [(24, 3, (1, 1)), (24, 3, (5, 64)), (132, 3, (3, 70)), (64, 1, (2, 30))]
+    ('channels', 'groups', 'size'),
+    [
+        (24, 3, (5, 64)),
+        (132, 3, (3, 70)),
+        pytest.param(24, 3, (1, 1), marks=pytest.mark.slow),
+        pytest.param(64, 1, (2, 30), marks=pytest.mark.slow),
+    ],
 )
 def test_the_kernel_is_the_units(channels, groups, size):
     """To float32 rounding, for rows shorter and longer than a block and widths that are no power of two."""

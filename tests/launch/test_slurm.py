@@ -14,6 +14,7 @@ import pytest
 from qsnet_jax import config_files
 
 ROOT = pathlib.Path(__file__).parents[2]
+slow = pytest.mark.slow
 TINY = (
     *('--config.model.channels=12', '--config.model.units=1', '--config.model.scale_channels=6'),
     *('--config.train.steps=4', '--config.train.eval_every=2', '--config.train.eval_images=1'),
@@ -97,12 +98,12 @@ def test_a_dry_run_prints_what_would_be_submitted(slurm, tmp_path):
     [
         ('4', "'4' stands alone; write flags as --name=value"),  # the jobs would get a loose 4
         ('--config.data.batch=6', 'paper: data.batch is 6 and 4 devices share it'),
-        ('--config.nothing=1', 'nothing'),
-        ('--config=configs/none.py', 'none.py'),
         ('--config=loses', 'did you mean losses?'),
-        ('--config=quickstart', 'needs a config with variants'),
-        ('--config.train.steps=many', 'expected int, as 4'),
-        ('--config.study.seeds=a', '--config.study.seeds=a: expected numbers'),
+        pytest.param('--config=configs/none.py', 'none.py', marks=slow),
+        pytest.param('--config=quickstart', 'needs a config with variants', marks=slow),
+        pytest.param('--config.nothing=1', 'nothing', marks=slow),
+        pytest.param('--config.train.steps=many', 'expected int, as 4', marks=slow),
+        pytest.param('--config.study.seeds=a', '--config.study.seeds=a: expected numbers', marks=slow),
     ],
 )
 def test_what_a_job_would_refuse_is_refused_at_once(slurm, fakes, tmp_path, flag, message):
@@ -113,7 +114,7 @@ def test_what_a_job_would_refuse_is_refused_at_once(slurm, fakes, tmp_path, flag
     assert not list(fakes.glob('sbatch.*'))
 
 
-@pytest.mark.parametrize('config', ['losses:small', 'configs/losses.py:small'])
+@pytest.mark.parametrize('config', ['losses:small', pytest.param('configs/losses.py:small', marks=slow)])
 def test_a_config_is_found_by_name_and_path_from_any_folder(pairs_root, tmp_path, config):
     """As `qsnet` finds it, which the tasks are told to run with the same words."""
     flags = (f'--config={config}', f'--config.data.root={pairs_root}', '--config.study.seeds=(0,)', '--only=V1,V2')
@@ -121,7 +122,9 @@ def test_a_config_is_found_by_name_and_path_from_any_folder(pairs_root, tmp_path
     assert lines[-3].startswith('2 tasks') and all(f' --config={config} ' in line for line in lines[-2:])
 
 
-@pytest.mark.parametrize('gpus, own', [(4, {'XLA_FLAGS': '--xla_cpu_enable_fast_math=false'}), (0, {})])
+@pytest.mark.parametrize(
+    'gpus, own', [(4, {'XLA_FLAGS': '--xla_cpu_enable_fast_math=false'}), pytest.param(0, {}, marks=slow)]
+)
 def test_what_a_task_on_this_machine_is_told(slurm, tmp_path, gpus, own):
     """Runs on GPUs compute without chance and see one GPU each, beside the user's own flags; those on CPUs are left."""
     environment = {name: value for name, value in os.environ.items() if name not in ('JAX_PLATFORMS', 'XLA_FLAGS')}
@@ -136,6 +139,7 @@ def test_what_a_task_on_this_machine_is_told(slurm, tmp_path, gpus, own):
     assert all(line[3] == '--only=V1' for line in shown)
 
 
+@slow
 def test_submission(slurm, fakes, tmp_path):
     """What is queued is left alone, what is free goes out in arrays that are small enough, and is remembered."""
     (tmp_path / 'submitted').mkdir()

@@ -117,6 +117,7 @@ def check_description(found):
     assert json.loads(found['scores']) == RECORD['scores']
 
 
+@slow
 def test_onnx_says_what_it_is(exported):
     """The stated opset, axes with names, metadata, and no trace of the machine."""
     _, path, printed = exported('.onnx', encoder_stride=2)
@@ -193,7 +194,7 @@ def example(suffix):
     return found[0]
 
 
-@pytest.mark.parametrize('suffix', ['.onnx', '.stablehlo', '.pth'])
+@pytest.mark.parametrize('suffix', [pytest.param('.onnx', marks=slow), '.stablehlo', '.pth'])
 def test_the_examples_run_without_this_package(suffix, exported, tmp_path, lenient_promotion):
     """As printed, in a process that can import neither this package nor the others; the twin's with it."""
     source, path, _ = exported(suffix, encoder_stride=2)
