@@ -3,7 +3,6 @@
 import os
 import pathlib
 import resource
-import time
 
 import numpy as np
 import pytest
@@ -181,30 +180,22 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('weights, gain', [('default', 2.0)])
-def test_ten_seconds_of_a_moving_photo(tmp_path, weights, gain, capsys):
-    """Frames, times and sound are those of the input, memory is bounded, and every second is nearer to the truth."""
-    derainer = derain.load(weights, tile=None)
-    clean = write_clip(tmp_path / 'in.mp4', 10 * RATE, height=144, width=192)
-    write_clip(tmp_path / 'one.mp4', RATE, height=144, width=192)
-    video.derain_video(derainer, tmp_path / 'one.mp4', tmp_path / 'other.mp4', show_progress=False)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begun = time.perf_counter()
+def test_seconds_of_a_moving_photo(tmp_path, capsys):
+    """Frames, times and sound are those of the input, and every second is nearer to the truth by more than 2 dB."""
+    clean = write_clip(tmp_path / 'in.mp4', 4 * RATE, height=144, width=192)
+    derainer = derain.load('default', tile=None)
     summary = video.derain_video(derainer, tmp_path / 'in.mp4', tmp_path / 'out.mp4', show_progress=False)
-    seconds = time.perf_counter() - begun
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     (images, times, sound, tags, _), (copies, new_times, new_sound, new_tags, _) = map(
         read, (tmp_path / 'in.mp4', tmp_path / 'out.mp4')
     )
-    assert summary.frames == len(images) == len(copies) == 10 * RATE and times[-1] == 10 - 1 / RATE
-    assert new_times == times and new_sound == sound and len(sound) > 70 and new_tags == tags
-    assert grown < 40  # all frames, in and out, would be 41 MB, and more as floats
+    assert summary.frames == len(images) == len(copies) == 4 * RATE and times[-1] == 4 - 1 / RATE
+    assert new_times == times and new_sound == sound and len(sound) > 25 and new_tags == tags
     scores = [[metrics.psnr(each, truth, 'y') for each, truth in zip(found, clean, strict=True)]
               for found in (images, copies)]  # fmt: skip
-    dB = np.reshape(scores, (2, 10, RATE)).mean(-1)
+    dB = np.reshape(scores, (2, 4, RATE)).mean(-1)
     with capsys.disabled():
-        print(f'\n{summary}; {seconds:.0f} s, {grown:.0f} MB more; y {dB[0].mean():.2f} -> {dB[1].mean():.2f} dB')
-    assert (dB[1] - dB[0] > gain).all() and summary.flicker[1] < summary.flicker[0]
+        print(f'\n{summary}; y {dB[0].mean():.2f} -> {dB[1].mean():.2f} dB')
+    assert (dB[1] - dB[0] > 2.0).all() and summary.flicker[1] < summary.flicker[0]
 
 
 def cut(path):

@@ -141,7 +141,7 @@ def test_forward_parity_in_double(settings, is_training, size, double):
 
 
 @pytest.mark.parametrize('is_training', [False, True], ids=['inference', 'training'])
-@pytest.mark.parametrize('settings', [*FULL_CASES, CASES[-1]])
+@pytest.mark.parametrize('settings', [FULL_CASES[0], FULL_CASES[2], FULL_CASES[3], CASES[-1]])
 def test_forward_parity_in_single(settings, is_training):
     """The same at 1e-5 in float32."""
     stride = settings['encoder_stride']
