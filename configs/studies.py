@@ -59,6 +59,7 @@ def small():
     config = quickstart.get_config()
     config.data.train = 'pairs,drawn_heavy'
     config.data.eval = 'pairs,drawn_heavy,drawn_wide'
+    config.data.exclude = config.data.get_oneway_ref('eval')
     config.train.steps = 400
     config.train.eval_every = 200
     config.train.eval_images = 8

@@ -8,12 +8,12 @@ cd "$(dirname "$0")/.."
 root=$(realpath --relative-to=. "$root")
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda} # or a broken driver would leave 48 trainings to the CPU
 export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}" # or a resumed run would differ in its last digits
-results=results # or --results=FOLDER: rows of one's own, where those that lie there are of other images
+results=runs/full # or --results=FOLDER: results/ holds rows of published trainings, of other images and settings
 for flag in "$@"; do case $flag in --results=*) results=${flag#*=} ;; esac; done
 failed=0
 for name in losses sharing atrous_rates; do
   python -m qsnet_jax.main --mode=study --config="configs/$name.py" --config.data.root="$root" \
-    --compilation_cache=runs/cache "${@:2}" || { failed=$?; [ "$failed" = 3 ]; } # 3: a run failed, and left a row
+    --results="$results" --compilation_cache=runs/cache "${@:2}" || { failed=$?; [ "$failed" = 3 ]; } # 3: a run failed, and left a row
 done
 python -m qsnet_jax.main --mode=report --results="$results"
 exit $failed

@@ -155,7 +155,11 @@ VERBS = {
         _train,
         'Trains, goes on by itself where the workdir holds a checkpoint, and scores at the end.',
         ('workdir', 'checkpoint', 'tile', 'distributed'),
-        ('--config=quickstart', f'--config=qsnet {_DATA} --workdir=runs/mine', '--config=losses:small-V1'),
+        (
+            '--config=quickstart',
+            '--config=qsnet --config.data.root=PAIRS',
+            '--config=losses:small-V1 --config.data.root=PAIRS',
+        ),
         'Checkpoints are kept; the same command goes on from the latest.',
     ),
     'eval': Verb(
@@ -185,7 +189,10 @@ VERBS = {
         _study,
         'Runs every variant and seed of a study that has no row yet.',
         ('workdir', 'results', 'only', 'distributed'),
-        ('--config=losses:small --config.data.root=PAIRS', '--config=losses:small --only=V1,V2'),
+        (
+            '--config=losses:small --config.data.root=PAIRS --results=my_results',
+            '--config=losses --config.data.root=PAIRS --results=my_results --only=V1,V2',
+        ),
         'Rows and checkpoints are kept; the same command goes on.',
     ),
     'sparsity': Verb(

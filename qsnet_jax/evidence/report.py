@@ -150,8 +150,8 @@ _SHORT = (
     'paper reports, the mark is what our runs gave.'
 )
 _PLOT = (
-    'Gain in dB of what each claim says is better. In brackets the number of images, and behind them the test of the '
-    "paper that our set stands for. Triangles: the paper's effect. Marks: ours; thick lines: 95 % "
+    'Gain of PSNR (rgb), in dB, of what each claim says is better. In brackets the number of images, and behind them '
+    "the test of the paper that our set stands for. Triangles: the paper's effect. Marks: ours; thick lines: 95 % "
     'interval over seeds and scenes; thin lines: the same corrected for the number of claims of its table (Holm), by '
     'which the verdict is made.'
 )
@@ -188,6 +188,8 @@ compared. The tables say what.
 - *Not seen*: at reduced size there is no effect as large as the paper's, or the opposite one.
 - [report.html](report.html): the same page with pictures, sliders and tables to sort; download it, it needs no network.
 - [tables.md](tables.md): every claim in words, its verdict and why, every table, every figure.
-- `rows/`, `sparsity/`, `bench/`: the records behind them, one JSON file each; `paper.json`: the paper's numbers.
+- `rows/`, `sparsity/`, `bench/`: the records behind them, one JSON file each; `paper.json`: the paper's \
+numbers. A gain is the difference of `sets.SET.rgb.psnr` between rows of one seed. \
+tables.md ends with the commit and the command of each row.
 - Made by `python -m qsnet_jax.main --mode=report`; it changes with the rows and is not edited by hand.
 """

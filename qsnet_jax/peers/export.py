@@ -30,7 +30,7 @@ from qsnet_jax.data import images
 from qsnet_jax.weights import files, torch_files
 
 FORMATS = ('.onnx', '.stablehlo', '.pth', '.pt', '.safetensors')
-OPSET = 18  # read by ONNX Runtime 1.14 and later
+OPSET = 18
 PLATFORMS = ('cpu', 'cuda')
 # Of the extra; jax.export needs flatbuffers, which JAX alone does not bring.
 NEEDED = {'.onnx': ('torch', 'onnx', 'onnxscript', 'onnxruntime'), '.stablehlo': ('flatbuffers',)}
