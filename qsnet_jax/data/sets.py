@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,7 @@ class Opened:
 def open_run(data: Any, cache: sources.Cache) -> Opened:
     """All sources of `config.data`. Raises UserError for a picture that cannot be read whole, before any work."""
     scored = open_evaluation(data, data.eval, cache)
+    folder_names(scored)
     training, validation = _open_training(data, cache)
     if validation is None:
         validation = open_evaluation(data, data.validation, cache)
@@ -131,6 +133,21 @@ def public_name(name: str) -> str:
     """The set that a name without its split means: test_ii is rain100h."""
     base = name.partition('/')[0]
     return 'rain100h' if base == 'test_ii' else base
+
+
+def folder_names(names: Iterable[str]) -> dict[str, str]:
+    """The folder that the results of each evaluation set go to, by the set's name. Raises UserError for one of two."""
+    found: dict[str, str] = {}
+    for name in names:
+        folder = name.replace('/', '-')
+        if folder in found.values():
+            other = next(each for each in found if found[each] == folder)
+            raise UserError(
+                f'The results of {other} and {name} would both go to the folder {folder}. Rename one of the two '
+                'folders of images, or score them in two runs of the program.'
+            )
+        found[name] = folder
+    return found
 
 
 def parse_names(names: Any) -> list[tuple[str, float]]:

@@ -50,8 +50,9 @@ def evaluate(
     results, scores = {}, {}
     with storage.writable(folder):
         opened = sets.open_evaluation(config.data, config.data.eval, sources.Cache(0))  # every image is read once
+        folders = sets.folder_names(opened)
         for name, source in opened.items():
-            found = _evaluate_source(derainer, name, source, folder / name.replace('/', '-'), record)
+            found = _evaluate_source(derainer, name, source, folder / folders[name], record)
             results[name], scores[name] = found
         repacked = [name for name in results if name.startswith('rain13k/')]
         if len(repacked) > 1:  # those who use it average over its sets

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from qsnet_jax import UserError, metrics, progress, provenance, storage
+from qsnet_jax import UserError, metrics, progress, provenance, spelling, storage
 from qsnet_jax.data import images, layouts, sources
 from qsnet_jax.evidence import evaluate, methods, statistics
 
@@ -98,6 +98,17 @@ class Results:
         """The images by side."""
         return {side: images.read(path) for side, path in self.items[index].files.items()}
 
+    def check_workdir(self, workdir: pathlib.Path, other: methods.Method | None) -> None:
+        """Raises UserError for a folder that holds images to score, which pictures of these names would replace."""
+        paths = [path for item in self.items for path in item.files.values()]
+        folders = {path.parent for path in paths} | {pathlib.Path(os.path.realpath(path)).parent for path in paths}
+        folders |= {other.place.folder} if isinstance(other, methods.Folder) else set()
+        if workdir.is_dir() and any(workdir.samefile(folder) for folder in folders):
+            raise UserError(
+                f'--workdir={workdir} holds images to score, which pictures of the same names would replace. Name '
+                'another folder.'
+            )
+
     def fingerprint(self, *sides: str) -> dict[str, Any]:
         """Of the files on these sides, as that of a set of pairs."""
         parts = [(f'{side}/{item.files[side].name}', sources.file_hash(item.files[side]))
@@ -138,6 +149,7 @@ def run(
         raise UserError(
             f'--against={against} is a network, which has to restore the rainy images itself: give --rainy.'
         )
+    found.check_workdir(workdir, other)
     given = {'restored': restored, 'clean': clean, 'rainy': rainy, 'against': against, 'luma': luma, 'border': border}
     record = provenance.collect({'score': given}, None)
     with storage.writable(workdir):
@@ -157,7 +169,7 @@ def run(
     with storage.writable(path.parent):
         storage.write_json(path, row)
     print(_shown(row))
-    print(f'scores and pictures are in {workdir}, the row in {path}')
+    print(spelling.shown(f'scores and pictures are in {workdir}, the row in {path}'))
     return row
 
 

@@ -62,7 +62,7 @@ def score(
     if chosen := _chosen_by(config.data, training):
         record['selected_on'] = chosen
     results = evaluate.evaluate(derainer, config, folder, record)
-    print(f'scores and pictures are in {folder}')
+    print(spelling.shown(f'scores and pictures are in {folder}'))
     return results
 
 

@@ -424,6 +424,17 @@ def test_names_without_sense_are_refused(names):
         sets.parse_names(names)
 
 
+def test_two_sets_that_would_share_a_folder_of_results_are_refused(tmp_path, data):
+    """Before anything is trained: the scores of one would replace those of the other."""
+    for folder in ('a-b', 'a/b'):
+        for name in ('rain-1.png', 'norain-1.png'):
+            write(tmp_path, f'{folder}/{name}', np.full((16, 16, 3), 9, np.uint8))
+    data.update({'train': 'pairs/a-b', 'validation': 'pairs/a-b', 'eval': 'pairs/a-b,pairs/a/b'})
+    with pytest.raises(UserError, match='pairs/a-b and pairs/a/b would both go to the folder pairs-a-b'):
+        sets.open_run(data, sources.Cache(0))
+    assert sets.folder_names(['pairs/a', 'rain100h']) == {'pairs/a': 'pairs-a', 'rain100h': 'rain100h'}
+
+
 def test_fingerprint_covers_every_layer_that_training_may_draw(tmp_path, data):
     """With any_layer, also of layers beyond the number of backgrounds."""
     write(tmp_path, 'clean/a.png', np.zeros((4, 4, 3), np.uint8))

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -157,6 +158,29 @@ def test_what_does_not_fit_is_refused(tmp_path, change, words):
     change(tmp_path)
     with pytest.raises(UserError, match=words):
         run(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize('place', ['clean', 'rainy', 'out', 'linked', 'theirs'])
+def test_pictures_replace_no_image_that_is_scored(folders, tmp_path, place):
+    """A folder of results that is one of images, by its name, by a link or as the other method's, is refused."""
+    root = shutil.copytree(folders, tmp_path / 'root')
+    for path in root.glob('*/*.png'):  # names that pictures would have
+        path.rename(path.with_name(path.name.rpartition('-')[2]))
+    shutil.copytree(root / 'out', root / 'theirs')
+    (root / 'link').symlink_to(root / 'clean')
+    workdir = root / {'linked': 'link'}.get(place, place)
+    before = {path: path.read_bytes() for path in root.rglob('*') if path.is_file()}
+    sides = (str(root / 'out'), str(root / 'clean'), str(root / 'rainy'), tmp_path / 'results', 'tiny')
+    with pytest.raises(UserError, match='holds images to score'):
+        score.run(*sides, workdir, against=str(root / 'theirs'))
+    assert before == {path: path.read_bytes() for path in root.rglob('*') if path.is_file()}
+    score.run(*sides, root / 'work', against=str(root / 'theirs'))
+
+
+def test_an_odd_name_of_the_folder_is_printed_escaped(folders, tmp_path, capsys):
+    """Bytes that are no UTF-8 do not reach the terminal."""
+    score.run(str(folders / 'out'), str(folders / 'clean'), None, tmp_path, 'tiny', tmp_path / 'w\udce4')
+    assert 'w\\xe4' in capsys.readouterr().out
 
 
 def test_scenes_are_joined_as_eval_joins_them(tmp_path):
