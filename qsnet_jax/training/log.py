@@ -1,13 +1,19 @@
 """metrics.jsonl and TensorBoard, and the clock of the training itself (no compilation, no validation)."""
 
+import contextlib
 import json
 import math
+import os
 import pathlib
+import socket
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
+from tensorboardX import record_writer, summary
+from tensorboardX.proto import event_pb2
 
 from qsnet_jax import UserError, storage
 
@@ -28,7 +34,7 @@ class Log:
         self._mark = 0.0
         if self._is_writer:
             storage.write_bytes(self._path, ''.join(json.dumps(line) + '\n' for line in lines).encode())
-            self._events = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1)
+            self._events = Events(workdir / 'tensorboard', start + 1)
 
     def resume_clock(self) -> None:
         """Time counts from now on."""
@@ -59,29 +65,68 @@ class Log:
         self._write(step, 'train', means)
         return {'loss': f'{means["total"]:.4f}', 'psnr': f'{means["psnr"]:.2f}'}
 
-    def validated(self, step: int, scores: dict[str, float]) -> float:
-        """Writes the PSNR of every set that was watched and returns their mean; the clock starts again."""
-        psnr = sum(scores.values()) / len(scores)
+    def validated(self, step: int, scores: dict[str, float | None]) -> float | None:
+        """Writes the PSNR of every set that was watched and returns the mean of those that have one.
+
+        None where none has, so that no checkpoint is the best by it. The clock starts again.
+        """
+        held = [score for score in scores.values() if score is not None]
+        psnr = sum(held) / len(held) if held else None
         by_set = {f'validation_psnr/{name}': score for name, score in scores.items()} if len(scores) > 1 else {}
         self._write(step, 'validation', {'validation_psnr': psnr, **by_set, 'seconds': round(self.elapsed, 3)})
         self.resume_clock()
         return psnr
 
     def close(self) -> None:
-        """Flushes TensorBoard's queue."""
+        """Closes TensorBoard's file."""
         if self._is_writer:
             self._events.close()
 
-    def _write(self, step: int, group: str, values: dict[str, float]) -> None:
+    def _write(self, step: int, group: str, values: Mapping[str, float | None]) -> None:
+        """One line, and its points for TensorBoard; what is not finite is null there and no point."""
         if not self._is_writer:
             return
+        held = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         with self._path.open('a') as file:
-            file.write(json.dumps({'step': step, **values}) + '\n')
-        for name, value in values.items():
-            self._events.add_scalar(f'{group}/{name}', value, step)
+            file.write(json.dumps({'step': step, **dict.fromkeys(values), **held}, allow_nan=False) + '\n')
+        self._events.add(step, {f'{group}/{name}': value for name, value in held.items()})
 
 
-def lines_up_to(path: pathlib.Path, step: int) -> list[dict[str, float]]:
+class Events:
+    """A file of scalars for TensorBoard, which then forgets what other files say of the steps from `start` on.
+
+    Written where it is called, for tensorboardX's writer has a thread, and waits for ever where that died of a full
+    drive.
+    """
+
+    def __init__(self, folder: pathlib.Path, start: int):
+        folder.mkdir(exist_ok=True)
+        name = f'events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}'
+        self._file = record_writer.RecordWriter(str(folder / name))
+        try:
+            self._put(file_version='brain.Event:2')
+            self._put(step=start, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+            self._file.flush()
+        except OSError:
+            self.close()
+            raise
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Writes values by their tags. Raises OSError where the drive takes nothing."""
+        for tag, value in values.items():
+            self._put(step=step, summary=summary.scalar(tag, value))
+        self._file.flush()
+
+    def close(self) -> None:
+        """All that could be written is."""
+        with contextlib.suppress(OSError):  # of what `add` has raised before
+            self._file.close()
+
+    def _put(self, **fields: Any) -> None:
+        self._file.write(event_pb2.Event(wall_time=time.time(), **fields).SerializeToString())
+
+
+def lines_up_to(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
     """Lines of metrics.jsonl that a run going on from `step` keeps; what a kill or a bad drive left is dropped."""
     if not path.exists():
         if step:
