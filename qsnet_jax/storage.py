@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import pathlib
 import platform
@@ -157,7 +158,10 @@ def read_json(path: pathlib.Path, expected: tuple[str, ...] = (), remedy: str = 
 
 
 def read_json_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
-    """The objects of a file with one on each line, and how many lines hold none. Raises Damaged for no such file."""
+    """The objects of a file with one on each line, and how many lines hold none. Raises Damaged for no such file.
+
+    Numbers that JSON does not have, NaN and infinity, are None.
+    """
     try:
         texts = [text for text in path.read_bytes().split(b'\n') if text.strip()]
     except OSError as error:
@@ -165,9 +169,15 @@ def read_json_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
     lines = []
     for text in texts:
         with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(text)
+            value = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
             lines += [value] if isinstance(value, dict) else []
     return lines, len(texts) - len(lines)
+
+
+def _finite(text: str) -> float | None:
+    """A number as JSON spells it; None where it is too large for a float."""
+    value = float(text)
+    return value if math.isfinite(value) else None
 
 
 def remedy(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """Training curves: validation PSNR over the steps, as figures and as the tables that hold the same numbers."""
 
 import functools
+import math
 from typing import Any
 
 import matplotlib.figure
@@ -67,7 +68,7 @@ def table_of_validations(rows: rows_.Rows) -> page.Table:
                         name,
                         str(line['step']),
                         f'{line["seconds"] / 60:.1f}',
-                        f'{line[key]:.2f}',
+                        f'{line[key]:.2f}' if math.isfinite(line[key]) else '-',
                     ]
                 )
     return page.Table('Validation while training', ['weights', 'set', 'step', 'minutes', 'PSNR rgb, dB'], cells)
@@ -79,7 +80,7 @@ def table_of_curves(found: dict[str, rows_.Rows], size: str) -> page.Table:
     for name, rows in found.items():
         by_step: dict[int, list[float]] = {}
         for row in rows:
-            for line in _validations(row):
+            for line in [line for line in _validations(row) if math.isfinite(line['validation_psnr'])]:
                 by_step.setdefault(line['step'], []).append(line['validation_psnr'])
         for step, psnr in by_step.items():
             spread = f'{np.std(psnr, ddof=1):.2f}' if len(psnr) > 1 else '-'
@@ -94,5 +95,6 @@ def _validation(row: dict[str, Any]) -> tuple[list[int], list[float]]:
 
 
 def _validations(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The validations among the lines of a row's curve."""
-    return [line for line in row['curve'] if 'validation_psnr' in line]
+    """The validations among the lines of a row's curve; NaN where no image had a finite PSNR."""
+    lines = [line for line in row['curve'] if 'validation_psnr' in line]
+    return [{key: math.nan if value is None else value for key, value in line.items()} for line in lines]

@@ -65,14 +65,18 @@ def evaluate(
     return results
 
 
-def validate(derainer: Callable[[np.ndarray], np.ndarray], source: sources.Source, count: int) -> float:
-    """Mean PSNR, protocol rgb, of the first `count` images; what training watches."""
+def validate(derainer: Callable[[np.ndarray], np.ndarray], source: sources.Source, count: int) -> float | None:
+    """Mean PSNR, protocol rgb, of the first `count` images; what training watches.
+
+    Images that are restored to the last bit have no finite PSNR and do not count, as in results; None where all are.
+    """
     chosen = range(min(count, len(source.names)))
     scores = []
     for index in chosen:
         rainy, clean = source.load(index)
         scores.append(metrics.psnr(derainer(rainy), clean, 'rgb'))
-    return float(np.mean(scores))
+    held = [score for score in scores if math.isfinite(score)]
+    return float(np.mean(held)) if held else None
 
 
 def format_table(results: dict[str, dict[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """Sections of the report that hold figures beside their tables."""
 
+import math
 import pathlib
 from typing import Any
 
@@ -141,7 +142,7 @@ def beside_torch_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
         return []
     cells = []
     for row in found:
-        psnr = row['validation_psnr']
+        psnr = {key: math.nan if value is None else value for key, value in row['validation_psnr'].items()}
         apart, first = abs(psnr['jax'] - psnr['torch']), row['loss_difference']['first']
         cells.append([row['file'].removesuffix('.json'), str(row['steps']), f'{psnr["jax"]:.2f}',
                       f'{psnr["torch"]:.2f}', f'{apart:.2f}', f'{first:.0e}'])  # fmt: skip

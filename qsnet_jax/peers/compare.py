@@ -178,7 +178,8 @@ def _write(rows: list[dict[str, Any]], summary: dict[str, Any], name: str, resul
     path = results / 'figures' / f'compare-{name}.png'
     with storage.replacing(path) as temporary:
         draw(rows).savefig(temporary, format='png', dpi=110)
-    psnr, seconds = summary['validation_psnr'], summary['seconds_per_step']
+    seconds = summary['seconds_per_step']
+    psnr = {name: math.nan if value is None else value for name, value in summary['validation_psnr'].items()}
     print(
         f'after {len(rows)} steps: validation PSNR {psnr["jax"]:.3f} dB (JAX) and {psnr["torch"]:.3f} dB (PyTorch), '
         f'{abs(psnr["jax"] - psnr["torch"]):.3f} dB apart, on {summary["count"]} images of {summary["dataset"]}\n'

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import pathlib
 import re
 import tempfile
@@ -189,4 +190,5 @@ def digest(state: Any) -> str:
 
 def _psnr(metrics: dict[str, float]) -> float:
     """What 'best' means; a checkpoint saved without a validation is never the best."""
-    return metrics.get('psnr', -1.0)
+    psnr = metrics.get('psnr', -1.0)
+    return psnr if math.isfinite(psnr) else -1.0  # once, images restored to the last bit counted

@@ -254,7 +254,7 @@ def _number(text: str) -> float | None:
     return value if abs(value) < float('inf') else None
 
 
-def _curve(folder: pathlib.Path) -> list[dict[str, float]]:
+def _curve(folder: pathlib.Path) -> list[dict[str, float | None]]:
     """Training and validation over the steps."""
     lines, _ = storage.read_json_lines(folder / 'metrics.jsonl')
     return [{key: line[key] for key in line if key in CURVE or key.startswith('validation')} for line in lines]

@@ -248,8 +248,8 @@ class Watch:
     images: int
     settings: dict[str, Any]
 
-    def score(self, state: TrainState) -> dict[str, float]:
-        """PSNR of each set."""
+    def score(self, state: TrainState) -> dict[str, float | None]:
+        """PSNR of each set, None where every image is restored to the last bit."""
         derainer = derain.Derainer(export(state), self.settings)
         return {name: evaluate.validate(derainer, each, self.images) for name, each in self.sets.items()}
 

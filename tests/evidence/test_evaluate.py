@@ -109,6 +109,19 @@ def test_validation_is_the_mean_over_the_first_images(pairs_root, tiny_config):
     assert evaluate.validate(derainer, source, 2) == pytest.approx(expected)
 
 
+def test_images_restored_to_the_last_bit_do_not_count_in_validation(pairs_root, tiny_config):
+    """Their PSNR is infinite; a set of nothing else has none."""
+    source = sets.open_source('pairs', tiny_config.data, 'eval', sources.Cache(1e9))
+    rainy, clean = source.load(0)
+    other = metrics.psnr(*source.load(1), 'rgb')
+
+    def perfect_once(image):
+        return clean if np.array_equal(image, rainy) else image
+
+    assert evaluate.validate(perfect_once, source, 2) == pytest.approx(other)
+    assert evaluate.validate(perfect_once, source, 1) is None
+
+
 def test_table_shows_gain_per_set(evaluated):
     """Input and output under both protocols, and below them the interval of the output."""
     lines = evaluate.format_table(evaluated[1]).splitlines()

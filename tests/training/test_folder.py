@@ -5,10 +5,13 @@ import fcntl
 import gc
 import json
 import logging
+import os
 import shutil
+import threading
 
 import jax
 import pytest
+from tensorboardX import record_writer
 
 from qsnet_jax import UserError, storage
 from qsnet_jax.data import images
@@ -247,6 +250,59 @@ def test_a_log_that_was_hurt_keeps_its_whole_lines(tmp_path, capsys):
     path.write_bytes(good + b'\0\0\0\n' + b'\xff\xfe\n' + b'[1]\n' + b'{"step": 2}\n' + b'{"step": 3, "sec')
     assert log.lines_up_to(path, 5) == [{'step': 1, 'seconds': 1.5}]
     assert '5 lines cannot be read' in capsys.readouterr().out
+
+
+def test_numbers_that_json_does_not_have_leave_the_log(tmp_path):
+    """A line without seconds to go on from is dropped; of others what is not finite is null."""
+    path = tmp_path / 'metrics.jsonl'
+    lines = ['{"step": 1, "seconds": 1.5, "psnr": Infinity}', '{"step": 2, "seconds": NaN}', '{"step": 3, "a": 1e999}']
+    path.write_text('\n'.join(lines))
+    assert log.lines_up_to(path, 5) == [{'step': 1, 'seconds': 1.5, 'psnr': None}]
+    written = log.Log(tmp_path, 5)
+    written.close()
+    assert written.elapsed == 1.5 and 'Infinity' not in path.read_text()
+
+
+def test_validations_without_a_finite_score_are_never_the_best(run, monkeypatch, tmp_path):
+    """They are null in the log and no number in the checkpoint; sets that have a score are the mean."""
+    scores = iter([{'a': None, 'b': None}, {'a': 20.0, 'b': None}])
+    monkeypatch.setattr(train.Watch, 'score', lambda *_: next(scores))
+    run.config.train.update({'steps': 4, 'eval_every': 2})
+    run(tmp_path / 'new')
+    found = [json.loads(line) for line in (tmp_path / 'new/metrics.jsonl').read_text().splitlines()]
+    validations = [line for line in found if 'validation_psnr' in line]
+    assert [(line['validation_psnr'], line['validation_psnr/a']) for line in validations] == [(None, None), (20, 20)]
+    with checkpoint.Checkpoints(tmp_path / 'new/checkpoints', read_only=True) as checkpoints:
+        assert checkpoints.find('best') == 4
+    assert checkpoint._psnr({'psnr': float('inf')}) < 0  # as it was written once
+    assert study._curve(tmp_path / 'new')[-1]['validation_psnr'] == 20
+
+
+def test_a_full_drive_under_tensorboard_ends_the_run(run, monkeypatch, tmp_path):
+    """In one line, where it is written, and not in a thread that the run then waits for."""
+    before = set(threading.enumerate())
+    events = log.Events(tmp_path / 'fine', 1)
+    assert set(threading.enumerate()) == before
+    events.close()
+    monkeypatch.setattr(record_writer, 'open_file', lambda _: open('/dev/full', 'wb'))
+    with pytest.raises(UserError, match='No space left on device. Free some space'):
+        run(tmp_path / 'new')
+
+
+def test_a_drive_that_fills_while_the_run_goes_on_ends_it(run, monkeypatch, tmp_path):
+    """The events that were written stay, and closing the file says nothing a second time."""
+    writes = iter([True, False])
+
+    class Filling(record_writer.RecordWriter):
+        def flush(self):
+            if not next(writes):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            super().flush()
+
+    monkeypatch.setattr(record_writer, 'RecordWriter', Filling)
+    with pytest.raises(UserError, match='No space left on device'):
+        run(tmp_path / 'new')
+    assert len(list((tmp_path / 'new/tensorboard').iterdir())) == 1
 
 
 def test_a_checkpoint_carries_the_start_that_made_it(run):
