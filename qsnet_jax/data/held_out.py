@@ -27,9 +27,10 @@ def split(opened: Opened, share: float) -> tuple[Opened, Opened]:
                 f'{name} has one scene, {source.groups[0]}, and it would be held out of training to watch the run. '
                 'Name sets to watch by --config.data.validation.'
             )
-        training[name] = sources.Joined([('', source, outside)], source.notes)
+        training[name] = sources.Joined([('', source, outside)], source.notes, source)
         if inside:
-            validation[f'{NAME}/{name}'] = sources.Joined([('', source, inside)], {**source.notes, 'held_out': True})
+            notes = {**source.notes, 'held_out': True}
+            validation[f'{NAME}/{name}'] = sources.Joined([('', source, inside)], notes, source)
     return training, validation
 
 

@@ -64,4 +64,5 @@ def without_shared(name: str, source: sources.Source, held_out: dict[str, np.nda
         dropped |= found
     if len(dropped) == len(own):
         raise UserError(f'Nothing is left of {name} without {", ".join(held_out)} (--config.data.exclude).')
-    return sources.Joined([('', source, [index for index in range(len(own)) if index not in dropped])], notes)
+    kept = [index for index in range(len(own)) if index not in dropped]
+    return sources.Joined([('', source, kept)], notes, source)

@@ -49,9 +49,18 @@ class Source(Protocol):
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
-    """{'count', 'sha256', notes}: one hash over the sorted (name, content hash) lines of all that the items hold."""
+    """{'count', 'sha256', notes}: one hash over the sorted (name, content hash) lines of all that the items hold.
+
+    Where they are a part of a source, `whole` says the same of all of it, by which it is known under other names.
+    """
     parts = {part for index in range(len(source.names)) for part in source.contents(index)}
-    return {'count': len(source.names), 'sha256': digest(parts), **source.notes}
+    found = {'count': len(source.names), 'sha256': digest(parts), **source.notes}
+    whole = source
+    while isinstance(whole, Joined) and whole.whole is not None:
+        whole = whole.whole
+    if len(whole.names) > len(source.names):
+        found['whole'] = {key: value for key, value in fingerprint(whole).items() if key in ('count', 'sha256')}
+    return found
 
 
 def check(name: str, source: Source) -> None:
@@ -265,9 +274,10 @@ class Drawn:
     vary_colours: bool
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.groups = [self.photos[i % len(self.photos)].stem for i in range(self.count)]
         self.names = [f'{group}-{i // len(self.photos)}' for i, group in enumerate(self.groups)]
+        self._hashes: dict[int, str] = {}
 
     def load(self, index: int) -> Pair:
         clean = self.cache.read(self.photos[index % len(self.photos)])
@@ -286,17 +296,22 @@ class Drawn:
         return rain.add_rain(clean, layer), clean
 
     def contents(self, index: int) -> Contents:
-        return [(self.names[index], sha256(b''.join(image.tobytes() for image in self.load(index))))]
+        if index not in self._hashes:
+            self._hashes[index] = sha256(b''.join(image.tobytes() for image in self.load(index)))
+        return [(self.names[index], self._hashes[index])]
 
     def pictures(self, index: int) -> Pictures:
         return self.cache.readers({'clean': self.photos[index % len(self.photos)]})
 
 
 class Joined:
-    """Chosen items of one or several sources, in the order given: [(prefix of the names, source, indices), ...]."""
+    """Chosen items of one or several sources, in the order given: [(prefix of the names, source, indices), ...].
 
-    def __init__(self, parts: list[tuple[str, Source, list[int]]], notes: dict[str, Any]):
-        self.notes = notes
+    whole: the source that they are a part of, where the others were left out.
+    """
+
+    def __init__(self, parts: list[tuple[str, Source, list[int]]], notes: dict[str, Any], whole: Source | None = None):
+        self.notes, self.whole = notes, whole
         self._items = [(source, index) for _, source, indices in parts for index in indices]
         self.names = [prefix + source.names[index] for prefix, source, indices in parts for index in indices]
         self.groups = [prefix + source.groups[index] for prefix, source, indices in parts for index in indices]

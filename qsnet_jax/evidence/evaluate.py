@@ -170,12 +170,26 @@ def _compare(name: str, fingerprint: dict[str, Any], folder: pathlib.Path, recor
                 f'{name}: the earlier results in {folder} were of other files ({stored["count"]} images, '
                 f'{stored["sha256"][:12]}; now {fingerprint["count"]}, {fingerprint["sha256"][:12]}) and are replaced'
             )
-    trained = (record.get('training') or {}).get('training_data', {})
-    seen = [other for other, print_ in trained.items() if print_['sha256'] == fingerprint['sha256']]
-    if seen:
-        print(f'{name}: the network was trained on these very images ({seen[0]})')
-        return {**fingerprint, 'seen_in_training': seen}
-    return fingerprint
+    seen = _seen(fingerprint, record.get('training') or {})
+    if not seen:
+        return fingerprint
+    count, known = fingerprint['count'], max(seen.values())
+    told = 'these very' if known >= count else f'{known} of these {count}'
+    print(f'{name}: the network was trained on {told} images ({", ".join(seen)})')
+    return {**fingerprint, 'seen_in_training': list(seen)}
+
+
+def _seen(fingerprint: dict[str, Any], training: dict[str, Any]) -> dict[str, int]:
+    """How many of a set's images each training source of its files took, also in the trainings before this one."""
+    seen: dict[str, int] = {}
+    while training:
+        for name, trained in (training.get('training_data') or {}).items():
+            if trained['sha256'] == fingerprint['sha256']:
+                seen[name] = fingerprint['count']
+            elif (trained.get('whole') or {}).get('sha256') == fingerprint['sha256']:
+                seen.setdefault(name, trained['count'])
+        training = (training.get('start_from') or {}).get('record') or {}
+    return seen
 
 
 def _mean_of_sets(name: str, results: list[dict[str, Any]], scores: list[Scores]) -> dict[str, Any]:

@@ -122,9 +122,10 @@ def _chosen_by(data: Any, training: dict[str, Any]) -> list[str]:
     watched = training.get('selected_on') or []
     if not watched:
         return []
-    known = {name: each['sha256'] for name, each in (training.get('validation_data') or {}).items()}
+    known = (training.get('validation_data') or {}).values()
+    prints = {each['sha256'] for each in known} | {each['whole']['sha256'] for each in known if 'whole' in each}
     scored = _fingerprints(data.to_json())
-    return [name for name in scored if (scored[name] in known.values() if known else name in watched)]
+    return [name for name in scored if (scored[name] in prints if prints else name in watched)]
 
 
 def plan(config: Any, only: str | None = None) -> list[tuple[str, int]]:

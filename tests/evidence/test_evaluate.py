@@ -1,16 +1,18 @@
 """Scores: every image once, under both protocols, of input, output and each scale."""
 
 import csv
+import itertools
 import json
 import math
 import os
+import shutil
 
 import numpy as np
 import pytest
 from test_derain import make
 
 from qsnet_jax import metrics, spelling
-from qsnet_jax.data import images, sets, sources
+from qsnet_jax.data import batches, images, sets, sources
 from qsnet_jax.evidence import evaluate, statistics
 from tests.drawn import draw_pair
 
@@ -201,6 +203,36 @@ def test_other_files_than_before_are_announced(pairs_root, tmp_path, capsys):
     result = evaluate.evaluate(make(), config, tmp_path, {'training': training})['pairs/val']
     assert 'trained on these very images' in capsys.readouterr().out
     assert result['provenance']['dataset']['seen_in_training'] == ['pairs']
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({}, '5 of these 6 images (pairs/all)'),  # one is held out to watch the run
+        ({'validation': 'drawn_light', 'exclude': 'pairs/some'}, '4 of these 6 images (pairs/all)'),
+        ({'exclude': 'pairs/some'}, '3 of these 6 images (pairs/all)'),
+        ({'validation': 'drawn_light'}, 'these very images (pairs/all)'),
+        ({'validation': 'drawn_light', 'train': 'pairs/some'}, ''),
+    ],
+)
+def test_images_of_which_training_left_some_out_are_announced(pairs_root, tmp_path, capsys, change, words):
+    """A set is known by the whole of what was trained on, and so is that of a training before this one."""
+    from qsnet_jax.configs import default
+
+    shutil.copytree(pairs_root / 'train', tmp_path / 'all')
+    (tmp_path / 'some').mkdir()
+    for number, name in itertools.product((1, 2), ('rain', 'norain')):
+        shutil.copy(tmp_path / f'all/{name}-{number}.png', tmp_path / 'some')
+    data = default.get_config().data
+    data.update({'train': 'pairs/all', 'eval': 'pairs/all', 'root': str(tmp_path), **change})
+    record = {'training_data': batches.fingerprints(sets.open_training(data, sources.Cache(0)))}
+    scored = sources.fingerprint(sets.open_source('pairs/all', data, 'eval', sources.Cache(0)))
+    capsys.readouterr()
+    for training in (record, {'training_data': {}, 'start_from': {'record': record}}):
+        found = evaluate._compare('pairs/all', scored, tmp_path / 'none', {'training': training})
+        printed = capsys.readouterr().out
+        assert printed == (f'pairs/all: the network was trained on {words}\n' if words else '')
+        assert found.get('seen_in_training') == (['pairs/all'] if words else None)
 
 
 @pytest.mark.parametrize('name', ['=HYPERLINK("x")', '-rf', "'quoted", os.fsdecode(b'n\xe4cht')])

@@ -342,3 +342,7 @@ def test_what_is_watched_is_not_trained_on(run):
     assert record['training_data']['pairs']['count'] == 5 and record['validation_data']['held_out/pairs']['count'] == 1
     _, _, best = train.restore_variables(run.config, run.workdir, 'best')
     assert best['selected_on'] == ['held_out/pairs'] and not study._chosen_by(run.config.data, best)
+    run.config.data.eval = 'pairs,pairs/train'  # the latter holds what was held out
+    assert study._chosen_by(run.config.data, best) == ['pairs/train']
+    del best['validation_data']['held_out/pairs']['whole']  # as it was once
+    assert not study._chosen_by(run.config.data, best)
