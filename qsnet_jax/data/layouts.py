@@ -1,5 +1,6 @@
 """How the images of a set lie in folders: patterns that pair files by key, and the checks before they are used."""
 
+import collections
 import dataclasses
 import pathlib
 import re
@@ -143,6 +144,13 @@ def refuse(problems: list[str], what: str, layout: Layout, remedy: str) -> None:
             f'{len(problems)} {"problems" if len(problems) > 1 else "problem"} with {what}, recognised as '
             f'{describe(layout)}: {"; ".join(problems[:10])}{rest}. {remedy}'
         )
+
+
+def distinct(short: list[str], full: list[str]) -> list[str]:
+    """The short name of each, or the full one where another has the same; full names are distinct."""
+    counts = collections.Counter(short)
+    names = [other if counts[name] > 1 else name for name, other in zip(short, full, strict=True)]
+    return names if names == short else distinct(names, full)  # again: a full name may be the short one of another
 
 
 def natural(text: str) -> tuple:

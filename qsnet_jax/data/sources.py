@@ -275,7 +275,8 @@ class Drawn:
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.groups = [self.photos[i % len(self.photos)].stem for i in range(self.count)]
+        scenes = layouts.distinct([path.stem for path in self.photos], [path.name for path in self.photos])
+        self.groups = [scenes[i % len(scenes)] for i in range(self.count)]
         self.names = [f'{group}-{i // len(self.photos)}' for i, group in enumerate(self.groups)]
         self._hashes: dict[int, str] = {}
 

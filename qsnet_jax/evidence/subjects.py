@@ -10,7 +10,7 @@ import numpy as np
 
 from qsnet_jax import UserError
 from qsnet_jax import photos as photo_folders
-from qsnet_jax.data import images, sets, sources
+from qsnet_jax.data import images, layouts, sets, sources
 from qsnet_jax.evidence import methods, plates
 
 
@@ -78,7 +78,8 @@ def find(source: str | None, config: Any, clean: str | None) -> Found:
     if found.failures:
         raise UserError(f'{len(found.failures)} photos cannot be shown: {"; ".join(found.failures[:10])}.')
     files, base = found.photos, found.base
-    names = [str(file.relative_to(base).with_suffix('')) for file in files]
+    relative = [file.relative_to(base) for file in files]
+    names = layouts.distinct([str(path.with_suffix('')) for path in relative], [str(path) for path in relative])
     truths = methods.Place.parse(clean, 'clean').find(names) if clean else {}
     missing = [name for name in names if clean and name not in truths]
     if missing:
@@ -103,11 +104,14 @@ def _reader(file: pathlib.Path, truth: pathlib.Path | None) -> Callable[[], tupl
 def _of_sets(config: Any) -> Found:
     """One image of each set after the other, each set begun one image later, so that the first show sets and scenes."""
     opened = sets.open_evaluation(config.data, config.data.eval, sources.Cache(0))
-    photos = []
+    found = []
     for index in range(max(len(source.names) for source in opened.values())):
         for offset, (name, source) in enumerate(opened.items()):
             if index < len(source.names):
                 at = (index + offset) % len(source.names)
                 label = f'{name}-{source.names[at]}' if len(opened) > 1 else source.names[at]
-                photos.append(Photo(label.replace('/', '-'), functools.partial(source.load, at)))
+                found.append((label.replace('/', '-'), f'{name}/{source.names[at]}', source, at))
+    names = layouts.distinct([label for label, *_ in found], [full for _, full, *_ in found])
+    loads = [functools.partial(source.load, at) for *_, source, at in found]
+    photos = [Photo(name, load) for name, load in zip(names, loads, strict=True)]
     return Found('-'.join(opened).replace('/', '-'), photos, True)

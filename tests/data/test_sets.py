@@ -489,6 +489,15 @@ def test_rain_can_be_drawn_on_a_folder_of_photos(tmp_path, data):
         open_source('drawn_heavy/none', data)
 
 
+def test_photos_to_draw_on_that_differ_in_their_suffix_are_two(tmp_path, data):
+    """Their names keep it, in items and scenes; other names, the order and the rain are as without them."""
+    for number, name in enumerate(('a.jpg', 'a.png', 'a.png.png', 'b.png')):
+        write(tmp_path, f'photos/{name}', np.full((30, 40, 3), 50 * number, np.uint8))
+    source = open_source('drawn_heavy/photos', data)
+    assert source.groups == ['a.jpg', 'a.png', 'a.png.png', 'b'] and len(set(source.names)) == 4
+    assert source.names[3] == 'b-0' and source.load(3)[1][0, 0].tolist() == [150, 150, 150]
+
+
 def test_the_stand_in_of_test_iii_is_called_one(tmp_path, data):
     """Its name and its record say what it is, on the bundled photos and on a folder of one's own."""
     opened = sets.open_evaluation(data, 'test_iii', sources.Cache(1e9))

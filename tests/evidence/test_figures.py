@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_derain import make
 
 from qsnet_jax import UserError, main, metrics, priors
@@ -54,6 +55,30 @@ def test_a_folder_shows_the_same_as_the_network_that_filled_it(root, tmp_path):
     data = run(root, tmp_path, '6', ['tiny.safetensors', 'out'])[1]
     restored, clean = (images.read(root / f'{side}/6.png') for side in ('out', 'clean'))
     assert data['scores']['6']['out'] == data['scores']['6']['tiny'] == pytest.approx(metrics.score(restored, clean))
+
+
+def test_photos_that_differ_in_their_suffix_are_two(root, tmp_path):
+    """Each is shown with its own result, and named with its suffix; all others are named without."""
+    (tmp_path / 'photos').mkdir()
+    for name, number in (('a.png', 6), ('a.bmp', 7), ('b.png', 8)):
+        Image.fromarray(images.read(root / f'photos/{number}.png')).save(tmp_path / 'photos' / name)
+    found = subjects.find(str(tmp_path / 'photos'), None, None)
+    assert [photo.name for photo in found.photos] == ['a.bmp', 'a.png', 'b']
+    results = figures.Restored([methods.parse(str(root / 'tiny.safetensors'))])
+    first, second = (results.of(results.methods[0], photo.read(None)) for photo in found.photos[:2])
+    np.testing.assert_array_equal(first, images.read(root / 'out/7.png'))
+    np.testing.assert_array_equal(second, images.read(root / 'out/6.png'))
+
+
+def test_images_of_sets_whose_names_meet_are_two(tmp_path, tiny_config):
+    """The image b-1 of pairs/a, and the image 1 of pairs/a-b."""
+    for name, level in (('a/{}-b-1', 50), ('a-b/{}-1', 90)):
+        (tmp_path / name).parent.mkdir()
+        for side in ('rain', 'norain'):
+            images.save(tmp_path / f'{name.format(side)}.png', np.full((8, 8, 3), level, np.uint8))
+    tiny_config.data.update({'root': str(tmp_path), 'eval': 'pairs/a,pairs/a-b'})
+    names = [photo.name for photo in subjects.find(None, tiny_config, None).photos]
+    assert names == ['pairs/a/b-1', 'pairs/a-b/1']
 
 
 def test_pixels_are_shown_as_they_are(root, tmp_path):
