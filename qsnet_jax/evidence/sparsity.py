@@ -66,15 +66,17 @@ def check(settings: Any) -> None:
 
 
 def _open_folder(folder: str, failures: list[str]) -> tuple[str, Photos, dict[str, Any]]:
-    """Name, photos and fingerprint of a folder; what cannot be read is said, and added to the failures."""
-    found = photo_folders.find_photos(pathlib.Path(folder).expanduser())
+    """Name, photos and fingerprint of a folder or a photo; what cannot be read is said, and added to the failures."""
+    place = pathlib.Path(folder).expanduser()
+    found = photo_folders.find_photos(place)
     for failure in found.failures:
         print(spelling.shown(f'failed: {failure}'))
     failures += found.failures
     files = [file for file in found.photos if file.is_file() and os.access(file, os.R_OK)]
     parts = [(str(file.relative_to(found.base)), sources.sha256(file.read_bytes())) for file in files]
     fingerprint = {'count': len(files), 'sha256': sources.digest(parts)}
-    return found.base.resolve().name, walk(found.photos, found.base, failures), fingerprint
+    name = place.resolve().name if place.is_dir() else place.stem
+    return name, walk(found.photos, found.base, failures), fingerprint
 
 
 def study(

@@ -169,6 +169,13 @@ def test_contrast_of_the_images_that_are_not_sparse(sign, p):
     assert (found['median_not_sparse'], found['median_sparse']) == pytest.approx(expected)
 
 
+def test_the_study_of_one_photo_is_called_after_it(photos, tmp_path):
+    """And not after its folder, whose row it would claim."""
+    assert sparsity.run(None, str(photos / '0.png'), None, tmp_path) == 0
+    assert json.loads((tmp_path / 'sparsity/0.json').read_text())['name'] == '0'
+    assert [path.name for path in (tmp_path / 'sparsity').iterdir()] == ['0.json']
+
+
 def test_a_row_of_other_images_is_not_overwritten(photos, tmp_path):
     """Two folders of one name need two places for their rows."""
     storage.write_json(tmp_path / f'sparsity/{photos.name}.json', {'fingerprint': {'sha256': 'f' * 64}})
