@@ -14,6 +14,7 @@ from typing import Any
 from qsnet_jax import fields
 from qsnet_jax.evidence import rows as rows_
 
+_ALIASES = {'test_ii': 'rain100h', 'test_iii': rows_.STAND_IN}  # as data.sets takes them, which is not imported
 SEEDS = 3  # that both sides of a comparison need in common
 ROOT = pathlib.Path(__file__).parents[2]
 # Python files that change no score. All others compute, also those that nobody has thought of here.
@@ -57,7 +58,7 @@ def _unchecked(rows: rows_.Rows, name: str) -> str:
         for row in rows
         for training in _trainings(row)
         for source, notes in _sources(training).items()
-        if not _is_bundled(source) and f'without_{name}' not in notes and name not in _excluded(training)
+        if not _is_bundled(source) and _called(name) not in _compared(training, notes)
     }
     if not unchecked:
         return ''
@@ -86,7 +87,7 @@ def _chosen(rows: rows_.Rows, name: str) -> str:
             config = record['config']
             watched = _strings(config['data'].get('validation'))
             chosen |= set(watched or _strings(config['data']['eval'])[: config['train'].get('eval_sets', 1)])
-        if name in chosen:
+        if _called(name) in map(_called, chosen):
             return 'the checkpoint was chosen on the scored set'
     return ''
 
@@ -189,8 +190,17 @@ def _sources(training: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return training.get('training_data') or {name: {} for name in names}
 
 
-def _excluded(training: dict[str, Any]) -> list[str]:
-    return _strings(training['config']['data'].get('exclude'))
+def _compared(training: dict[str, Any], notes: dict[str, Any]) -> set[str]:
+    """The sets whose backgrounds were looked for in a source, by the config of its training or by what it noted."""
+    excluded = [name.partition(':')[0] for name in _strings(training['config']['data'].get('exclude'))]
+    noted = [note.removeprefix('without_') for note in notes if note.startswith('without_')]
+    return {_called(name) for name in (*excluded, *noted)}
+
+
+def _called(name: str) -> str:
+    """The one name of a set that has two."""
+    base, separator, rest = name.partition('/')
+    return _ALIASES.get(base, base) + separator + rest
 
 
 def _is_bundled(name: str) -> bool:

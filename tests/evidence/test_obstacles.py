@@ -5,6 +5,7 @@ import subprocess
 import pytest
 from made_rows import make_row
 
+from qsnet_jax.data import sets
 from qsnet_jax.evidence import obstacles
 
 
@@ -48,6 +49,7 @@ def test_backgrounds_that_nobody_compared():
 
     def change(row, record):
         del record['training']['training_data']['pairs']['without_pairs']
+        record['config']['data']['exclude'] = None
 
     assert reasons(change) == ['backgrounds not compared with pairs (config.data.exclude)']
 
@@ -64,6 +66,26 @@ def test_backgrounds_that_nobody_compared():
         record['training']['training_data'] = {'drawn_light': {'count': 7, 'sha256': 'd' * 64}}
 
     assert reasons(bundled) == []
+
+
+@pytest.mark.parametrize(('name', 'other'), [('test_ii', 'rain100h'), ('rain100h', 'test_ii')])
+def test_a_set_is_the_same_under_both_of_its_names(name, other):
+    """Excluded, noted or chosen on under the other one."""
+
+    def exclude(row, record):
+        del record['training']['training_data']['pairs'][f'without_{name}']
+        record['config']['data']['exclude'] = f'pairs,{other}'
+
+    def note(row, record):
+        notes = record['training']['training_data']['pairs']
+        notes[f'without_{other}'] = notes.pop(f'without_{name}')
+
+    def choose(row, record):
+        record['training']['selected_on'] = [other]
+
+    assert reasons(exclude, name) == reasons(note, name) == []
+    assert reasons(choose, name) == ['the checkpoint was chosen on the scored set']
+    assert obstacles._called(name) == sets.public_name(name) == 'rain100h'
 
 
 def test_backgrounds_of_the_training_before():
