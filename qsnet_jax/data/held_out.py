@@ -3,7 +3,7 @@
 import hashlib
 
 from qsnet_jax import UserError
-from qsnet_jax.data import sources
+from qsnet_jax.data import grouping, sources
 
 NAME = 'held_out'  # as data.validation
 Opened = dict[str, sources.Source]
@@ -13,10 +13,13 @@ def split(opened: Opened, share: float) -> tuple[Opened, Opened]:
     """(training, validation) of the training sources; the latter are called held_out/NAME.
 
     A scene is held out where the hash of its name lies in the first `share` of all hashes, and in every source of a
-    mixture alike; where that is none, the scene with the smallest hash is. Raises UserError where nothing is left.
+    mixture alike; where that is none, the scene with the smallest hash is. Scenes of one name are one, and so are those
+    of one clean picture, which then go by their first name. Raises UserError where nothing is left.
     """
-    scenes = {scene for source in opened.values() for scene in source.groups}
-    chosen = {scene for scene in scenes if _rank(scene) < share} or {min(scenes, key=_rank)}
+    called = _first_names(opened)
+    scenes = set(called.values())
+    held = {scene for scene in scenes if _rank(scene) < share} or {min(scenes, key=_rank)}
+    chosen = {name for name, scene in called.items() if scene in held}
     training: Opened = {}
     validation: Opened = {}
     for name, source in opened.items():
@@ -32,6 +35,17 @@ def split(opened: Opened, share: float) -> tuple[Opened, Opened]:
             notes = {**source.notes, 'held_out': True}
             validation[f'{NAME}/{name}'] = sources.Joined([('', source, inside)], notes, source)
     return training, validation
+
+
+def _first_names(opened: Opened) -> dict[str, str]:
+    """Of each scene the name that comes first, by the alphabet, among those that share a clean picture with it."""
+    items = [(source, index) for source in opened.values() for index in range(len(source.names))]
+    names = [source.groups[index] for source, index in items]
+    groups = grouping.join([source.background(index) for source, index in items], names)
+    first: dict[str, str] = {}
+    for name, group in zip(names, groups, strict=True):
+        first[group] = min(name, first.get(group, name))
+    return {name: first[group] for name, group in zip(names, groups, strict=True)}
 
 
 def _rank(scene: str) -> float:

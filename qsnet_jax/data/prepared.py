@@ -120,6 +120,10 @@ class Prepared:
         # They were decoded when they were prepared; that the bytes are the same is enough.
         return {(self._folder, self._numbers[index]): functools.partial(self._bytes, index)}
 
+    def background(self, index: int) -> str:
+        files = self._files[index]
+        return files['clean' if 'clean' in files else 'image'][1]
+
     def sample(self, index: int, crop: int, generator: np.random.Generator) -> sources.Pair:
         return sources.cut_both(self.load(index), crop, generator)
 

@@ -47,6 +47,9 @@ class Source(Protocol):
     def pictures(self, index: int) -> Pictures:
         """What item `index` is read from, each with a call that reads it whole."""
 
+    def background(self, index: int) -> str:
+        """The hash of the file that holds the clean picture of item `index`."""
+
 
 def fingerprint(source: Source) -> dict[str, Any]:
     """{'count', 'sha256', notes}: one hash over the sorted (name, content hash) lines of all that the items hold.
@@ -148,6 +151,9 @@ class _Files:
 
     def pictures(self, index: int) -> Pictures:
         return self.cache.readers(self.items[index].files)
+
+    def background(self, index: int) -> str:
+        return file_hash(self.items[index].files['clean'])
 
 
 class Pairs(_Files):
@@ -304,6 +310,9 @@ class Drawn:
     def pictures(self, index: int) -> Pictures:
         return self.cache.readers({'clean': self.photos[index % len(self.photos)]})
 
+    def background(self, index: int) -> str:
+        return file_hash(self.photos[index % len(self.photos)])
+
 
 class Joined:
     """Chosen items of one or several sources, in the order given: [(prefix of the names, source, indices), ...].
@@ -332,6 +341,10 @@ class Joined:
     def pictures(self, index: int) -> Pictures:
         source, own = self._items[index]
         return source.pictures(own)
+
+    def background(self, index: int) -> str:
+        source, own = self._items[index]
+        return source.background(own)
 
 
 def random_window(shape: tuple[int, ...], crop: int, generator: np.random.Generator) -> tuple[int, int]:

@@ -18,10 +18,9 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import scipy.sparse.csgraph
 
 from qsnet_jax import metrics, progress, spelling, storage
-from qsnet_jax.data import images, sets, sources
+from qsnet_jax.data import grouping, images, sets, sources
 from qsnet_jax.evidence import statistics
 
 PROTOCOLS = metrics.PROTOCOLS
@@ -133,7 +132,7 @@ def _evaluate_source(
             while len(pending) > 2 * (os.cpu_count() or 1):  # bounds the images held in memory
                 rows.append(pending.popleft().result())
         rows += [job.result() for job in pending]
-    scenes = join_groups(contents, source.groups)
+    scenes = grouping.join(contents, source.groups)
     for row, scene in zip(rows, scenes, strict=True):
         row['scene'] = scene
     write_csv(folder / 'per_image.csv', rows)
@@ -230,22 +229,6 @@ def best(label: str, measure: str) -> float:
 def content(image: np.ndarray) -> str:
     """The hash of what a picture shows: equal pictures have the same, whatever their files are called."""
     return sources.sha256(f'{image.shape}'.encode() + image.tobytes())
-
-
-def join_groups(*labels: list[str]) -> list[str]:
-    """Groups of items that share a label of any list, also by way of others; named by the last list's first label.
-
-    ['x', 'y', 'y'] and ['a', 'a', 'b'] are one group, 'a'.
-    """
-    count = len(labels[0])
-    numbers = [np.unique(each, return_inverse=True)[1] for each in labels]
-    offsets = np.cumsum([0, *(each.max(initial=-1) + 1 for each in numbers)])
-    nodes = np.concatenate([count + offset + each for offset, each in zip(offsets, numbers, strict=False)])
-    items = np.tile(np.arange(count), len(labels))
-    edges = scipy.sparse.coo_array((np.ones(nodes.size), (items, nodes)), shape=2 * (count + int(offsets[-1]),))
-    found = scipy.sparse.csgraph.connected_components(edges, directed=False)[1][:count]
-    first: dict[int, str] = {}
-    return [first.setdefault(int(number), label) for number, label in zip(found, labels[-1], strict=True)]
 
 
 def _by_label(rows: list[dict[str, Any]], groups: list[str], num_scales: int) -> Scores:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from qsnet_jax import UserError, metrics, progress, provenance, spelling, storage
-from qsnet_jax.data import images, layouts, sources
+from qsnet_jax.data import grouping, images, layouts, sources
 from qsnet_jax.evidence import evaluate, methods, statistics
 
 LUMAS = ('exact', 'rounded')
@@ -196,7 +196,7 @@ def _score_all(
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         done = list(progress.bar(pool.map(job, range(len(found))), 'scoring', len(found), unit='image'))
-    scenes = evaluate.join_groups([content for _, content in done], [item.pair_id for item in found.items])
+    scenes = grouping.join([content for _, content in done], [item.pair_id for item in found.items])
     for (row, _), scene in zip(done, scenes, strict=True):
         row['scene'] = scene
     return [row for row, _ in done]

@@ -18,7 +18,7 @@ import scipy.stats
 from qsnet_jax import UserError, derain, priors, progress, provenance, spelling, storage
 from qsnet_jax import photos as photo_folders
 from qsnet_jax.configs import default
-from qsnet_jax.data import images, sets, sources
+from qsnet_jax.data import grouping, images, sets, sources
 from qsnet_jax.evidence import evaluate, statistics
 
 NAMES = ('d_x', 'd_y', 'd_xx', 'd_yy')  # of priors.FILTERS['derivative']
@@ -107,7 +107,7 @@ def study(
             examples.append((photo, gray, luma(restored), luma(photo_folders.removed(image, restored))))
     if not verdicts:
         raise UserError(f'{name} holds no image that is not flat; there is nothing to decide.')
-    scenes = evaluate.join_groups(*(list(each) for each in zip(*labels, strict=True)))
+    scenes = grouping.join(*(list(each) for each in zip(*labels, strict=True)))
     row = {
         **_begin(name, fingerprint, record, settings.to_dict()),
         'count': len(verdicts),

@@ -172,12 +172,6 @@ class Cleaner:
         return np.stack([restored] * 2)
 
 
-def test_what_one_label_puts_together_is_one_group():
-    """A rain layer on two backgrounds, one of which has another layer too, makes one group of three."""
-    assert evaluate.join_groups(['x', 'y', 'y', 'z'], ['a', 'a', 'b', 'c']) == ['a', 'a', 'a', 'c']
-    assert evaluate.join_groups(['x', 'y'], ['a', 'b']) == ['a', 'b'] and evaluate.join_groups([], []) == []
-
-
 def test_table_says_of_how_many(evaluated):
     """A set that is not whole is shown as such."""
     result = evaluated[1]['pairs']
