@@ -142,10 +142,11 @@ def beside_torch_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
         return []
     cells = []
     for row in found:
-        psnr = {key: math.nan if value is None else value for key, value in row['validation_psnr'].items()}
-        apart, first = abs(psnr['jax'] - psnr['torch']), row['loss_difference']['first']
-        cells.append([row['file'].removesuffix('.json'), str(row['steps']), f'{psnr["jax"]:.2f}',
-                      f'{psnr["torch"]:.2f}', f'{apart:.2f}', f'{first:.0e}'])  # fmt: skip
+        ours, theirs = (math.nan if row['validation_psnr'][side] is None else row['validation_psnr'][side]
+                        for side in ('jax', 'torch'))  # fmt: skip
+        psnr = [f'{value:.2f}' if math.isfinite(value) else '-' for value in (ours, theirs, abs(ours - theirs))]
+        first = f'{row["loss_difference"]["first"]:.0e}'
+        cells.append([row['file'].removesuffix('.json'), str(row['steps']), *psnr, first])
     columns = ['row', 'steps', 'JAX, dB', 'PyTorch, dB', 'apart, dB', 'first losses differ by']
     items: list[Any] = [page.Heading('Beside PyTorch'), page.Table('The same training in both', columns, cells)]
     for row in found:

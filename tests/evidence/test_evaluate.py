@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_derain import make
 
-from qsnet_jax import metrics, spelling
+from qsnet_jax import UserError, metrics, spelling
 from qsnet_jax.data import batches, images, sets, sources
 from qsnet_jax.evidence import evaluate, statistics
 from tests.drawn import draw_pair
@@ -170,6 +170,19 @@ class Cleaner:
     def restore(self, image, scales=False):
         restored = image - np.minimum(image, image[0, 0, 0] % 7)
         return np.stack([restored] * 2)
+
+
+def test_two_sets_of_one_folder_are_refused_before_one_is_scored(pairs_root, tmp_path):
+    """The scores of one would replace those of the other."""
+    from qsnet_jax.configs import default
+
+    for folder in ('a-b', 'a/b'):
+        shutil.copytree(pairs_root / 'val', tmp_path / folder)
+    config = default.get_config()
+    config.data.update({'eval': 'pairs/a-b,pairs/a/b', 'root': str(tmp_path)})
+    with pytest.raises(UserError, match='both go to the folder pairs-a-b'):
+        evaluate.evaluate(make(), config, tmp_path / 'eval', {})
+    assert not list((tmp_path / 'eval').iterdir())
 
 
 def test_table_says_of_how_many(evaluated):
