@@ -169,7 +169,7 @@ def _compare(name: str, fingerprint: dict[str, Any], folder: pathlib.Path, recor
                 f'{name}: the earlier results in {folder} were of other files ({stored["count"]} images, '
                 f'{stored["sha256"][:12]}; now {fingerprint["count"]}, {fingerprint["sha256"][:12]}) and are replaced'
             )
-    seen = _seen(fingerprint, record.get('training') or {})
+    seen = _seen(fingerprint, _inside(record, 'training'))
     if not seen:
         return fingerprint
     count, known = fingerprint['count'], max(seen.values())
@@ -182,13 +182,22 @@ def _seen(fingerprint: dict[str, Any], training: dict[str, Any]) -> dict[str, in
     """How many of a set's images each training source of its files took, also in the trainings before this one."""
     seen: dict[str, int] = {}
     while training:
-        for name, trained in (training.get('training_data') or {}).items():
-            if trained['sha256'] == fingerprint['sha256']:
+        sets_ = _inside(training, 'training_data')
+        for name in sets_:
+            trained = _inside(sets_, name)
+            if trained.get('sha256') == fingerprint['sha256']:
                 seen[name] = fingerprint['count']
-            elif (trained.get('whole') or {}).get('sha256') == fingerprint['sha256']:
-                seen.setdefault(name, trained['count'])
-        training = (training.get('start_from') or {}).get('record') or {}
+            elif _inside(trained, 'whole').get('sha256') == fingerprint['sha256']:
+                count = trained.get('count')
+                seen.setdefault(name, count if isinstance(count, int) else fingerprint['count'])
+        training = _inside(_inside(training, 'start_from'), 'record')
     return seen
+
+
+def _inside(record: dict[str, Any], field: str) -> dict[str, Any]:
+    """An object within a record; empty where there is none, for weights of strangers say what they like."""
+    value = record.get(field)
+    return value if isinstance(value, dict) else {}
 
 
 def _mean_of_sets(name: str, results: list[dict[str, Any]], scores: list[Scores]) -> dict[str, Any]:

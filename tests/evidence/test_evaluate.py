@@ -172,6 +172,14 @@ class Cleaner:
         return np.stack([restored] * 2)
 
 
+@pytest.mark.parametrize('odd', [None, 'x', 3, [], {'pairs': 'x'}, {'pairs': {}}, {'pairs': {'whole': 'x'}}])
+def test_records_of_strangers_stop_no_evaluation(tmp_path, odd):
+    """Those that hold something else than sets and their hashes tell of none."""
+    scored = {'sha256': 'a' * 64, 'count': 3}
+    for training in (odd, {'training_data': odd}, {'start_from': odd}, {'start_from': {'record': odd}}):
+        assert evaluate._compare('pairs', scored, tmp_path, {'training': training}) == scored
+
+
 def test_two_sets_of_one_folder_are_refused_before_one_is_scored(pairs_root, tmp_path):
     """The scores of one would replace those of the other."""
     from qsnet_jax.configs import default
