@@ -7,6 +7,7 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from qsnet_jax import UserError, config_files
+from qsnet_jax import fields as config_fields
 
 COMMON = ('compilation_cache', 'verbosity')
 
@@ -78,6 +79,8 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
     if left:
         raise UserError(f'{" ".join(left)} not understood; flags are written --name=value. {_flags_of(table, name)}')
     check_tuples(rest, config)
+    if config is not None:
+        config_fields.check_numbers(config)
     missing = [flag for flag in verb.needed if not values[flag].value]
     if missing:
         raise UserError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import math
 import pathlib
 from typing import Any
 
@@ -146,9 +147,10 @@ def parse_names(names: Any) -> list[tuple[str, float]]:
     parsed = [(name, weight) for name, weight in parsed if name]
     if len({name for name, _ in parsed}) < len(parsed):
         raise UserError(f'{names!r} names a data set twice; give it a weight instead, as in pairs:2.')
-    if not parsed or any(weight <= 0 for _, weight in parsed):
+    if not parsed or any(not 0 < weight < math.inf for _, weight in parsed):
         raise UserError(
-            f'{names!r} names no data set with a positive weight; expected for example drawn_light,pairs:2.'
+            f'{names!r} names a data set with a weight that is not positive and finite, or none; expected for example '
+            'drawn_light,pairs:2.'
         )
     return parsed
 

@@ -12,11 +12,9 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-
-from qsnet_jax import UserError, losses, model, storage
+from qsnet_jax import UserError, storage
 from qsnet_jax.data import sets, sources
-from qsnet_jax.training import optimiser, settings, study, train
+from qsnet_jax.training import settings, study, train
 
 Run = tuple[str, int]  # variant and seed
 OWN = {  # options of sbatch that the launcher gives by itself, and its flag for them
@@ -38,14 +36,10 @@ class Job:
 
 def check(config: Any, runs: list[Run], devices: int) -> None:
     """Raises UserError where a job would: a value that no run can use, files or weights that are not there."""
-    small = jax.ShapeDtypeStruct((1, 8, 8, 3), 'float32')
     for name in dict.fromkeys(name for name, _ in runs):
         chosen = study.variant(config, name, runs[0][1])
         try:
             settings.check_fields(chosen)
-            jax.eval_shape(lambda image, of=chosen.loss: losses.total(image, [image], image, image, of), small)
-            model.from_config(chosen.model).check_settings()
-            optimiser.make_optimizer(chosen.train)
             if chosen.data.batch % devices:
                 raise UserError(
                     f'data.batch is {chosen.data.batch} and {devices} devices share it; it must be a multiple of that. '

@@ -417,7 +417,9 @@ def test_names_are_read_as_people_write_them(names, expected):
     assert sets.parse_names(names) == expected
 
 
-@pytest.mark.parametrize('names', ['', 'pairs:x', 'pairs:0', (), 'pairs,layers,pairs:2'])
+@pytest.mark.parametrize(
+    'names', ['', 'pairs:x', 'pairs:0', 'pairs:-1', 'pairs:nan', 'a:1,pairs:inf', (), 'pairs,layers,pairs:2']
+)
 def test_names_without_sense_are_refused(names):
     """No name, no positive weight or a name given twice is an error."""
     with pytest.raises(UserError):
