@@ -26,7 +26,7 @@ def _train(given: Given) -> int:
         raise UserError('This config holds several variants: choose one (--config=NAME:VARIANT), or --mode=study.')
     workdir = _workdir(given, given.name)
     signals.keep(f'Checkpoints are kept in {workdir}; the same command goes on from the latest.')
-    study.run(given.config, workdir, _tile(given), given.values.checkpoint)
+    study.run(given.config, workdir, given.values.tile, given.values.checkpoint)
     return 0
 
 
@@ -57,7 +57,7 @@ def _eval(given: Given) -> int:
     def make(variables: Any, settings: dict[str, Any]) -> Any:
         if notes:
             return torch_twin.Derainer(torch_twin.build(variables, settings))
-        return derain.Derainer(variables, settings, _tile(given))
+        return derain.Derainer(variables, settings, values.tile)
 
     study.evaluate_stored(given.config, _workdir(given, name), weights, values.checkpoint, make, notes)
     return 0
@@ -74,7 +74,7 @@ def _derain(given: Given) -> int:
             raise UserError(f'--runtime={values.runtime} computes in float32; leave --dtype={values.dtype} out.')
         runtime = runtimes.load(values.weights or 'default', values.runtime)
     is_folder = pathlib.Path(values.input).expanduser().is_dir()  # of photos of many sizes
-    derainer = derain.load(values.weights, values.tile, values.dtype, is_folder, runtime)
+    derainer = derain.load(values.weights, values.tile or 0, values.dtype, is_folder, runtime)
     failed = photos.derain_files(derainer, values.input, values.output, values.layers, values.overwrite)
     return int(failed > 0)
 
@@ -381,13 +381,6 @@ def _results(given: Given) -> pathlib.Path:
     results = pathlib.Path(given.values.results).expanduser()
     storage.check_writable(results, 'results')
     return results
-
-
-def _tile(given: Given) -> int:
-    """Side of the tiles of scored images."""
-    from qsnet_jax import derain
-
-    return given.values.tile or derain.TILE
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ import jax
 import ml_collections
 
 from qsnet_jax import UserError, fields, losses
+from qsnet_jax.data import sets
 from qsnet_jax.training import optimiser
 from qsnet_jax.weights import checks
 
@@ -20,6 +21,8 @@ def check_fields(config: Any) -> None:
     _check_whole(config)
     _check_ranges(config)
     optimiser.make_optimizer(config.train)
+    for names in (config.data.train, config.data.eval, config.data.validation):
+        sets.parse_names(names)
     _check_loss(config.loss.to_json())
     _check_network(config.model.to_json())
 

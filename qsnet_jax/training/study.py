@@ -16,7 +16,7 @@ import jax
 import ml_collections
 from jax.experimental import multihost_utils
 
-from qsnet_jax import UserError, derain, fields, provenance, spelling, storage
+from qsnet_jax import UserError, derain, fields, model, provenance, spelling, storage
 from qsnet_jax.configs import studies
 from qsnet_jax.data import sets, sources
 from qsnet_jax.evidence import evaluate
@@ -27,21 +27,24 @@ CURVE = ('step', 'seconds', 'total', 'psnr')  # what a row keeps of metrics.json
 
 
 def run(
-    config: Any, workdir: pathlib.Path, tile: int = derain.TILE, which: str = 'latest'
+    config: Any, workdir: pathlib.Path, tile: int | None = None, which: str = 'latest'
 ) -> dict[str, dict[str, Any]]:
     """Trains, or goes on, and scores every set of `config.data.eval`; returns the results of each.
 
     Writes what `train.train` writes, eval/ and, into weights.safetensors, the scores. With several processes the first
-    scores and the others wait for it. Raises UserError and Stopped as `train.train` does.
+    scores and the others wait for it. tile: of scores, see `derain.Derainer`. Raises UserError and Stopped as
+    `train.train` does.
     """
+    settings.check_fields(config)
+    derain.check_tile(model.from_config(config.model), tile)
     state, training = train.train(config, workdir, which=which)
-    variables, settings = train.export(state), config.model.to_dict()
+    variables, network = train.export(state), config.model.to_dict()
     results = {}
     if jax.process_index() == 0:
-        results = score(config, workdir / 'eval', derain.Derainer(variables, settings, tile), training)
+        results = score(config, workdir / 'eval', derain.Derainer(variables, network, tile), training)
         kept = ('count', 'rgb', 'y', 'input')
         scores = {name: {key: result[key] for key in kept} for name, result in results.items()}
-        files.save_weights(workdir / 'weights.safetensors', variables, settings, {**training, 'scores': scores})
+        files.save_weights(workdir / 'weights.safetensors', variables, network, {**training, 'scores': scores})
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices('scored')
     return results
@@ -102,9 +105,10 @@ def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str |
     Each run has the folder WORKDIR/VARIANT-SEED, from which an interrupted one goes on, and ends in the row
     RESULTS/rows/SIZE-VARIANT-SEED.json, also where its loss was not finite. The same seed gives every variant the same
     batches and, where shapes agree, the same initial parameters. Raises UserError where a row of that name is of
-    another config.
+    another config, and for a value of any of them that no run can use.
     """
     runs = plan(config, only)
+    check(config, runs)
     missing = [(name, seed) for name, seed in runs if not is_done(config, name, seed, results)]
     parallel.agree_on({'the list of runs without a row': missing})
     print(f'{len(runs) - len(missing)} of {len(runs)} runs have their rows in {results / "rows"}')
@@ -115,6 +119,17 @@ def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str |
         jax.clear_caches()  # programs of one variant are of no use to the next
     print(summarize(config, results))
     return failed
+
+
+def check(config: Any, runs: list[tuple[str, int]]) -> None:
+    """Raises UserError that names the variant where one of these runs has a value that none can use."""
+    for name, seed in runs:
+        try:
+            chosen = variant(config, name, seed)
+            settings.check_fields(chosen)
+            parallel.check_batch(chosen.data.batch, parallel.make_mesh())
+        except UserError as error:
+            raise UserError(f'{name}: {error}') from error
 
 
 def _chosen_by(data: Any, training: dict[str, Any]) -> list[str]:
@@ -131,18 +146,25 @@ def plan(config: Any, only: str | None = None) -> list[tuple[str, int]]:
     """All (variant, seed) of a study, every variant with the first seed first. Raises UserError where it is none."""
     if 'study' not in config:
         raise UserError('--mode=study needs a config with variants, such as configs/losses.py, without one chosen.')
-    if not config.study.seeds:
-        raise UserError('study.seeds is empty; give at least one, as in --config.study.seeds="(0,)".')
-    names = only.split(',') if only else list(config.study.variants)
+    seeds = config.study.seeds
+    if not isinstance(seeds, list | tuple) or not seeds:
+        raise UserError(f'study.seeds is {seeds!r}; give at least one, as in --config.study.seeds="(0,)".')
+    for seed in seeds:
+        fields.check_seed('one of study.seeds', seed)
+    names = [name.strip() for name in only.split(',')] if only else list(config.study.variants)
     for name in names:
         if name not in config.study.variants:
             raise UserError(f'--only={name} is no variant of this study; it has {", ".join(config.study.variants)}.')
-    return [(name, int(seed)) for seed in config.study.seeds for name in names]
+    return list(dict.fromkeys((name, seed) for seed in seeds for name in names))  # each once
 
 
 def variant(config: Any, name: str, seed: int) -> Any:
-    """The config of one run of a study."""
-    chosen = studies.select(config, name)
+    """The config of one run of a study. Raises UserError where the variant names what the config does not have."""
+    try:
+        chosen = studies.select(config, name)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # of somebody's own study
+        fault = ' '.join(str(error).strip('"').split())[:300]
+        raise UserError(f'study.variants.{name} does not fit the config: {fault}') from error
     chosen.seed = seed
     return chosen
 
@@ -264,7 +286,7 @@ def summarize(config: Any, results: pathlib.Path) -> str:
     """Mean PSNR (rgb) of every variant over its seeds, by set, as lines of text."""
     lines = [f'{"":24}{"seeds":>6}  PSNR rgb, dB, mean over seeds of each set']
     for name in config.study.variants:
-        paths = [row_path(config, name, int(seed), results) for seed in config.study.seeds]
+        paths = [row_path(config, name, seed, results) for seed in dict.fromkeys(config.study.seeds)]
         rows = [storage.read_json(path, ('sets',)) for path in paths if path.exists()]
         rows = [row for row in rows if 'failed' not in row]
         sets = {key: [row['sets'][key]['rgb']['psnr'] for row in rows] for key in (rows[0]['sets'] if rows else ())}
