@@ -91,7 +91,7 @@ def former_values(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, An
 def of_today(name: str, value: Any) -> Any:
     """A stored value as it is written today."""
     former = FORMER.get(name, {})
-    return former.get(value, value) if former else value
+    return former.get(value, value) if isinstance(value, bool | str) else value
 
 
 def _completed(stored: dict[str, Any]) -> dict[str, Any]:

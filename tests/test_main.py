@@ -168,6 +168,34 @@ def test_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
         config_files.load('mine.py')
 
 
+@pytest.mark.parametrize(
+    ('body', 'message'),
+    [
+        ('del config.loss', 'lacks loss.content, '),
+        ('del config.seed', 'lacks seed'),
+        ('del config.model.rates', 'lacks model.rates'),
+        ('config.data = 5', 'does not load|lacks data.train'),
+        ('config.train.stepz = 5', 'has a field train.stepz, which nothing reads .did you mean train.steps'),
+        ('config.sed = 5', 'has a field sed, which nothing reads .did you mean seed'),
+        ('config.study = default.config_dict.ConfigDict()', 'lacks study.size, study.seeds, study.variants'),
+        ('config.study = 5', 'lacks study.size'),
+        ('config.bench = default.config_dict.ConfigDict()', 'lacks bench.'),
+    ],
+)
+def test_a_config_of_ones_own_is_complete(tmp_path, body, message):
+    """What it lacks is named when it is read, and what nothing would read."""
+    path = tmp_path / 'mine.py'
+    text = 'from qsnet_jax.configs import default\ndef get_config():\n    config = default.get_config()\n'
+    path.write_text(f'{text}    {body}\n    return config\n')
+    with pytest.raises(UserError, match=message):
+        config_files.load(str(path))
+
+
+def test_every_config_of_the_package_is_complete():
+    for name in config_files.names():
+        config_files.load(name)
+
+
 def test_the_study_of_the_readme_works(tmp_path):
     """The file as it is printed there, with the commands below it."""
     text = (ROOT / 'configs/README.md').read_text()

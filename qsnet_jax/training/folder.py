@@ -82,17 +82,31 @@ def starts_of(workdir: pathlib.Path) -> list[dict[str, Any]]:
         return []
     remedy = 'Remove it to go on without the record of how the run came about.'
     starts = storage.read_json(path, ('starts',), remedy)['starts']
-    needed = {'step', 'config', 'training_data', 'commit', 'date'}
-    is_whole = isinstance(starts, list) and all(
-        isinstance(each, dict)
-        and needed <= each.keys()
-        and isinstance(each['config'], dict)
-        and isinstance(each['config'].get('model'), dict)
-        for each in starts
-    )
-    if not is_whole:
+    if not isinstance(starts, list) or not all(map(_is_start, starts)):
         raise storage.Damaged(f'{path} does not hold the starts of a run. {remedy}')
     return starts
+
+
+def _is_start(start: Any) -> bool:
+    """Whether all that is read of a start is there, and of its type."""
+    needed = {'step', 'config', 'training_data', 'commit', 'date'}
+    if not isinstance(start, dict) or not needed <= start.keys() or not isinstance(start['config'], dict):
+        return False
+    origin = start.get('start_from') or {}
+    return (
+        isinstance(start['step'], int)
+        and all(isinstance(start['config'].get(name), dict) for name in ('model', 'train', 'data'))
+        and all(_are_prints(prints) for prints in (start['training_data'], start.get('validation_data') or {}))
+        and (isinstance(origin, dict) and isinstance(origin.get('sha256', ''), str))
+    )
+
+
+def _are_prints(prints: Any) -> bool:
+    """Whether these are fingerprints of sources by name."""
+    return isinstance(prints, dict) and all(
+        isinstance(each, dict) and isinstance(each.get('sha256'), str) and isinstance(each.get('count'), int)
+        for each in prints.values()
+    )
 
 
 def start_of(starts: list[dict[str, Any]], step: int) -> dict[str, Any]:

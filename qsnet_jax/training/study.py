@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from qsnet_jax import UserError, derain, fields, model, provenance, spelling, storage
 from qsnet_jax.configs import studies
 from qsnet_jax.data import sets, sources
-from qsnet_jax.evidence import evaluate
+from qsnet_jax.evidence import evaluate, shapes
 from qsnet_jax.training import log, parallel, settings, train
 from qsnet_jax.weights import files
 
@@ -180,12 +180,12 @@ def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
     if not path.exists():
         return False
     try:
-        stored = storage.read_json(path, ('provenance', 'sets'))
+        stored = _read_row(path)
         found, sets_there = stored['provenance']['config'], stored['sets']
         prints = {key: each['fingerprint']['sha256'] for key, each in sets_there.items()}
         trained = (stored['provenance'].get('training') or {}).get('training_data') or {}
-    except (storage.Damaged, KeyError, TypeError, AttributeError) as error:
-        print(f'{error if isinstance(error, storage.Damaged) else f"{path} is no row."} It is made anew.')
+    except storage.Damaged as error:
+        print(spelling.shown(f'{error} It is made anew.'))
         return False
     chosen = variant(config, name, seed)
     chosen.update_from_flattened_dict(fields.as_it_was(found, json.loads(chosen.to_json())))
@@ -201,6 +201,14 @@ def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
             '--results, or the folder that it was made with.'
         )
     return 'failed' not in stored
+
+
+def _read_row(path: pathlib.Path) -> dict[str, Any]:
+    """A row of a study. Raises Damaged where it is none."""
+    row = storage.read_json(path, ('provenance', 'sets'))
+    if faults := shapes.faults({**row, 'kind': 'study'}):
+        raise storage.Damaged(f'{path} is no row of a study: {", ".join(faults)}.')
+    return row
 
 
 @functools.cache
@@ -283,13 +291,19 @@ def _curve(folder: pathlib.Path) -> list[dict[str, float]]:
 
 
 def summarize(config: Any, results: pathlib.Path) -> str:
-    """Mean PSNR (rgb) of every variant over its seeds, by set, as lines of text."""
+    """Mean PSNR (rgb) of every variant over its seeds, by set, as lines of text; rows that are damaged are named."""
     lines = [f'{"":24}{"seeds":>6}  PSNR rgb, dB, mean over seeds of each set']
     for name in config.study.variants:
         paths = [row_path(config, name, seed, results) for seed in dict.fromkeys(config.study.seeds)]
-        rows = [storage.read_json(path, ('sets',)) for path in paths if path.exists()]
+        rows = []
+        for path in (path for path in paths if path.exists()):
+            try:
+                rows.append(_read_row(path))
+            except storage.Damaged as error:  # of a variant that --only leaves out
+                print(spelling.shown(f'left out: {error} Without --only it is made anew.'))
         rows = [row for row in rows if 'failed' not in row]
-        sets = {key: [row['sets'][key]['rgb']['psnr'] for row in rows] for key in (rows[0]['sets'] if rows else ())}
+        names = rows[0]['sets'] if rows else ()
+        sets = {key: [row['sets'][key]['rgb']['psnr'] for row in rows if key in row['sets']] for key in names}
         means = [f'{key} {sum(values) / len(values):.2f}' for key, values in sets.items() if None not in values]
         lines.append(f'{name:24}{len(rows):>6}  ' + ', '.join(means))
     return '\n'.join(lines)

@@ -228,6 +228,25 @@ def test_a_run_without_both_is_not_taken_for_another(run):
     assert train.restore_variables(run.config, run.workdir, 'latest')[2] == {'step': 5}
 
 
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        *(('step', 'a'), ('step', None), ('config', 5), ('config', {'model': {}}), ('training_data', [])),
+        *(('training_data', {'pairs': 5}), ('training_data', {'pairs': {'sha256': 5, 'count': 1}})),
+        *(('validation_data', {'pairs': {'sha256': 'a'}}), ('start_from', 'x'), ('start_from', {'sha256': 3})),
+    ],
+)
+def test_a_start_of_other_types_is_named(run, field, value):
+    """An object whose parts are not what they must be is damaged too, also in the last of several starts."""
+    path = run.workdir / 'run.json'
+    stored = json.loads(path.read_text())
+    assert folder.starts_of(run.workdir) == stored['starts']
+    stored['starts'].append({**stored['starts'][0], field: value})
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r'run\.json does not hold the starts of a run\. Remove it'):
+        run()
+
+
 @pytest.mark.parametrize('content', ['', '{"starts"', '[]', '{}', '{"starts": 3}', '{"starts": [{}]}'])
 def test_a_damaged_run_json_is_named(run, content):
     """With what to do; without it the run goes on."""

@@ -286,6 +286,24 @@ def test_a_run_that_diverges_leaves_a_row_and_the_others_run(tiny_study, tmp_pat
     assert not study.is_done(tiny_study, 'wild', 0, tmp_path)
 
 
+@pytest.mark.parametrize('damage', ['{"sets"', '{}', '{"sets": {"pairs": {}}}', '{"provenance": 3, "sets": {"a": 2}}'])
+def test_a_damaged_row_is_made_anew_or_left_out(tiny_study, done, tmp_path, capsys, damage):
+    """Made anew where it is asked for; a variant that is not is named in the table's place."""
+    shutil.copytree(done / 'rows', tmp_path / 'rows')
+    path = tmp_path / 'rows/tiny-content-0.json'
+    path.write_text(damage)
+    assert not study.is_done(tiny_study, 'content', 0, tmp_path)
+    assert 'It is made anew.' in capsys.readouterr().out
+    assert study.study(tiny_study, tmp_path / 'runs', tmp_path, 'paper') == 0
+    found = capsys.readouterr().out
+    assert f'left out: {path}' in found and 'content                      0' in found
+    row = json.loads((done / 'rows/tiny-content-0.json').read_text())
+    del row['sets']['pairs']['rgb']
+    path.write_text(json.dumps(row))
+    assert 'content                      0' in study.summarize(tiny_study, tmp_path)
+    assert 'sets.pairs.rgb is missing' in capsys.readouterr().out
+
+
 def test_a_config_without_variants_is_refused(tiny_config, tmp_path):
     """--mode=study of a single run is a mistake."""
     with pytest.raises(UserError, match='variants'):
