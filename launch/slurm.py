@@ -150,7 +150,7 @@ def submit(runs: list[cluster.Run], forwarded: list[str], workdir: pathlib.Path)
         import submitit
     except ImportError:
         raise UserError('submitit is not installed: pip install "qsnet-jax[slurm]".') from None
-    parameters, logs = resources(), pathlib.Path(_LOGS.value)
+    parameters, logs = resources(), pathlib.Path(_LOGS.value).expanduser()
     is_distributed = int(str(parameters['nodes'])) * int(str(parameters['ntasks_per_node'])) > 1
     with cluster.claimed(workdir):
         jobs = cluster.find_jobs(workdir)
@@ -181,7 +181,7 @@ def submit(runs: list[cluster.Run], forwarded: list[str], workdir: pathlib.Path)
 def run_here(runs: list[cluster.Run], forwarded: list[str]) -> int:
     """The tasks on this machine, one at a time or, with several GPUs, one on each; returns 1 where one failed."""
     gpus, _ = cluster.parse_gpus(_GPUS.value)
-    logs = pathlib.Path(_LOGS.value)
+    logs = pathlib.Path(_LOGS.value).expanduser()
     logs.mkdir(parents=True, exist_ok=True)
     free: queue.SimpleQueue[str] = queue.SimpleQueue()
     for index in range(max(gpus, 1)):

@@ -24,8 +24,11 @@ def find(value: str) -> tuple[pathlib.Path, str]:
 
     configs/NAME.py means the package's where the folder at hand has no such file.
     """
-    place, _, variant = value.partition('.py:') if '.py:' in value else value.partition(':')
-    place = f'{place}.py' if '.py:' in value else place
+    if value.endswith('.py'):
+        place, variant = value, ''  # a folder may have a colon in its name
+    else:
+        place, _, variant = value.rpartition('.py:') if '.py:' in value else value.partition(':')
+        place += '.py' if '.py:' in value else ''
     path = pathlib.Path(place).expanduser()
     if path.suffix == '.py' and path.is_file():
         return path, variant
@@ -51,7 +54,7 @@ def load(value: str) -> config_dict.ConfigDict:
         config = module.get_config(*([variant] if variant else []))
     except UserError:
         raise
-    except Exception as error:  # of somebody's own file, whatever it trips over
+    except (Exception, SystemExit) as error:  # of somebody's own file, whatever it trips over
         raise UserError(f'--config={value} does not load: {_first_line(error)}') from error
     if not isinstance(config, config_dict.ConfigDict):
         raise UserError(f'--config={value} returns a {type(config).__name__}; expected a ConfigDict from get_config().')
@@ -113,7 +116,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f' (did you mean {close[0]}?)' if close else f' (there are {", ".join(known)})'
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f'it ends the program ({error!r}); expected a get_config() that returns a config.'
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else repr(error)
     return text if isinstance(error, ValueError) else f'{type(error).__name__}: {text}'

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from qsnet_jax import Stopped, UserError, command_line, config_files, signals, spelling, storage
+from qsnet_jax import Stopped, UserError, command_line, config_files, memory, signals, spelling, storage
 from qsnet_jax.command_line import Given, Verb
 from qsnet_jax.flag_table import FLAGS
 
@@ -276,6 +276,7 @@ VERBS = {
     ),
 }
 TWO_FRAMEWORKS = ('compare', 'bench')
+LEARNING = ('train', 'study', 'compare', 'prepare')  # that read the sets of training too
 
 
 def run(arguments: list[str]) -> int:
@@ -298,10 +299,13 @@ def run(arguments: list[str]) -> int:
         return 128 + stop.signum
     except signals.Interrupted as stop:
         return signals.end(stop.signum)
-    except Exception:
-        if not signals.received():  # an import that was interrupted fails with an error of its own
+    except Exception as error:
+        if signals.received():  # an import that was interrupted fails with an error of its own
+            return signals.end(signals.received())
+        if not (shortage := memory.shortage(error)):
             raise
-        return signals.end(signals.received())
+        print(spelling.shown(f'error: {shortage}'), file=sys.stderr)
+        return _leave(1)
     finally:
         signals.uninstall()
 
@@ -335,6 +339,10 @@ def _run(arguments: list[str]) -> int:
         gc.freeze()
     finally:
         gc.enable()
+    if given.config is not None and given.config.data.root:
+        from qsnet_jax.data import sets
+
+        sets.note_unread_root(given.config, name in LEARNING)
     return VERBS[name].run(given)
 
 

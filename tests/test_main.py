@@ -66,6 +66,8 @@ def say(capsys, *arguments):
         (['--mode=eval', QUICK, '--weights=default', '--checkpoint=best'], 'give one of them'),
         (['--mode=eval', QUICK, '--weights=none'], 'does not exist'),
         (['--mode=eval', QUICK, '--framework=torch', '--tile=64', '--weights=default'], '--tile is not for'),
+        (['--mode=demo', '--port=-1'], '--port=-1'),
+        (['--mode=demo', '--port=99999'], '--port=99999'),
         (['--mode=sparsity'], 'needs --input'),
         (['--mode=sparsity', '--input='], '--input= has no value'),
         (['--mode=eval', QUICK, '--weights='], '--weights= has no value'),
@@ -179,6 +181,7 @@ def test_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
         ('config.sed = 5', 'has a field sed, which nothing reads .did you mean seed'),
         ('config.study = default.config_dict.ConfigDict()', 'lacks study.size, study.seeds, study.variants'),
         ('config.study = 5', 'lacks study.size'),
+        ('raise SystemExit(3)', r'ends the program \(SystemExit\(3\)\)'),
         ('config.bench = default.config_dict.ConfigDict()', 'lacks bench.'),
     ],
 )
@@ -189,6 +192,18 @@ def test_a_config_of_ones_own_is_complete(tmp_path, body, message):
     path.write_text(f'{text}    {body}\n    return config\n')
     with pytest.raises(UserError, match=message):
         config_files.load(str(path))
+
+
+def test_folders_may_have_colons_in_their_names(tmp_path):
+    """Of a path that ends in .py nothing is a variant."""
+    (tmp_path / 'a:b').mkdir()
+    path = tmp_path / 'a:b/study.py'
+    path.write_text('from qsnet_jax.configs import losses\nget_config = losses.get_config\n')
+    assert config_files.find(str(path)) == (path, '')
+    assert config_files.find(f'{path}:small') == (path, 'small')
+    assert config_files.name_of(f'{path}:small') == 'study-small'
+    with pytest.raises(UserError, match='missing.py is not there'):
+        config_files.find(str(tmp_path / 'a:b/missing.py'))
 
 
 def test_every_config_of_the_package_is_complete():
@@ -247,6 +262,33 @@ def test_an_error_of_the_system_that_nobody_expected_is_one_line(capsys, monkeyp
     status, lines = say(capsys, '--mode=report')
     assert status == 1
     assert lines == [f'error: a\\n\\x1b[31m: Input/output error. {storage._REMEDIES[errno.EIO]}.']
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        MemoryError('Unable to allocate 71.5 GiB for an array'),
+        RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes.\nMore'),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_ran_out_is_one_line(capsys, monkeypatch, error):
+    """Of NumPy, XLA and PyTorch, also behind another error; what to make smaller. Other errors keep their traceback."""
+
+    def fail(_given):
+        raise RuntimeError('in a thread') from error
+
+    def fail_otherwise(_given):
+        raise RuntimeError('other')
+
+    monkeypatch.setitem(main.VERBS, 'report', main.VERBS['report']._replace(run=fail))
+    status, lines = say(capsys, '--mode=report')
+    assert status == 1 and len(lines) == 1 and lines[0].startswith('error: Memory ran out (')
+    assert '--config.data.crop' in lines[0] and '--tile' in lines[0]
+    monkeypatch.setitem(main.VERBS, 'report', main.VERBS['report']._replace(run=fail_otherwise))
+    with pytest.raises(RuntimeError, match='other'):
+        main.run(['--mode=report'])
 
 
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])

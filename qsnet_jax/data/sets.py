@@ -155,6 +155,31 @@ def parse_names(names: Any) -> list[tuple[str, float]]:
     return parsed
 
 
+def note_unread_root(config: Any, is_learning: bool) -> None:
+    """Prints a note where `data.root` is given and none of the named sets lies there.
+
+    is_learning: whether the sets that are learned from count, beside those that are scored.
+    """
+    data, pool = config.data, config.sparsity.pool
+    given = [data.eval, *([data.train, data.exclude] if is_learning else [pool])]
+    given += [data.validation] if is_learning and data.validation != held_out.NAME else []
+    for variant in config.study.variants.values() if 'study' in config else ():
+        own = variant.get('data') or {}
+        given += [own.get(field) for field in ('train', 'eval', 'validation', 'exclude')]
+    names = [name for each in given if each and isinstance(each, str | tuple) for name, _ in parse_names(each)]
+    if not any(_reads_root(name) for name in names):
+        print(
+            f'note: no named set reads --config.data.root={data.root}; {", ".join(dict.fromkeys(names))} come with the '
+            f'program. For files of your own give --config.data.{"train" if is_learning else "eval"}=pairs.'
+        )
+
+
+def _reads_root(name: str) -> bool:
+    """Whether a set has files below `data.root`; rain drawn on the bundled photos has none."""
+    base, _, folder = name.partition('/')
+    return bool(folder) or not (base.startswith('drawn_') or base in (STAND_IN, 'test_iii'))
+
+
 def draw_test_i() -> dict[str, list[str]]:
     """Names of the pairs of Test-I by set, as test_i.txt lists them: those of the publishers' test files."""
     generator = np.random.Generator(np.random.PCG64(TEST_I_SEED))

@@ -11,7 +11,7 @@ import jax
 from qsnet_jax import UserError, fields, storage
 from qsnet_jax.data import sources
 from qsnet_jax.training import settings
-from qsnet_jax.weights import files
+from qsnet_jax.weights import checks, files
 
 
 @contextlib.contextmanager
@@ -43,6 +43,7 @@ def stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
             return stored
     starts = starts_of(workdir)
     if starts:
+        _check_network(workdir / 'run.json', starts[-1]['config'])
         print(f'{fault or f"{path} is missing."} The config of the run is taken from run.json.')
         return starts[-1]['config']
     if fault:
@@ -51,11 +52,14 @@ def stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _check_network(path: pathlib.Path, stored: dict[str, Any]) -> None:
-    """Raises Damaged for settings that no network has."""
+    """Raises Damaged for settings that no network has, and where one is missing that every run has written."""
     known, found = fields.default_fields(), fields.flat({'model': stored['model']})
     unknown = [name for name in found if name not in known]
     if unknown:
         raise storage.Damaged(f'{path} holds {", ".join(unknown)}, which no network has.')
+    missing = [f'model.{name}' for name in checks.ORIGINAL if name not in stored['model']]
+    if missing:
+        raise storage.Damaged(f'{path} lacks {", ".join(missing)}; bring back the file as it was written.')
 
 
 def _refuse_another_network(path: pathlib.Path, stored: dict[str, Any], starts: list[dict[str, Any]]) -> None:

@@ -219,6 +219,23 @@ def test_settings_that_no_network_has_are_damage(run, capsys):
         train.restore_variables(run.config, run.workdir, 'latest')
 
 
+def test_a_network_that_lacks_settings_is_damage(run):
+    """Today's default is not put in the place of what is lost; run.json has it, unless it lacks it too."""
+    path, record = run.workdir / 'config.json', run.workdir / 'run.json'
+    stored = json.loads(path.read_text())
+    del stored['model']['rates']
+    path.write_text(json.dumps(stored))
+    assert folder.stored_config(run.workdir)['model']['rates'] == [1, 2]
+    starts = json.loads(record.read_text())
+    del starts['starts'][-1]['config']['model']['rates']
+    record.write_text(json.dumps(starts))
+    with pytest.raises(UserError, match=r'run\.json lacks model\.rates'):
+        folder.stored_config(run.workdir)
+    record.unlink()
+    with pytest.raises(UserError, match=r'config\.json lacks model\.rates'):
+        train.restore_variables(run.config, run.workdir, 'latest')
+
+
 def test_a_run_without_both_is_not_taken_for_another(run):
     """Resuming refuses; evaluation takes the command's config."""
     (run.workdir / 'config.json').unlink()
