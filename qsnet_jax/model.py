@@ -171,12 +171,12 @@ class QSNet(nn.Module):
 
     def check_settings(self) -> None:
         """Raises UserError for settings that no network can be built of."""
+        if not all(isinstance(rate, int) for rate in self.rates):
+            raise UserError(f'rates is {self.rates}; expected whole numbers, as (1, 2, 4, 6).')
         if self.groups < 1 or self.units < 0 or min(self.rates, default=1) < 1:
             raise UserError(
                 f'groups, units, rates are {self.groups}, {self.units}, {self.rates}; expected positive numbers.'
             )
-        if not all(isinstance(rate, int) for rate in self.rates):
-            raise UserError(f'rates is {self.rates}; expected whole numbers, as (1, 2, 4, 6).')
         step = 4 * self.groups
         if self.channels % step or self.channels < step:
             raise UserError(f'channels is {self.channels}; it must be a multiple of 4 x groups = {step}.')

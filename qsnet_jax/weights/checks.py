@@ -98,13 +98,13 @@ def check_limits(settings: Mapping[str, Any]) -> None:
     settings: `config.model`.
     """
     network = model.from_config(settings)
+    network.check_settings()
     sizes = {'units': network.units, 'rates': len(network.rates), 'rate': max(network.rates, default=1)}
     sizes['width'] = max(network.channels, network.scale_channels)
     names = {'units': 'units', 'rates': 'rates, in number,', 'rate': 'rates', 'width': 'channels or scale_channels'}
     for name, size in sizes.items():
         if size > LARGEST[name]:
             raise UserError(f'model.{names[name]} has {size}; {LARGEST[name]} is the most that weights are read with.')
-    network.check_settings()
     shapes = expected_shapes(network)
     size = layers.at_least_float32(network.dtype).itemsize * sum(map(math.prod, shapes.values()))
     if size > reading.DATA_LIMIT or len(shapes) > reading.COUNT_LIMIT:

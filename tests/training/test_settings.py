@@ -53,6 +53,7 @@ def test_numbers_without_sense(tiny_config, name, value, message):
     ('changes', 'message'),
     [
         ({'model.rates': (1.5, 2)}, r'rates is \(1.5, 2\); expected whole numbers'),
+        ({'model.rates': ('a', 'b')}, 'expected whole numbers'),
         ({'model.units': 60}, 'model.units has 60; 48 is the most'),
         ({'model.rates': tuple(range(1, 14))}, 'has 13; 12 is the most'),
         ({'model.rates': (1, 2000)}, 'model.rates has 2000; 1024 is the most'),
