@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from qsnet_jax import UserError, spelling, storage
-from qsnet_jax.data import sets, sources
-from qsnet_jax.training import settings, study, train
+from qsnet_jax.training import study
 
 Run = tuple[str, int]  # variant and seed
 OWN = {  # options of sbatch that the launcher gives by itself, and its flag for them
@@ -35,22 +34,14 @@ class Job:
 
 def check(config: Any, runs: list[Run], devices: int) -> None:
     """Raises UserError where a job would: a value that no run can use, files or weights that are not there."""
-    for name in dict.fromkeys(name for name, _ in runs):
-        chosen = study.variant(config, name, runs[0][1])
-        try:
-            settings.check_fields(chosen)
-            if chosen.data.batch % devices:
-                raise UserError(
-                    f'data.batch is {chosen.data.batch} and {devices} devices share it; it must be a multiple of that. '
-                    'Change --config.data.batch, --nodes, --gpus or --processes.'
-                )
-            for source, _ in sets.parse_names(chosen.data.train):
-                sets.open_source(source, chosen.data, 'train', sources.Cache(0))
-            sets.open_evaluation(chosen.data, chosen.data.eval, sources.Cache(0))
-            if chosen.train.start_from:
-                train.start_state(chosen)
-        except UserError as error:
-            raise UserError(f'{name}: {error}') from error
+    study.check(config, runs)
+    for name, seed in runs:
+        batch = study.variant(config, name, seed).data.batch
+        if batch % devices:
+            raise UserError(
+                f'{name}: data.batch is {batch} and {devices} devices share it; it must be a multiple of that. '
+                'Change --config.data.batch, --nodes, --gpus or --processes.'
+            )
 
 
 def parse_gpus(text: str) -> tuple[int, str]:

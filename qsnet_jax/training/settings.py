@@ -21,7 +21,8 @@ def check_fields(config: Any) -> None:
     _check_whole(config)
     _check_ranges(config)
     optimiser.make_optimizer(config.train)
-    for names in (config.data.train, config.data.eval, config.data.validation):
+    excluded = [config.data.exclude] if config.data.exclude else []
+    for names in (config.data.train, config.data.eval, config.data.validation, *excluded):
         sets.parse_names(names)
     _check_loss(config.loss.to_json())
     _check_network(config.model.to_json())

@@ -105,12 +105,14 @@ def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str |
     Each run has the folder WORKDIR/VARIANT-SEED, from which an interrupted one goes on, and ends in the row
     RESULTS/rows/SIZE-VARIANT-SEED.json, also where its loss was not finite. The same seed gives every variant the same
     batches and, where shapes agree, the same initial parameters. Raises UserError where a row of that name is of
-    another config, and for a value of any of them that no run can use.
+    another config, and for what `check` finds in any variant, before the first runs.
     """
     runs = plan(config, only)
     check(config, runs)
     missing = [(name, seed) for name, seed in runs if not is_done(config, name, seed, results)]
     parallel.agree_on({'the list of runs without a row': missing})
+    for name, seed in missing:
+        parallel.check_batch(variant(config, name, seed).data.batch, parallel.make_mesh())
     print(f'{len(runs) - len(missing)} of {len(runs)} runs have their rows in {results / "rows"}')
     failed = 0
     for number, (name, seed) in enumerate(missing, start=1):
@@ -122,14 +124,25 @@ def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str |
 
 
 def check(config: Any, runs: list[tuple[str, int]]) -> None:
-    """Raises UserError that names the variant where one of these runs has a value that none can use."""
-    for name, seed in runs:
+    """Raises UserError that names the variant where a run would before its first step: values, files, weights."""
+    for name in dict.fromkeys(name for name, _ in runs):
         try:
-            chosen = variant(config, name, seed)
+            chosen = variant(config, name, runs[0][1])
             settings.check_fields(chosen)
-            parallel.check_batch(chosen.data.batch, parallel.make_mesh())
+            _check_sources(chosen.data.to_json())
+            if chosen.train.start_from:
+                train.start_state(chosen)
         except UserError as error:
             raise UserError(f'{name}: {error}') from error
+
+
+@functools.cache
+def _check_sources(data: str) -> None:
+    """Raises UserError where sets of a `config.data`, as JSON, cannot be opened."""
+    settings = ml_collections.ConfigDict(json.loads(data))
+    for name, _ in sets.parse_names(settings.train):
+        sets.open_source(name, settings, 'train', sources.Cache(0))
+    sets.open_evaluation(settings, settings.eval, sources.Cache(0))
 
 
 def _chosen_by(data: Any, training: dict[str, Any]) -> list[str]:

@@ -236,7 +236,10 @@ def test_seeds_are_whole_numbers(tiny_study, seeds):
     [
         ({'train': {'learning_rate': -1.0}}, 'wild: train.learning_rate is -1'),
         ({'model': {'units': 60}}, 'wild: model.units has 60'),
-        ({'data': {'batch': 3}}, 'wild: .*3'),
+        ({'data': {'batch': 3}}, 'data.batch is 3'),
+        ({'data': {'eval': 'pair'}}, "wild: Unknown data set 'pair'"),
+        ({'data': {'root': '/nowhere'}}, 'wild: /nowhere is not a folder'),
+        ({'train': {'start_from': '/nowhere.safetensors'}}, 'wild: /nowhere'),
         ({'data': {'train': 'pairs:nan'}}, 'wild: .*pairs:nan'),
         ({'train': {'stepz': 3}}, 'wild: study.variants.wild does not fit .*stepz'),
         ({'train': {'steps': 'x'}}, 'wild: study.variants.wild does not fit'),
