@@ -165,12 +165,8 @@ def _compare(name: str, fingerprint: dict[str, Any], folder: pathlib.Path, recor
                 f'{name}: the earlier results in {folder} were of other files ({stored["count"]} images, '
                 f'{stored["sha256"][:12]}; now {fingerprint["count"]}, {fingerprint["sha256"][:12]}) and are replaced'
             )
-    trained = (record.get('training') or {}).get('training_data') or {}
-    try:
-        seen = [other for other, print_ in trained.items() if f'{print_["sha256"]:s}' == fingerprint['sha256']]
-    except (AttributeError, KeyError, TypeError, ValueError):
-        print(f'{name}: the record of the weights is damaged; whether they were trained on these images is unknown')
-        seen = []
+    trained = (record.get('training') or {}).get('training_data', {})
+    seen = [other for other, print_ in trained.items() if print_['sha256'] == fingerprint['sha256']]
     if seen:
         print(f'{name}: the network was trained on these very images ({seen[0]})')
         return {**fingerprint, 'seen_in_training': seen}
