@@ -8,7 +8,7 @@ from ml_collections import config_dict
 
 def get_config():
     config = config_dict.ConfigDict()
-    config.seed = 0  # everything random follows from it: initial parameters, order, crops, drawn rain
+    config.seed = 0  # 0 to 2**63 - 1; everything random follows: initial parameters, order, crops, drawn rain
     config.note = ''  # kept with the weights: the licence of the data, say
     _network(config)
     _loss(config)

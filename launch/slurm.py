@@ -90,6 +90,8 @@ def find_flags(arguments: list[str]) -> list[str]:
     """The flags that go on to the study; its seeds do not, for each task gets its own."""
     if loose := [each for each in arguments if not each.startswith('-')]:  # absl takes --gpus 4, jobs would get the 4
         raise UserError(f'{loose[0]!r} stands alone; write flags as --name=value.')
+    if empty := [each for each in arguments if each.partition('=')[1:] == ('=', '')]:
+        raise UserError(f'{empty[0]} has no value (a variable that is not set?); give one, or leave the flag out.')
     names = [each.lstrip('-').partition('=')[0] for each in arguments]
     kept = ('config', 'results', 'workdir', 'compilation_cache')
     return [
@@ -150,7 +152,7 @@ def submit(runs: list[cluster.Run], forwarded: list[str], workdir: pathlib.Path)
         import submitit
     except ImportError:
         raise UserError('submitit is not installed: pip install "qsnet-jax[slurm]".') from None
-    parameters, logs = resources(), pathlib.Path(_LOGS.value)
+    parameters, logs = resources(), pathlib.Path(_LOGS.value).expanduser()
     is_distributed = int(str(parameters['nodes'])) * int(str(parameters['ntasks_per_node'])) > 1
     with cluster.claimed(workdir):
         jobs = cluster.find_jobs(workdir)
@@ -181,7 +183,7 @@ def submit(runs: list[cluster.Run], forwarded: list[str], workdir: pathlib.Path)
 def run_here(runs: list[cluster.Run], forwarded: list[str]) -> int:
     """The tasks on this machine, one at a time or, with several GPUs, one on each; returns 1 where one failed."""
     gpus, _ = cluster.parse_gpus(_GPUS.value)
-    logs = pathlib.Path(_LOGS.value)
+    logs = pathlib.Path(_LOGS.value).expanduser()
     logs.mkdir(parents=True, exist_ok=True)
     free: queue.SimpleQueue[str] = queue.SimpleQueue()
     for index in range(max(gpus, 1)):

@@ -7,6 +7,7 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from qsnet_jax import UserError, config_files
+from qsnet_jax import fields as config_fields
 
 COMMON = ('compilation_cache', 'verbosity')
 
@@ -78,12 +79,29 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
     if left:
         raise UserError(f'{" ".join(left)} not understood; flags are written --name=value. {_flags_of(table, name)}')
     check_tuples(rest, config)
+    if config is not None:
+        config_fields.check_numbers(config)
+    _refuse_empty(values, verb, _fields_of(rest), config)
     missing = [flag for flag in verb.needed if not values[flag].value]
     if missing:
         raise UserError(
             f'--mode={name} needs {" and ".join(f"--{flag}=..." for flag in missing)}. {_flags_of(table, name)}'
         )
     return Given(values, config, config_files.name_of(source) if source else '')
+
+
+def _refuse_empty(values: flags.FlagValues, verb: Verb, given: list[str], config: Any) -> None:
+    """Raises UserError for a text that was given without one, as by a variable of the shell that nobody set."""
+    empty = [flag for flag in (*verb.flags, *COMMON) if values[flag].present and values[flag].value == '']
+    if given:
+        found = config_fields.flat(config.to_dict())
+        usual = config_fields.default_fields() | {'data.exclude': ''}  # which may be empty: no set is left out
+        names = [field.partition('.')[2] for field in given]
+        empty += [f'config.{name}' for name in names if found.get(name) == '' != usual.get(name, '')]
+    if empty:
+        raise UserError(
+            f'--{empty[0]}= has no value (a variable that is not set?); write --{empty[0]}=VALUE, or leave it out.'
+        )
 
 
 def define_config(source: str, arguments: list[str], values: flags.FlagValues) -> config_dict.ConfigDict:

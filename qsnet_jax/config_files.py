@@ -9,7 +9,8 @@ from typing import Any
 from ml_collections import config_dict
 
 import qsnet_jax.configs
-from qsnet_jax import UserError
+from qsnet_jax import UserError, fields
+from qsnet_jax.configs import bench
 
 
 def names() -> list[str]:
@@ -23,8 +24,11 @@ def find(value: str) -> tuple[pathlib.Path, str]:
 
     configs/NAME.py means the package's where the folder at hand has no such file.
     """
-    place, _, variant = value.partition('.py:') if '.py:' in value else value.partition(':')
-    place = f'{place}.py' if '.py:' in value else place
+    if value.endswith('.py'):
+        place, variant = value, ''  # a folder may have a colon in its name
+    else:
+        place, _, variant = value.rpartition('.py:') if '.py:' in value else value.partition(':')
+        place += '.py' if '.py:' in value else ''
     path = pathlib.Path(place).expanduser()
     if path.suffix == '.py' and path.is_file():
         return path, variant
@@ -50,12 +54,37 @@ def load(value: str) -> config_dict.ConfigDict:
         config = module.get_config(*([variant] if variant else []))
     except UserError:
         raise
-    except Exception as error:  # of somebody's own file, whatever it trips over
+    except (Exception, SystemExit) as error:  # of somebody's own file, whatever it trips over
         raise UserError(f'--config={value} does not load: {_first_line(error)}') from error
     if not isinstance(config, config_dict.ConfigDict):
         raise UserError(f'--config={value} returns a {type(config).__name__}; expected a ConfigDict from get_config().')
+    _check_complete(value, config)
     config.lock()
     return config
+
+
+def _check_complete(value: str, config: config_dict.ConfigDict) -> None:
+    """Raises UserError for a config without fields that every config has, and with some that nothing reads."""
+    found, known = fields.flat(config.to_dict()), fields.default_fields()
+    sections = {name.partition('.')[0] for name in known}
+    needed = [*known, *(f'bench.{name}' for name in bench.get_config().bench if 'bench' in config)]
+    needed += [f'study.{name}' for name in ('size', 'seeds', 'variants') if 'study' in config]
+    there = {*found, *(f'{name}.{field}' for name in ('bench', 'study') for field in _names_in(config, name))}
+    missing = [name for name in needed if name not in there]
+    if missing:
+        raise UserError(
+            f'--config={value} lacks {", ".join(missing[:8])}{" and others" if len(missing) > 8 else ""}. Begin with '
+            'config = default.get_config() of qsnet_jax.configs and change fields of it.'
+        )
+    for name in found:
+        if name not in known and (name.partition('.')[0] in sections or '.' not in name):
+            raise UserError(f'--config={value} has a field {name}, which nothing reads{nearest(name, known)}.')
+
+
+def _names_in(config: config_dict.ConfigDict, section: str) -> list[str]:
+    """What a section holds; nothing where it is none."""
+    place = config.get(section)
+    return list(place) if isinstance(place, config_dict.ConfigDict) else []
 
 
 def name_of(value: str) -> str:
@@ -87,7 +116,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f' (did you mean {close[0]}?)' if close else f' (there are {", ".join(known)})'
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f'it ends the program ({error!r}); expected a get_config() that returns a config.'
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else repr(error)
     return text if isinstance(error, ValueError) else f'{type(error).__name__}: {text}'

@@ -77,7 +77,7 @@ class Networks:
         if name not in self.names:  # the page sends what its visitor sends
             raise UserError(f'There are no weights called {name!r}; expected one of {", ".join(self.names)}.')
         if name not in self._loaded:
-            self._loaded[name] = derain.load(name, tile=None)
+            self._loaded[name] = derain.load(name, tile=0)
         return self._loaded[name]
 
 

@@ -28,6 +28,7 @@ class Derainer:
     below and to the right, up to a multiple of that. A larger one than `tile` is cut into overlapping tiles of
     tile x tile pixels whose margins, as wide as the network's receptive field, are thrown away. The result is that of
     the whole image, in bounded memory; sums of other shapes may round a value to the neighbouring level.
+    None is that of scores: TILE, or more for a network whose margins leave nothing of it.
 
     few_shapes: cuts small images into tiles too, whose sides are multiples of 32. Every new shape compiles for seconds,
       so this is faster for images of many sizes, and slower for images of one.
@@ -38,7 +39,7 @@ class Derainer:
         self,
         variables: dict[str, Any],
         settings: dict[str, Any],
-        tile: int = TILE,
+        tile: int | None = None,
         few_shapes: bool = False,
         runtime: Callable[[np.ndarray], np.ndarray] | None = None,
     ):
@@ -47,12 +48,7 @@ class Derainer:
         self.variables = variables
         self.settings = dict(settings)
         self.network = model.from_config(settings)
-        self.tile = tile // BUCKET * BUCKET
-        if self.tile < _smallest_tile(self.network):
-            raise UserError(
-                f'A tile of {tile} pixels leaves nothing of its margins of {_halo(self.network)}; '
-                f'use --tile={_smallest_tile(self.network)} or more.'
-            )
+        self.tile = check_tile(self.network, tile)
 
     @functools.cached_property
     def _prepared(self) -> dict[str, Any]:
@@ -108,6 +104,18 @@ class Derainer:
         """Side of the tiles along one axis of an image whose shape is to be shared: a multiple of 32 where one fits."""
         largest = extent // BUCKET * BUCKET
         return min(self.tile, largest) if largest >= _smallest_tile(self.network) else self.tile
+
+
+def check_tile(network: model.QSNet, tile: int | None) -> int:
+    """The side of tiles that Derainer takes. Raises UserError where the margins of a given one leave nothing of it."""
+    smallest = _smallest_tile(network)
+    if tile is None:
+        return max(TILE, smallest)
+    if tile // BUCKET * BUCKET < smallest:
+        raise UserError(
+            f'A tile of {tile} pixels leaves nothing of its margins of {_halo(network)}; use --tile={smallest} or more.'
+        )
+    return tile // BUCKET * BUCKET
 
 
 def pad_to_stride(image: np.ndarray, stride: int) -> np.ndarray:
@@ -187,16 +195,17 @@ def _predict(network: model.QSNet, prepared: Any, tiles: jax.Array, scales: bool
 
 def load(
     weights: str | None = None,
-    tile: int | None = TILE,
+    tile: int | None = None,
     dtype: str | None = None,
     few_shapes: bool = False,
     runtime: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Derainer:
     """A Derainer with the weights of a file, of a name in the package, or with the package's default.
 
-    tile: None lets the free memory decide, see `choose_tile`. dtype: computes in 'bfloat16', say, not as in training.
+    tile: see Derainer; 0 lets the free memory decide, see `choose_tile`. dtype: computes in 'bfloat16', say, not as in
+      training.
     few_shapes, runtime: see Derainer.
     """
     variables, settings = files.load_weights(weights or files.INCLUDED / 'default.safetensors')
     settings = {**settings, 'dtype': dtype or settings['dtype']}
-    return Derainer(variables, settings, choose_tile(settings) if tile is None else tile, few_shapes, runtime)
+    return Derainer(variables, settings, choose_tile(settings) if tile == 0 else tile, few_shapes, runtime)

@@ -1,8 +1,10 @@
 """Configs as tables of fields, `a.b.c`: how two differ, and how one is read that was stored before a field existed."""
 
 import json
+import math
 from typing import Any
 
+from qsnet_jax import UserError
 from qsnet_jax.configs import default
 
 WITHOUT_EFFECT = (  # on what a run computes
@@ -11,6 +13,7 @@ WITHOUT_EFFECT = (  # on what a run computes
 )
 PLACES = ('data.root', 'train.start_from')  # where files lie; whether they are the same, their contents say
 BEFORE = {'data.validation': 'data.eval'}  # a field that did not exist yet, and the one that did its work
+SEEDS = 2**63  # as many as NumPy and JAX take
 FORMER = {'model.share_scales': {True: 'all', False: 'none', 'True': 'all', 'False': 'none'}}  # values of today
 
 
@@ -20,6 +23,21 @@ def flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     for name, value in tree.items():
         fields |= flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
     return fields
+
+
+def check_numbers(config: Any) -> None:
+    """Raises UserError for NaN and infinity in any field of a config, and for a seed that no generator takes."""
+    for name, value in flat(config.to_dict()).items():
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(each, float) and not math.isfinite(each):
+                raise UserError(f'{name} is {value}; expected a finite number, as --config.{name}=VALUE.')
+    check_seed('seed', config.seed)
+
+
+def check_seed(name: str, seed: Any) -> None:
+    """Raises UserError for a seed that is no whole number in [0, 2**63)."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < SEEDS:
+        raise UserError(f'{name} is {seed!r}; expected a whole number from 0 to 2**63 - 1.')
 
 
 def nested(fields: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +91,7 @@ def former_values(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, An
 def of_today(name: str, value: Any) -> Any:
     """A stored value as it is written today."""
     former = FORMER.get(name, {})
-    return former.get(value, value) if former else value
+    return former.get(value, value) if isinstance(value, bool | str) else value
 
 
 def _completed(stored: dict[str, Any]) -> dict[str, Any]:

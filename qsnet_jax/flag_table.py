@@ -55,7 +55,12 @@ FLAGS = {
     'count': Flag(flags.DEFINE_integer, 2, 'Photos shown, the first ones.', {'lower_bound': 1}),
     'crop': Flag(flags.DEFINE_string, None, 'What is shown of each photo: LEFT,TOP,WIDTH,HEIGHT.'),
     'overwrite': Flag(flags.DEFINE_bool, False, 'Replaces files in --output that are no results of this program.'),
-    'port': Flag(flags.DEFINE_integer, None, 'Of the page; the first free one from 7860 where none is given.'),
+    'port': Flag(
+        flags.DEFINE_integer,
+        None,
+        'Of the page; the first free one from 7860 where none is given.',
+        {'lower_bound': 1, 'upper_bound': 65535},
+    ),
     'overlap': Flag(flags.DEFINE_bool, False, 'Also finds backgrounds that training and evaluation share.'),
     'results': Flag(flags.DEFINE_string, 'results', 'Folder for rows and figures.'),
     'distributed': Flag(

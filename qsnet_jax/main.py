@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from qsnet_jax import Stopped, UserError, command_line, config_files, signals, spelling, storage
+from qsnet_jax import Stopped, UserError, command_line, config_files, memory, signals, spelling, storage
 from qsnet_jax.command_line import Given, Verb
 from qsnet_jax.flag_table import FLAGS
 
@@ -26,7 +26,7 @@ def _train(given: Given) -> int:
         raise UserError('This config holds several variants: choose one (--config=NAME:VARIANT), or --mode=study.')
     workdir = _workdir(given, given.name)
     signals.keep(f'Checkpoints are kept in {workdir}; the same command goes on from the latest.')
-    study.run(given.config, workdir, _tile(given), given.values.checkpoint)
+    study.run(given.config, workdir, given.values.tile, given.values.checkpoint)
     return 0
 
 
@@ -57,7 +57,7 @@ def _eval(given: Given) -> int:
     def make(variables: Any, settings: dict[str, Any]) -> Any:
         if notes:
             return torch_twin.Derainer(torch_twin.build(variables, settings))
-        return derain.Derainer(variables, settings, _tile(given))
+        return derain.Derainer(variables, settings, values.tile)
 
     study.evaluate_stored(given.config, _workdir(given, name), weights, values.checkpoint, make, notes)
     return 0
@@ -74,7 +74,7 @@ def _derain(given: Given) -> int:
             raise UserError(f'--runtime={values.runtime} computes in float32; leave --dtype={values.dtype} out.')
         runtime = runtimes.load(values.weights or 'default', values.runtime)
     is_folder = pathlib.Path(values.input).expanduser().is_dir()  # of photos of many sizes
-    derainer = derain.load(values.weights, values.tile, values.dtype, is_folder, runtime)
+    derainer = derain.load(values.weights, values.tile or 0, values.dtype, is_folder, runtime)
     failed = photos.derain_files(derainer, values.input, values.output, values.layers, values.overwrite)
     return int(failed > 0)
 
@@ -276,6 +276,7 @@ VERBS = {
     ),
 }
 TWO_FRAMEWORKS = ('compare', 'bench')
+LEARNING = ('train', 'study', 'compare', 'prepare')  # that read the sets of training too
 
 
 def run(arguments: list[str]) -> int:
@@ -298,10 +299,13 @@ def run(arguments: list[str]) -> int:
         return 128 + stop.signum
     except signals.Interrupted as stop:
         return signals.end(stop.signum)
-    except Exception:
-        if not signals.received():  # an import that was interrupted fails with an error of its own
+    except Exception as error:
+        if signals.received():  # an import that was interrupted fails with an error of its own
+            return signals.end(signals.received())
+        if not (shortage := memory.shortage(error)):
             raise
-        return signals.end(signals.received())
+        print(spelling.shown(f'error: {shortage}'), file=sys.stderr)
+        return _leave(1)
     finally:
         signals.uninstall()
 
@@ -335,6 +339,10 @@ def _run(arguments: list[str]) -> int:
         gc.freeze()
     finally:
         gc.enable()
+    if given.config is not None and given.config.data.root:
+        from qsnet_jax.data import sets
+
+        sets.note_unread_root(given.config, name in LEARNING)
     return VERBS[name].run(given)
 
 
@@ -381,13 +389,6 @@ def _results(given: Given) -> pathlib.Path:
     results = pathlib.Path(given.values.results).expanduser()
     storage.check_writable(results, 'results')
     return results
-
-
-def _tile(given: Given) -> int:
-    """Side of the tiles of scored images."""
-    from qsnet_jax import derain
-
-    return given.values.tile or derain.TILE
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 
+_WORDS = ('RESOURCE_EXHAUSTED', 'ut of memory', 'bad_alloc', "can't allocate memory")  # of XLA, PyTorch and C++
 UNKNOWN = 4 * 2**30  # where nothing can be found out
 
 
@@ -16,6 +17,21 @@ def free() -> int:
         lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
         limits = [1024 * next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable:'))]
     return max(min(limits + _shares() + _own()), 0)
+
+
+def shortage(error: BaseException) -> str | None:
+    """What to say of an error that means that memory ran out, on this machine or on a card; None of any other."""
+    cause: BaseException | None = error
+    while cause is not None:
+        text = ' '.join(str(cause).split())
+        if isinstance(cause, MemoryError) or any(words in text for words in _WORDS):
+            return (
+                f'Memory ran out ({text[:200] or type(cause).__name__}). Training takes less with a smaller '
+                '--config.data.crop or --config.data.batch, photos and scores with a smaller --tile, both with a '
+                'narrower network (--config.model.channels); or end other programs.'
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _shares() -> list[int]:

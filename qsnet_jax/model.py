@@ -171,6 +171,8 @@ class QSNet(nn.Module):
 
     def check_settings(self) -> None:
         """Raises UserError for settings that no network can be built of."""
+        if not all(isinstance(rate, int) for rate in self.rates):
+            raise UserError(f'rates is {self.rates}; expected whole numbers, as (1, 2, 4, 6).')
         if self.groups < 1 or self.units < 0 or min(self.rates, default=1) < 1:
             raise UserError(
                 f'groups, units, rates are {self.groups}, {self.units}, {self.rates}; expected positive numbers.'

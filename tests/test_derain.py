@@ -50,6 +50,15 @@ def test_a_margin_that_is_too_narrow_shows(monkeypatch):
     assert np.abs(whole.astype(int) - make(tile=64).restore(image)).max() > 1
 
 
+def test_scores_take_tiles_that_wide_margins_need():
+    """Of a network that sees far, more than the usual side; a given one that is too small is refused."""
+    assert make(tile=None).tile == derain.TILE
+    far = make(tile=None, rates=(1, 400))
+    assert far.tile > 2 * derain._halo(far.network) > derain.TILE
+    with pytest.raises(UserError, match=f'use --tile={far.tile} or more'):
+        make(tile=derain.TILE, rates=(1, 400))
+
+
 def test_cores_cover_every_pixel_once():
     """For many sizes: windows of one size, cores that join, margins of at least the halo."""
     for extent in range(32, 2000, 32):

@@ -49,6 +49,12 @@ def say(capsys, *arguments):
         ([QUICK, '--config.train.learning_rate=fast'], 'expected float, as 0.003'),
         ([QUICK, '--config.data.flip=maybe'], 'expected bool'),
         ([QUICK, '--config.model.rates=x'], 'expected numbers'),
+        ([QUICK, '--config.train.learning_rate=nan'], 'train.learning_rate is nan; expected a finite number'),
+        ([QUICK, '--mode=compare', '--config.data.cache_gib=inf'], 'data.cache_gib is inf'),
+        ([QUICK, '--mode=eval', '--weights=default', '--config.loss.detail=-inf'], 'loss.detail is -inf'),
+        ([QUICK, '--config.seed=99999999999999999999999'], 'seed is 99999999999999999999999; expected a whole number'),
+        ([QUICK, '--config.model.rates=(1.5,2)'], 'expected whole numbers'),
+        ([QUICK, '--config.data.train=drawn_light:nan'], 'not positive and finite'),
         ([QUICK, '--config.train.steps'], 'config.train.steps'),
         ([QUICK, 'train'], 'not understood'),
         (['--mode=derain'], 'needs --input=... and --output=...'),
@@ -60,7 +66,20 @@ def say(capsys, *arguments):
         (['--mode=eval', QUICK, '--weights=default', '--checkpoint=best'], 'give one of them'),
         (['--mode=eval', QUICK, '--weights=none'], 'does not exist'),
         (['--mode=eval', QUICK, '--framework=torch', '--tile=64', '--weights=default'], '--tile is not for'),
+        (['--mode=demo', '--port=-1'], '--port=-1'),
+        (['--mode=demo', '--port=99999'], '--port=99999'),
         (['--mode=sparsity'], 'needs --input'),
+        (['--mode=sparsity', '--input='], '--input= has no value'),
+        (['--mode=eval', QUICK, '--weights='], '--weights= has no value'),
+        (['--mode=study', '--config=losses:small', '--only='], '--only= has no value'),
+        (['--mode=report', '--results='], '--results= has no value'),
+        ([QUICK, '--workdir', ''], '--workdir= has no value'),
+        ([QUICK, '--config.data.root='], '--config.data.root= has no value'),
+        ([QUICK, '--config.train.start_from='], '--config.train.start_from= has no value'),
+        ([QUICK, '--tile=1', '--workdir=none'], 'A tile of 1 pixels leaves nothing'),
+        (['--mode=study', '--config=losses:small', '--config.study.seeds=(0.5,)'], 'one of study.seeds is 0.5'),
+        (['--mode=study', '--config=losses:small', '--config.study.seeds=(0,-1)'], 'one of study.seeds is -1'),
+        (['--mode=study', '--config=losses:small', '--config.train.learning_rate=-1'], 'paper: train.learning_rate'),
         (['--mode=study', QUICK], 'variants'),
         (['--mode=bench', QUICK], 'configs/bench.py'),
         (['--mode=eval', QUICK, '--config.data.eval=nothing', '--workdir=none'], 'no run'),
@@ -151,6 +170,47 @@ def test_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
         config_files.load('mine.py')
 
 
+@pytest.mark.parametrize(
+    ('body', 'message'),
+    [
+        ('del config.loss', 'lacks loss.content, '),
+        ('del config.seed', 'lacks seed'),
+        ('del config.model.rates', 'lacks model.rates'),
+        ('config.data = 5', 'does not load|lacks data.train'),
+        ('config.train.stepz = 5', 'has a field train.stepz, which nothing reads .did you mean train.steps'),
+        ('config.sed = 5', 'has a field sed, which nothing reads .did you mean seed'),
+        ('config.study = default.config_dict.ConfigDict()', 'lacks study.size, study.seeds, study.variants'),
+        ('config.study = 5', 'lacks study.size'),
+        ('raise SystemExit(3)', r'ends the program \(SystemExit\(3\)\)'),
+        ('config.bench = default.config_dict.ConfigDict()', 'lacks bench.'),
+    ],
+)
+def test_a_config_of_ones_own_is_complete(tmp_path, body, message):
+    """What it lacks is named when it is read, and what nothing would read."""
+    path = tmp_path / 'mine.py'
+    text = 'from qsnet_jax.configs import default\ndef get_config():\n    config = default.get_config()\n'
+    path.write_text(f'{text}    {body}\n    return config\n')
+    with pytest.raises(UserError, match=message):
+        config_files.load(str(path))
+
+
+def test_folders_may_have_colons_in_their_names(tmp_path):
+    """Of a path that ends in .py nothing is a variant."""
+    (tmp_path / 'a:b').mkdir()
+    path = tmp_path / 'a:b/study.py'
+    path.write_text('from qsnet_jax.configs import losses\nget_config = losses.get_config\n')
+    assert config_files.find(str(path)) == (path, '')
+    assert config_files.find(f'{path}:small') == (path, 'small')
+    assert config_files.name_of(f'{path}:small') == 'study-small'
+    with pytest.raises(UserError, match='missing.py is not there'):
+        config_files.find(str(tmp_path / 'a:b/missing.py'))
+
+
+def test_every_config_of_the_package_is_complete():
+    for name in config_files.names():
+        config_files.load(name)
+
+
 def test_the_study_of_the_readme_works(tmp_path):
     """The file as it is printed there, with the commands below it."""
     text = (ROOT / 'configs/README.md').read_text()
@@ -202,6 +262,33 @@ def test_an_error_of_the_system_that_nobody_expected_is_one_line(capsys, monkeyp
     status, lines = say(capsys, '--mode=report')
     assert status == 1
     assert lines == [f'error: a\\n\\x1b[31m: Input/output error. {storage._REMEDIES[errno.EIO]}.']
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        MemoryError('Unable to allocate 71.5 GiB for an array'),
+        RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes.\nMore'),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_ran_out_is_one_line(capsys, monkeypatch, error):
+    """Of NumPy, XLA and PyTorch, also behind another error; what to make smaller. Other errors keep their traceback."""
+
+    def fail(_given):
+        raise RuntimeError('in a thread') from error
+
+    def fail_otherwise(_given):
+        raise RuntimeError('other')
+
+    monkeypatch.setitem(main.VERBS, 'report', main.VERBS['report']._replace(run=fail))
+    status, lines = say(capsys, '--mode=report')
+    assert status == 1 and len(lines) == 1 and lines[0].startswith('error: Memory ran out (')
+    assert '--config.data.crop' in lines[0] and '--tile' in lines[0]
+    monkeypatch.setitem(main.VERBS, 'report', main.VERBS['report']._replace(run=fail_otherwise))
+    with pytest.raises(RuntimeError, match='other'):
+        main.run(['--mode=report'])
 
 
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])

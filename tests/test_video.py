@@ -183,7 +183,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
 def test_seconds_of_a_moving_photo(tmp_path, capsys):
     """Frames, times and sound are those of the input, and every second is nearer to the truth by more than 2 dB."""
     clean = write_clip(tmp_path / 'in.mp4', 4 * RATE, height=144, width=192)
-    derainer = derain.load('default', tile=None)
+    derainer = derain.load('default', tile=0)
     summary = video.derain_video(derainer, tmp_path / 'in.mp4', tmp_path / 'out.mp4', show_progress=False)
     (images, times, sound, tags, _), (copies, new_times, new_sound, new_tags, _) = map(
         read, (tmp_path / 'in.mp4', tmp_path / 'out.mp4')

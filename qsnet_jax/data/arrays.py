@@ -9,6 +9,10 @@ from PIL import Image
 from qsnet_jax import UserError
 
 
+class NotANumber(UserError):
+    """Values that are NaN where an image is to be made of them."""
+
+
 def to_float(image: np.ndarray) -> np.ndarray:
     """uint8 0..255 -> float32 0..1, any shape."""
     image = np.asarray(image)
@@ -24,7 +28,10 @@ def to_uint8(array: np.ndarray) -> np.ndarray:
         raise ValueError(f'to_uint8 takes floats in 0..1, got {array.dtype}')
     array = array.astype(np.float32)
     if np.isnan(array).any():
-        raise ValueError(f'to_uint8 got {np.isnan(array).sum()} NaN of {array.size} values; look for their cause')
+        raise NotANumber(
+            f'An image of floats holds {np.isnan(array).sum()} NaN of {array.size} values; expected 0 to 1. Where a '
+            'network made it, its training has diverged: take other weights.'
+        )
     return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
 
 

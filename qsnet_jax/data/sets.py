@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import math
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -163,11 +164,37 @@ def parse_names(names: Any) -> list[tuple[str, float]]:
     parsed = [(name, weight) for name, weight in parsed if name]
     if len({name for name, _ in parsed}) < len(parsed):
         raise UserError(f'{names!r} names a data set twice; give it a weight instead, as in pairs:2.')
-    if not parsed or any(weight <= 0 for _, weight in parsed):
+    if not parsed or any(not 0 < weight < math.inf for _, weight in parsed):
         raise UserError(
-            f'{names!r} names no data set with a positive weight; expected for example drawn_light,pairs:2.'
+            f'{names!r} names a data set with a weight that is not positive and finite, or none; expected for example '
+            'drawn_light,pairs:2.'
         )
     return parsed
+
+
+def note_unread_root(config: Any, is_learning: bool) -> None:
+    """Prints a note where `data.root` is given and none of the named sets lies there.
+
+    is_learning: whether the sets that are learned from count, beside those that are scored.
+    """
+    data, pool = config.data, config.sparsity.pool
+    given = [data.eval, *([data.train, data.exclude] if is_learning else [pool])]
+    given += [data.validation] if is_learning and data.validation != held_out.NAME else []
+    for variant in config.study.variants.values() if 'study' in config else ():
+        own = variant.get('data') or {}
+        given += [own.get(field) for field in ('train', 'eval', 'validation', 'exclude')]
+    names = [name for each in given if each and isinstance(each, str | tuple) for name, _ in parse_names(each)]
+    if not any(_reads_root(name) for name in names):
+        print(
+            f'note: no named set reads --config.data.root={data.root}; {", ".join(dict.fromkeys(names))} come with the '
+            f'program. For files of your own give --config.data.{"train" if is_learning else "eval"}=pairs.'
+        )
+
+
+def _reads_root(name: str) -> bool:
+    """Whether a set has files below `data.root`; rain drawn on the bundled photos has none."""
+    base, _, folder = name.partition('/')
+    return bool(folder) or not (base.startswith('drawn_') or base in (STAND_IN, 'test_iii'))
 
 
 def draw_test_i() -> dict[str, list[str]]:

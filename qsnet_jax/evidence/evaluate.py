@@ -159,9 +159,9 @@ def _compare(name: str, fingerprint: dict[str, Any], folder: pathlib.Path, recor
     stored = None
     if earlier.exists():
         try:
-            stored = storage.read_json(earlier)['provenance']['dataset']
-            stored = {key: stored[key] for key in ('sha256', 'count')}
-        except (storage.Damaged, KeyError, TypeError):
+            found = storage.read_json(earlier)['provenance']['dataset']
+            stored = {'sha256': f'{found["sha256"]:s}', 'count': f'{found["count"]:d}'}
+        except (storage.Damaged, KeyError, TypeError, ValueError):
             print(f'{name}: the earlier results in {folder} are damaged and are replaced')
     if stored:
         if stored['sha256'] != fingerprint['sha256']:

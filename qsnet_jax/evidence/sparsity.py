@@ -42,16 +42,19 @@ def run(config: Any, folder: str | None, weights: str | None, results: pathlib.P
         study(*_open_folder(folder, failures), record, derainer, results, settings)
         return len(failures)
     weighted = dict(sets.parse_names(settings.pool)) if settings.pool else {}
-    rows = []
+    rows, weights_of_rows = [], []
     for name in weighted or [name for name, _ in sets.parse_names(config.data.eval)]:
         if name.startswith(('.', '/', '~')):
             rows.append(study(*_open_folder(name, failures), record, derainer, results, settings))
+            weights_of_rows.append(weighted.get(name, 1.0))
             continue
-        for each, source in sets.open_evaluation(config.data, name, sources.Cache(0)).items():
+        opened = sets.open_evaluation(config.data, name, sources.Cache(0))
+        for each, source in opened.items():
+            weights_of_rows.append(weighted.get(name, 1.0) / len(opened))  # rain13k is five
             shown, photos = each.replace('/', '-'), walk_source(source)
             rows.append(study(shown, photos, sources.fingerprint(source), record, derainer, results, settings))
     if weighted:
-        pool(rows, list(weighted.values()), record, results)
+        pool(rows, weights_of_rows, record, results)
     return len(failures)
 
 

@@ -50,8 +50,8 @@ class Source(NamedTuple):
 
 def run(weights: str | None, output: str) -> None:
     """Exports weights and prints what was written, and how far it is from JAX."""
-    found = export(weights or 'default', output)
-    path = pathlib.Path(output)
+    path = pathlib.Path(output).expanduser()
+    found = export(weights or 'default', path)
     print(f'{path}: {path.stat().st_size:,} bytes, {_kind(path.suffix)}')
     each = ', '.join(f'{height}x{width}: {levels}' for (height, width), levels in found.items())
     print(f'largest difference from JAX: {max(found.values())} of 255 levels ({each})')

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import pathlib
 import re
@@ -12,11 +11,8 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-
-from qsnet_jax import UserError, losses, model, storage
-from qsnet_jax.data import sets, sources
-from qsnet_jax.training import optimiser, settings, study, train
+from qsnet_jax import UserError, spelling, storage
+from qsnet_jax.training import study
 
 Run = tuple[str, int]  # variant and seed
 OWN = {  # options of sbatch that the launcher gives by itself, and its flag for them
@@ -38,26 +34,14 @@ class Job:
 
 def check(config: Any, runs: list[Run], devices: int) -> None:
     """Raises UserError where a job would: a value that no run can use, files or weights that are not there."""
-    small = jax.ShapeDtypeStruct((1, 8, 8, 3), 'float32')
-    for name in dict.fromkeys(name for name, _ in runs):
-        chosen = study.variant(config, name, runs[0][1])
-        try:
-            settings.check_fields(chosen)
-            jax.eval_shape(lambda image, of=chosen.loss: losses.total(image, [image], image, image, of), small)
-            model.from_config(chosen.model).check_settings()
-            optimiser.make_optimizer(chosen.train)
-            if chosen.data.batch % devices:
-                raise UserError(
-                    f'data.batch is {chosen.data.batch} and {devices} devices share it; it must be a multiple of that. '
-                    'Change --config.data.batch, --nodes, --gpus or --processes.'
-                )
-            for source, _ in sets.parse_names(chosen.data.train):
-                sets.open_source(source, chosen.data, 'train', sources.Cache(0))
-            sets.open_evaluation(chosen.data, chosen.data.eval, sources.Cache(0))
-            if chosen.train.start_from:
-                train.start_state(chosen)
-        except UserError as error:
-            raise UserError(f'{name}: {error}') from error
+    study.check(config, runs)
+    for name, seed in runs:
+        batch = study.variant(config, name, seed).data.batch
+        if batch % devices:
+            raise UserError(
+                f'{name}: data.batch is {batch} and {devices} devices share it; it must be a multiple of that. '
+                'Change --config.data.batch, --nodes, --gpus or --processes.'
+            )
 
 
 def parse_gpus(text: str) -> tuple[int, str]:
@@ -129,18 +113,35 @@ def remember(workdir: pathlib.Path, job: str, runs: list[Run], logs: pathlib.Pat
 
 def find_jobs(workdir: pathlib.Path) -> dict[Run, Job]:
     """The last job of every run that was ever submitted for this folder."""
-    paths = sorted((workdir / 'submitted').glob('[0-9]*.json'), key=lambda path: int(path.stem))
+    paths = [path for path in (workdir / 'submitted').glob('[0-9]*.json') if path.stem.isdecimal()]
+    paths.sort(key=lambda path: int(path.stem))
     queue = _queue([path.stem for path in paths])
     jobs: dict[Run, Job] = {}
     for path in paths:
-        stored = json.loads(path.read_text())
-        for index, (name, seed) in enumerate(stored['runs']):
-            identity = f'{path.stem}_{index}' if len(stored['runs']) > 1 else path.stem
-            job = Job(identity, os.path.relpath(f'{stored["logs"]}/{identity}_0_log.out'), queue.get(identity))
+        try:
+            runs, logs = _read_submitted(path)
+        except storage.Damaged as error:
+            print(spelling.shown(f'left out: {error}'))
+            continue
+        for index, (name, seed) in enumerate(runs):
+            identity = f'{path.stem}_{index}' if len(runs) > 1 else path.stem
+            job = Job(identity, os.path.relpath(f'{logs}/{identity}_0_log.out'), queue.get(identity))
             before = jobs.get((name, seed))
             if before is None or before.queued is None or job.queued:
                 jobs[name, seed] = job
     return jobs
+
+
+def _read_submitted(path: pathlib.Path) -> tuple[list[Run], str]:
+    """What `remember` wrote: runs and the folder of their logs. Raises Damaged where it is something else."""
+    stored = storage.read_json(path, ('runs', 'logs'), 'What became of its jobs, squeue tells.')
+    runs, logs = stored['runs'], stored['logs']
+    is_whole = isinstance(runs, list) and all(
+        isinstance(run, list) and [type(part) for part in run] == [str, int] for run in runs
+    )
+    if not is_whole or not isinstance(logs, str):
+        raise storage.Damaged(f'{path} does not say which runs were submitted.')
+    return [(name, seed) for name, seed in runs], logs
 
 
 def _queue(jobs: list[str]) -> dict[str, tuple[str, str]]:
@@ -182,7 +183,9 @@ def _state(config: Any, run: Run, results: pathlib.Path, job: Job | None) -> tup
         return ('running' if state in _RUNNING else 'waiting'), f'job {job.name} {place}'
     path = study.row_path(config, *run, results)
     if path.exists():
-        return 'failed', json.loads(path.read_text())['failed']
+        with contextlib.suppress(storage.Damaged):
+            return 'failed', str(storage.read_json(path, ('failed',))['failed'])
+        return 'missing', 'its row is damaged and is made anew'
     if job:
         return 'failed', f'job {job.name} has ended without a row: {_last_line(pathlib.Path(job.log))}; {job.log}'
     return 'missing', ''

@@ -11,7 +11,7 @@ import jax
 from qsnet_jax import UserError, fields, storage
 from qsnet_jax.data import sources
 from qsnet_jax.training import settings
-from qsnet_jax.weights import files
+from qsnet_jax.weights import checks, files
 
 
 @contextlib.contextmanager
@@ -43,6 +43,7 @@ def stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
             return stored
     starts = starts_of(workdir)
     if starts:
+        _check_network(workdir / 'run.json', starts[-1]['config'])
         print(f'{fault or f"{path} is missing."} The config of the run is taken from run.json.')
         return starts[-1]['config']
     if fault:
@@ -51,11 +52,14 @@ def stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _check_network(path: pathlib.Path, stored: dict[str, Any]) -> None:
-    """Raises Damaged for settings that no network has."""
+    """Raises Damaged for settings that no network has, and where one is missing that every run has written."""
     known, found = fields.default_fields(), fields.flat({'model': stored['model']})
     unknown = [name for name in found if name not in known]
     if unknown:
         raise storage.Damaged(f'{path} holds {", ".join(unknown)}, which no network has.')
+    missing = [f'model.{name}' for name in checks.ORIGINAL if name not in stored['model']]
+    if missing:
+        raise storage.Damaged(f'{path} lacks {", ".join(missing)}; bring back the file as it was written.')
 
 
 def _refuse_another_network(path: pathlib.Path, stored: dict[str, Any], starts: list[dict[str, Any]]) -> None:
@@ -82,17 +86,31 @@ def starts_of(workdir: pathlib.Path) -> list[dict[str, Any]]:
         return []
     remedy = 'Remove it to go on without the record of how the run came about.'
     starts = storage.read_json(path, ('starts',), remedy)['starts']
-    needed = {'step', 'config', 'training_data', 'commit', 'date'}
-    is_whole = isinstance(starts, list) and all(
-        isinstance(each, dict)
-        and needed <= each.keys()
-        and isinstance(each['config'], dict)
-        and isinstance(each['config'].get('model'), dict)
-        for each in starts
-    )
-    if not is_whole:
+    if not isinstance(starts, list) or not all(map(_is_start, starts)):
         raise storage.Damaged(f'{path} does not hold the starts of a run. {remedy}')
     return starts
+
+
+def _is_start(start: Any) -> bool:
+    """Whether all that is read of a start is there, and of its type."""
+    needed = {'step', 'config', 'training_data', 'commit', 'date'}
+    if not isinstance(start, dict) or not needed <= start.keys() or not isinstance(start['config'], dict):
+        return False
+    origin = start.get('start_from') or {}
+    return (
+        isinstance(start['step'], int)
+        and all(isinstance(start['config'].get(name), dict) for name in ('model', 'train', 'data'))
+        and all(_are_prints(prints) for prints in (start['training_data'], start.get('validation_data') or {}))
+        and (isinstance(origin, dict) and isinstance(origin.get('sha256', ''), str))
+    )
+
+
+def _are_prints(prints: Any) -> bool:
+    """Whether these are fingerprints of sources by name."""
+    return isinstance(prints, dict) and all(
+        isinstance(each, dict) and isinstance(each.get('sha256'), str) and isinstance(each.get('count'), int)
+        for each in prints.values()
+    )
 
 
 def start_of(starts: list[dict[str, Any]], step: int) -> dict[str, Any]:

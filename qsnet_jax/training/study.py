@@ -16,10 +16,10 @@ import jax
 import ml_collections
 from jax.experimental import multihost_utils
 
-from qsnet_jax import UserError, derain, fields, provenance, spelling, storage
+from qsnet_jax import UserError, derain, fields, model, provenance, spelling, storage
 from qsnet_jax.configs import studies
 from qsnet_jax.data import sets, sources
-from qsnet_jax.evidence import evaluate
+from qsnet_jax.evidence import evaluate, shapes
 from qsnet_jax.training import log, parallel, settings, train
 from qsnet_jax.weights import files
 
@@ -27,21 +27,24 @@ CURVE = ('step', 'seconds', 'total', 'psnr')  # what a row keeps of metrics.json
 
 
 def run(
-    config: Any, workdir: pathlib.Path, tile: int = derain.TILE, which: str = 'latest'
+    config: Any, workdir: pathlib.Path, tile: int | None = None, which: str = 'latest'
 ) -> dict[str, dict[str, Any]]:
     """Trains, or goes on, and scores every set of `config.data.eval`; returns the results of each.
 
     Writes what `train.train` writes, eval/ and, into weights.safetensors, the scores. With several processes the first
-    scores and the others wait for it. Raises UserError and Stopped as `train.train` does.
+    scores and the others wait for it. tile: of scores, see `derain.Derainer`. Raises UserError and Stopped as
+    `train.train` does.
     """
+    settings.check_fields(config)
+    derain.check_tile(model.from_config(config.model), tile)
     state, training = train.train(config, workdir, which=which)
-    variables, settings = train.export(state), config.model.to_dict()
+    variables, network = train.export(state), config.model.to_dict()
     results = {}
     if jax.process_index() == 0:
-        results = score(config, workdir / 'eval', derain.Derainer(variables, settings, tile), training)
+        results = score(config, workdir / 'eval', derain.Derainer(variables, network, tile), training)
         kept = ('count', 'rgb', 'y', 'input')
         scores = {name: {key: result[key] for key in kept} for name, result in results.items()}
-        files.save_weights(workdir / 'weights.safetensors', variables, settings, {**training, 'scores': scores})
+        files.save_weights(workdir / 'weights.safetensors', variables, network, {**training, 'scores': scores})
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices('scored')
     return results
@@ -102,11 +105,14 @@ def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str |
     Each run has the folder WORKDIR/VARIANT-SEED, from which an interrupted one goes on, and ends in the row
     RESULTS/rows/SIZE-VARIANT-SEED.json, also where its loss was not finite. The same seed gives every variant the same
     batches and, where shapes agree, the same initial parameters. Raises UserError where a row of that name is of
-    another config.
+    another config, and for what `check` finds in any variant, before the first runs.
     """
     runs = plan(config, only)
+    check(config, runs)
     missing = [(name, seed) for name, seed in runs if not is_done(config, name, seed, results)]
     parallel.agree_on({'the list of runs without a row': missing})
+    for name, seed in missing:
+        parallel.check_batch(variant(config, name, seed).data.batch, parallel.make_mesh())
     print(f'{len(runs) - len(missing)} of {len(runs)} runs have their rows in {results / "rows"}')
     failed = 0
     for number, (name, seed) in enumerate(missing, start=1):
@@ -115,6 +121,28 @@ def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str |
         jax.clear_caches()  # programs of one variant are of no use to the next
     print(summarize(config, results))
     return failed
+
+
+def check(config: Any, runs: list[tuple[str, int]]) -> None:
+    """Raises UserError that names the variant where a run would before its first step: values, files, weights."""
+    for name in dict.fromkeys(name for name, _ in runs):
+        try:
+            chosen = variant(config, name, runs[0][1])
+            settings.check_fields(chosen)
+            _check_sources(chosen.data.to_json())
+            if chosen.train.start_from:
+                train.start_state(chosen)
+        except UserError as error:
+            raise UserError(f'{name}: {error}') from error
+
+
+@functools.cache
+def _check_sources(data: str) -> None:
+    """Raises UserError where sets of a `config.data`, as JSON, cannot be opened."""
+    settings = ml_collections.ConfigDict(json.loads(data))
+    for name, _ in sets.parse_names(settings.train):
+        sets.open_source(name, settings, 'train', sources.Cache(0))
+    sets.open_evaluation(settings, settings.eval, sources.Cache(0))
 
 
 def _chosen_by(data: Any, training: dict[str, Any]) -> list[str]:
@@ -132,18 +160,25 @@ def plan(config: Any, only: str | None = None) -> list[tuple[str, int]]:
     """All (variant, seed) of a study, every variant with the first seed first. Raises UserError where it is none."""
     if 'study' not in config:
         raise UserError('--mode=study needs a config with variants, such as configs/losses.py, without one chosen.')
-    if not config.study.seeds:
-        raise UserError('study.seeds is empty; give at least one, as in --config.study.seeds="(0,)".')
-    names = only.split(',') if only else list(config.study.variants)
+    seeds = config.study.seeds
+    if not isinstance(seeds, list | tuple) or not seeds:
+        raise UserError(f'study.seeds is {seeds!r}; give at least one, as in --config.study.seeds="(0,)".')
+    for seed in seeds:
+        fields.check_seed('one of study.seeds', seed)
+    names = [name.strip() for name in only.split(',')] if only else list(config.study.variants)
     for name in names:
         if name not in config.study.variants:
             raise UserError(f'--only={name} is no variant of this study; it has {", ".join(config.study.variants)}.')
-    return [(name, int(seed)) for seed in config.study.seeds for name in names]
+    return list(dict.fromkeys((name, seed) for seed in seeds for name in names))  # each once
 
 
 def variant(config: Any, name: str, seed: int) -> Any:
-    """The config of one run of a study."""
-    chosen = studies.select(config, name)
+    """The config of one run of a study. Raises UserError where the variant names what the config does not have."""
+    try:
+        chosen = studies.select(config, name)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # of somebody's own study
+        fault = ' '.join(str(error).strip('"').split())[:300]
+        raise UserError(f'study.variants.{name} does not fit the config: {fault}') from error
     chosen.seed = seed
     return chosen
 
@@ -159,12 +194,12 @@ def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
     if not path.exists():
         return False
     try:
-        stored = storage.read_json(path, ('provenance', 'sets'))
+        stored = _read_row(path)
         found, sets_there = stored['provenance']['config'], stored['sets']
         prints = {key: each['fingerprint']['sha256'] for key, each in sets_there.items()}
         trained = (stored['provenance'].get('training') or {}).get('training_data') or {}
-    except (storage.Damaged, KeyError, TypeError, AttributeError) as error:
-        print(f'{error if isinstance(error, storage.Damaged) else f"{path} is no row."} It is made anew.')
+    except storage.Damaged as error:
+        print(spelling.shown(f'{error} It is made anew.'))
         return False
     chosen = variant(config, name, seed)
     chosen.update_from_flattened_dict(fields.as_it_was(found, json.loads(chosen.to_json())))
@@ -180,6 +215,14 @@ def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
             '--results, or the folder that it was made with.'
         )
     return 'failed' not in stored
+
+
+def _read_row(path: pathlib.Path) -> dict[str, Any]:
+    """A row of a study. Raises Damaged where it is none."""
+    row = storage.read_json(path, ('provenance', 'sets'))
+    if faults := shapes.faults({**row, 'kind': 'study'}):
+        raise storage.Damaged(f'{path} is no row of a study: {", ".join(faults)}.')
+    return row
 
 
 @functools.cache
@@ -262,13 +305,19 @@ def _curve(folder: pathlib.Path) -> list[dict[str, float | None]]:
 
 
 def summarize(config: Any, results: pathlib.Path) -> str:
-    """Mean PSNR (rgb) of every variant over its seeds, by set, as lines of text."""
+    """Mean PSNR (rgb) of every variant over its seeds, by set, as lines of text; rows that are damaged are named."""
     lines = [f'{"":24}{"seeds":>6}  PSNR rgb, dB, mean over seeds of each set']
     for name in config.study.variants:
-        paths = [row_path(config, name, int(seed), results) for seed in config.study.seeds]
-        rows = [storage.read_json(path, ('sets',)) for path in paths if path.exists()]
+        paths = [row_path(config, name, seed, results) for seed in dict.fromkeys(config.study.seeds)]
+        rows = []
+        for path in (path for path in paths if path.exists()):
+            try:
+                rows.append(_read_row(path))
+            except storage.Damaged as error:  # of a variant that --only leaves out
+                print(spelling.shown(f'left out: {error} Without --only it is made anew.'))
         rows = [row for row in rows if 'failed' not in row]
-        sets = {key: [row['sets'][key]['rgb']['psnr'] for row in rows] for key in (rows[0]['sets'] if rows else ())}
+        names = rows[0]['sets'] if rows else ()
+        sets = {key: [row['sets'][key]['rgb']['psnr'] for row in rows if key in row['sets']] for key in names}
         means = [f'{key} {sum(values) / len(values):.2f}' for key, values in sets.items() if None not in values]
         lines.append(f'{name:24}{len(rows):>6}  ' + ', '.join(means))
     return '\n'.join(lines)

@@ -14,11 +14,12 @@ import flax
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from qsnet_jax import Stopped, UserError, derain, fields, layers, losses, model, progress, provenance, signals, storage
-from qsnet_jax.data import batches, sets, sources
+from qsnet_jax.data import arrays, batches, sets, sources
 from qsnet_jax.evidence import evaluate
 from qsnet_jax.training import checkpoint, folder, log, memory, optimiser, parallel, settings
 from qsnet_jax.weights import files
@@ -240,6 +241,20 @@ def _watched_by(record: dict[str, Any], stored: dict[str, Any]) -> list[str]:
     return names[: stored['train']['eval_sets']]
 
 
+def check_finite(state: TrainState, step: int) -> None:
+    """Raises Diverged where the network holds values that are not finite: the loss tells of it one update later."""
+    values = jax.tree.leaves(jax.device_get((_variables(state), state.average)))
+    if not all(np.isfinite(value).all() for value in values):
+        raise _diverged(step)
+
+
+def _diverged(step: int) -> log.Diverged:
+    return log.Diverged(
+        f'The network is not finite after step {step}. The last checkpoint is from before. Lower '
+        '--config.train.learning_rate, or look for broken images.'
+    )
+
+
 @dataclasses.dataclass
 class Watch:
     """What a run watches itself by: the first `images` of every set, restored by a network of these settings."""
@@ -251,7 +266,10 @@ class Watch:
     def score(self, state: TrainState) -> dict[str, float | None]:
         """PSNR of each set, None where every image is restored to the last bit."""
         derainer = derain.Derainer(export(state), self.settings)
-        return {name: evaluate.validate(derainer, each, self.images) for name, each in self.sets.items()}
+        try:
+            return {name: evaluate.validate(derainer, each, self.images) for name, each in self.sets.items()}
+        except arrays.NotANumber as error:  # of weights that are finite, and whose products are not
+            raise _diverged(int(state.step)) from error
 
 
 @dataclasses.dataclass
@@ -279,6 +297,7 @@ class Loop:
                 if step % due.log_every == 0 or is_saved:
                     bar.set_postfix(self.lines.flush(step, batch))
                 if is_saved:
+                    check_finite(state, step)
                     psnr = self.lines.validated(step, self.watch.score(state)) if is_validated else None
                     self.checkpoints.save(step, state, psnr)
                 if signum:

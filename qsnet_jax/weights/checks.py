@@ -92,6 +92,28 @@ def read(
     return arrays, {name: getattr(network, name) for name in fields()}
 
 
+def check_limits(settings: Mapping[str, Any]) -> None:
+    """Raises UserError for a network that could be trained, but whose weights would not be read again, or not written.
+
+    settings: `config.model`.
+    """
+    network = model.from_config(settings)
+    network.check_settings()
+    sizes = {'units': network.units, 'rates': len(network.rates), 'rate': max(network.rates, default=1)}
+    sizes['width'] = max(network.channels, network.scale_channels)
+    names = {'units': 'units', 'rates': 'rates, in number,', 'rate': 'rates', 'width': 'channels or scale_channels'}
+    for name, size in sizes.items():
+        if size > LARGEST[name]:
+            raise UserError(f'model.{names[name]} has {size}; {LARGEST[name]} is the most that weights are read with.')
+    shapes = expected_shapes(network)
+    size = layers.at_least_float32(network.dtype).itemsize * sum(map(math.prod, shapes.values()))
+    if size > reading.DATA_LIMIT or len(shapes) > reading.COUNT_LIMIT:
+        raise UserError(
+            f'model makes {len(shapes):,} tensors of {size:,} bytes; weights have {reading.COUNT_LIMIT:,} of '
+            f'{reading.DATA_LIMIT:,} bytes at most. Lower model.channels, scale_channels or units.'
+        )
+
+
 def _network(
     source: object, settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[model.QSNet, dict[str, tuple[int, ...]]]:

@@ -417,7 +417,29 @@ def test_names_are_read_as_people_write_them(names, expected):
     assert sets.parse_names(names) == expected
 
 
-@pytest.mark.parametrize('names', ['', 'pairs:x', 'pairs:0', (), 'pairs,layers,pairs:2'])
+@pytest.mark.parametrize(
+    ('train', 'scored', 'is_learning', 'is_told'),
+    [
+        ('drawn_light', 'drawn_heavy', True, True),
+        ('drawn_light', 'pairs', True, False),
+        ('drawn_light/own', 'drawn_heavy', True, False),
+        ('pairs', 'drawn_heavy', False, True),
+        ('drawn_light', 'rain100h,drawn_light', False, False),
+        ('drawn_light', 'test_iii_stand_in', True, True),
+    ],
+)
+def test_a_root_that_no_set_reads_is_told(capsys, train, scored, is_learning, is_told):
+    config = default.get_config()
+    config.data.update({'root': 'mine', 'train': train, 'eval': scored})
+    sets.note_unread_root(config, is_learning)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == is_told
+    assert all(line.startswith('note: no named set reads --config.data.root=mine;') for line in lines)
+
+
+@pytest.mark.parametrize(
+    'names', ['', 'pairs:x', 'pairs:0', 'pairs:-1', 'pairs:nan', 'a:1,pairs:inf', (), 'pairs,layers,pairs:2']
+)
 def test_names_without_sense_are_refused(names):
     """No name, no positive weight or a name given twice is an error."""
     with pytest.raises(UserError):

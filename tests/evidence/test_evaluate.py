@@ -131,6 +131,19 @@ def test_table_shows_gain_per_set(evaluated):
     assert lines[1].count('->') == 4
 
 
+@pytest.mark.parametrize(
+    'dataset', [5, None, [], {}, {'sha256': 5, 'count': 'x'}, {'sha256': 'a', 'count': 'x'}, {'sha256': None}]
+)
+def test_damaged_results_are_said(tmp_path, capsys, dataset):
+    """They are replaced, whatever lies in the place of the fingerprint."""
+    (tmp_path / 'results.json').write_text(json.dumps({'provenance': {'dataset': dataset}}))
+    fingerprint = {'sha256': 'b', 'count': 3}
+    found = evaluate._compare('pairs', fingerprint, tmp_path, {})
+    assert found == fingerprint
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f'pairs: the earlier results in {tmp_path} are damaged and are replaced'
+
+
 def test_gain_is_paired(evaluated):
     """The interval of the gain is that of the differences per image, which vary less than the scores."""
     folder, results = evaluated

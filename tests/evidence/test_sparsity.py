@@ -9,7 +9,7 @@ from made_rows import RESULTS
 from qsnet_jax.configs import default
 
 from qsnet_jax import UserError, derain, priors, provenance, storage
-from qsnet_jax.data import images
+from qsnet_jax.data import images, sets, sources
 from qsnet_jax.evidence import claims, report, sparsity
 from qsnet_jax.evidence import rows as rows_
 from qsnet_jax.photos import find_photos
@@ -241,6 +241,19 @@ def test_several_sets_are_pooled_with_weights(photos, pairs_root, tmp_path, caps
     assert pooled[1:3] == ['Rainy images are sparse in d_y', f'25 % {photos.name}, 75 % pairs-train (10)']
     assert pooled[-1] == 'too few: 4 of 30 images'
     report.report(tmp_path)  # a pool has neither contrast nor names
+
+
+def test_a_name_of_several_sets_shares_its_weight(photos, pairs_root, tmp_path, monkeypatch):
+    """As rain13k, which is five."""
+    config = default.get_config()
+    config.data.root = str(pairs_root)
+    config.sparsity.pool = f'both:3,{photos}:1'
+    both = {f'pairs/{part}': sets.open_source(f'pairs/{part}', config.data, 'eval', sources.Cache(0))
+            for part in ('train', 'val')}  # fmt: skip
+    monkeypatch.setattr(sparsity.sets, 'open_evaluation', lambda *_: both)
+    sparsity.run(config, None, None, tmp_path)
+    row = json.loads((tmp_path / f'sparsity/pairs-train+pairs-val+{photos.name}.json').read_text())
+    assert row['pooled'] == {'pairs-train': 0.375, 'pairs-val': 0.375, photos.name: 0.25}
 
 
 def test_versions_of_one_picture_are_one_scene():

@@ -97,6 +97,7 @@ def test_a_dry_run_prints_what_would_be_submitted(slurm, tmp_path):
     'flag, message',
     [
         ('4', "'4' stands alone; write flags as --name=value"),  # the jobs would get a loose 4
+        ('--only=', '--only= has no value'),  # of a variable that is not set: not all variants
         ('--config.data.batch=6', 'paper: data.batch is 6 and 4 devices share it'),
         ('--config=loses', 'did you mean losses?'),
         pytest.param('--config=configs/none.py', 'none.py', marks=slow),

@@ -212,3 +212,12 @@ def test_the_examples_run_without_this_package(suffix, exported, tmp_path, lenie
     assert done.returncode == 0, done.stderr[-2000:]
     expected = export.restore_in_jax(export._read(source), rainy[0])
     assert np.abs(np.load(tmp_path / 'restored.npy')[0].astype(int) - expected).max() <= 1
+
+
+def test_a_home_folder_is_found(tmp_path, monkeypatch, capsys):
+    """~ of a shell that leaves it in --output=~/FILE."""
+    needs('.safetensors')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    export.run(str(save(tmp_path)), '~/out.safetensors')
+    assert (tmp_path / 'out.safetensors').is_file()
+    assert f'{tmp_path}/out.safetensors: ' in capsys.readouterr().out

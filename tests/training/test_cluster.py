@@ -103,6 +103,28 @@ def test_the_last_job_of_a_run_counts_unless_an_older_one_is_queued(tmp_path, mo
     assert jobs['paper', 1].log.endswith('logs/100_0_log.out') and jobs['content', 1].log.endswith('9_3_0_log.out')
 
 
+@pytest.mark.parametrize(
+    'content', ['', '[]', '{"runs": 3, "logs": "a"}', '{"runs": [["paper"]], "logs": "a"}', '{"runs": [], "logs": 3}']
+)
+def test_a_damaged_note_of_a_job_is_left_out(tmp_path, monkeypatch, capsys, content):
+    """By its name; the others count, and files that are no job's."""
+    cluster.remember(tmp_path, '7', RUNS[:2], tmp_path / 'logs')
+    (tmp_path / 'submitted/8.json').write_text(content)
+    (tmp_path / 'submitted/9 (copy).json').write_text(content)
+    monkeypatch.setattr(cluster, 'ask', lambda *_: '')
+    assert {run: job.name for run, job in cluster.find_jobs(tmp_path).items()} == {RUNS[0]: '7_0', RUNS[1]: '7_1'}
+    assert f'left out: {tmp_path}/submitted/8.json' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"sets": {}}'])
+def test_a_damaged_row_is_missing(tiny_study, tmp_path, monkeypatch, content):
+    monkeypatch.setattr(cluster, 'ask', lambda *_: '')
+    (tmp_path / 'rows').mkdir()
+    (tmp_path / 'rows/tiny-paper-0.json').write_text(content)
+    line = cluster.status(tiny_study, RUNS[:1], tmp_path, tmp_path).splitlines()[0]
+    assert line.split()[:2] == ['paper-0', 'missing'] and line.endswith('its row is damaged and is made anew')
+
+
 def test_status_of_a_study(tiny_study, tmp_path, monkeypatch):
     """Rows first, then the queue, then what is left of a log; they are counted."""
 

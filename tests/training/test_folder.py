@@ -222,6 +222,23 @@ def test_settings_that_no_network_has_are_damage(run, capsys):
         train.restore_variables(run.config, run.workdir, 'latest')
 
 
+def test_a_network_that_lacks_settings_is_damage(run):
+    """Today's default is not put in the place of what is lost; run.json has it, unless it lacks it too."""
+    path, record = run.workdir / 'config.json', run.workdir / 'run.json'
+    stored = json.loads(path.read_text())
+    del stored['model']['rates']
+    path.write_text(json.dumps(stored))
+    assert folder.stored_config(run.workdir)['model']['rates'] == [1, 2]
+    starts = json.loads(record.read_text())
+    del starts['starts'][-1]['config']['model']['rates']
+    record.write_text(json.dumps(starts))
+    with pytest.raises(UserError, match=r'run\.json lacks model\.rates'):
+        folder.stored_config(run.workdir)
+    record.unlink()
+    with pytest.raises(UserError, match=r'config\.json lacks model\.rates'):
+        train.restore_variables(run.config, run.workdir, 'latest')
+
+
 def test_a_run_without_both_is_not_taken_for_another(run):
     """Resuming refuses; evaluation takes the command's config."""
     (run.workdir / 'config.json').unlink()
@@ -229,6 +246,25 @@ def test_a_run_without_both_is_not_taken_for_another(run):
     with pytest.raises(UserError, match=r'neither config\.json nor run\.json'):
         run()
     assert train.restore_variables(run.config, run.workdir, 'latest')[2] == {'step': 5}
+
+
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        *(('step', 'a'), ('step', None), ('config', 5), ('config', {'model': {}}), ('training_data', [])),
+        *(('training_data', {'pairs': 5}), ('training_data', {'pairs': {'sha256': 5, 'count': 1}})),
+        *(('validation_data', {'pairs': {'sha256': 'a'}}), ('start_from', 'x'), ('start_from', {'sha256': 3})),
+    ],
+)
+def test_a_start_of_other_types_is_named(run, field, value):
+    """An object whose parts are not what they must be is damaged too, also in the last of several starts."""
+    path = run.workdir / 'run.json'
+    stored = json.loads(path.read_text())
+    assert folder.starts_of(run.workdir) == stored['starts']
+    stored['starts'].append({**stored['starts'][0], field: value})
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r'run\.json does not hold the starts of a run\. Remove it'):
+        run()
 
 
 @pytest.mark.parametrize('content', ['', '{"starts"', '[]', '{}', '{"starts": 3}', '{"starts": [{}]}'])

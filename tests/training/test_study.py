@@ -217,6 +217,49 @@ def test_only_one_variant(tiny_study):
         study.plan(tiny_study, 'contents')
 
 
+def test_what_is_named_twice_runs_once(tiny_study):
+    """Variants of --only, and seeds."""
+    tiny_study.study.seeds = (0, 1, 0)
+    assert study.plan(tiny_study, 'content,content') == [('content', 0), ('content', 1)]
+
+
+@pytest.mark.parametrize('seeds', [(), 3, (0.5,), ('0',), (True,), (0, -1), (2**63,)])
+def test_seeds_are_whole_numbers(tiny_study, seeds):
+    with tiny_study.unlocked(), tiny_study.study.ignore_type():
+        tiny_study.study.seeds = seeds
+    with pytest.raises(UserError, match='study.seeds is'):
+        study.plan(tiny_study)
+
+
+@pytest.mark.parametrize(
+    ('variant', 'message'),
+    [
+        ({'train': {'learning_rate': -1.0}}, 'wild: train.learning_rate is -1'),
+        ({'model': {'units': 60}}, 'wild: model.units has 60'),
+        ({'data': {'batch': 3}}, 'data.batch is 3'),
+        ({'data': {'eval': 'pair'}}, "wild: Unknown data set 'pair'"),
+        ({'data': {'root': '/nowhere'}}, 'wild: /nowhere is not a folder'),
+        ({'train': {'start_from': '/nowhere.safetensors'}}, 'wild: /nowhere'),
+        ({'data': {'train': 'pairs:nan'}}, 'wild: .*pairs:nan'),
+        ({'train': {'stepz': 3}}, 'wild: study.variants.wild does not fit .*stepz'),
+        ({'train': {'steps': 'x'}}, 'wild: study.variants.wild does not fit'),
+    ],
+)
+def test_every_variant_is_checked_before_the_first_runs(tiny_study, tmp_path, monkeypatch, variant, message):
+    tiny_study.study.variants.wild = config_dict.ConfigDict(variant)
+    tiny_study.lock()
+    monkeypatch.setattr(study, 'run_variant', None)
+    with pytest.raises(UserError, match=message):
+        study.study(tiny_study, tmp_path / 'runs', tmp_path)
+
+
+def test_a_tile_is_checked_before_training(tiny_config, tmp_path, monkeypatch):
+    """One that the margins fill stops a run before its first step."""
+    monkeypatch.setattr(study.train, 'train', None)
+    with pytest.raises(UserError, match='A tile of 1 pixels leaves nothing'):
+        study.run(tiny_config, tmp_path, 1)
+
+
 def test_a_row_of_another_config_is_refused(tiny_study, done):
     """A finished row is not taken for that of other settings."""
     tiny_study.train.learning_rate = 1e-4
@@ -244,6 +287,24 @@ def test_a_run_that_diverges_leaves_a_row_and_the_others_run(tiny_study, tmp_pat
     assert 'not finite' in found['failed'] and found['provenance']['config']['train']['learning_rate'] == 1e30
     assert (tmp_path / 'rows/tiny-paper-0.json').exists()
     assert not study.is_done(tiny_study, 'wild', 0, tmp_path)
+
+
+@pytest.mark.parametrize('damage', ['{"sets"', '{}', '{"sets": {"pairs": {}}}', '{"provenance": 3, "sets": {"a": 2}}'])
+def test_a_damaged_row_is_made_anew_or_left_out(tiny_study, done, tmp_path, capsys, damage):
+    """Made anew where it is asked for; a variant that is not is named in the table's place."""
+    shutil.copytree(done / 'rows', tmp_path / 'rows')
+    path = tmp_path / 'rows/tiny-content-0.json'
+    path.write_text(damage)
+    assert not study.is_done(tiny_study, 'content', 0, tmp_path)
+    assert 'It is made anew.' in capsys.readouterr().out
+    assert study.study(tiny_study, tmp_path / 'runs', tmp_path, 'paper') == 0
+    found = capsys.readouterr().out
+    assert f'left out: {path}' in found and 'content                      0' in found
+    row = json.loads((done / 'rows/tiny-content-0.json').read_text())
+    del row['sets']['pairs']['rgb']
+    path.write_text(json.dumps(row))
+    assert 'content                      0' in study.summarize(tiny_study, tmp_path)
+    assert 'sets.pairs.rgb is missing' in capsys.readouterr().out
 
 
 def test_a_config_without_variants_is_refused(tiny_config, tmp_path):

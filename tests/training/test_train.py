@@ -248,6 +248,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path, mesh):
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+def test_a_network_that_is_not_finite_stops_the_run(tiny_config, tmp_path, mesh):
+    """After one step whose loss was finite: nothing of it is saved."""
+    tiny_config.train.update({'learning_rate': 1e30, 'steps': 1})
+    with pytest.raises(log.Diverged, match='network is not finite after step 1'):
+        train.train(tiny_config, tmp_path, mesh)
+    assert not checkpoint.steps_in(tmp_path / 'checkpoints')
+
+
 def save_a_checkpoint(config, workdir):
     """A workdir as a run leaves it after step 5, without running."""
     folder.write_config(config, workdir)
