@@ -125,12 +125,14 @@ def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str |
 
 def check(config: Any, runs: list[tuple[str, int]]) -> None:
     """Raises UserError that names the variant where a run would before its first step: values, files, weights."""
+    made = {f'{name}-{seed}' for name, seed in runs}
     for name in dict.fromkeys(name for name, _ in runs):
         try:
             chosen = variant(config, name, runs[0][1])
             settings.check_fields(chosen)
             _check_sources(chosen.data.to_json())
-            if chosen.train.start_from:
+            start = chosen.train.start_from
+            if start and pathlib.Path(start).parent.name not in made:  # else another of these runs leaves it
                 train.start_state(chosen)
         except UserError as error:
             raise UserError(f'{name}: {error}') from error

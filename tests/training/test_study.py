@@ -253,6 +253,15 @@ def test_every_variant_is_checked_before_the_first_runs(tiny_study, tmp_path, mo
         study.study(tiny_study, tmp_path / 'runs', tmp_path)
 
 
+def test_a_variant_may_start_from_what_another_leaves(tiny_study):
+    """Its weights are not there before; without the other they are asked for."""
+    start = {'train': {'start_from': 'runs/tiny/paper-0/weights.safetensors'}}
+    tiny_study.study.variants.further = config_dict.ConfigDict(start)
+    study.check(tiny_study, study.plan(tiny_study))
+    with pytest.raises(UserError, match='further: .*does not exist'):
+        study.check(tiny_study, study.plan(tiny_study, 'further'))
+
+
 def test_a_tile_is_checked_before_training(tiny_config, tmp_path, monkeypatch):
     """One that the margins fill stops a run before its first step."""
     monkeypatch.setattr(study.train, 'train', None)
