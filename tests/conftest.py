@@ -5,6 +5,7 @@ import gc
 import os
 import pathlib
 import shutil
+import signal
 
 import jax
 import pytest
@@ -31,6 +32,8 @@ def pytest_configure(config):
         'persistent_cache_min_entry_size_bytes': -1,
         'disable_most_optimizations': 'not slow' in config.getoption('markexpr'),
     }
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # by a shell that started the suite in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name, value in settings.items():
         os.environ[f'JAX_{name.upper()}'] = str(value)
         jax.config.update(f'jax_{name}', value)
