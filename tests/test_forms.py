@@ -16,9 +16,15 @@ def random_images(height, width, batch=1):
 
 @pytest.fixture(autouse=True)
 def doubles(lenient_promotion):
-    """In float64, where rounding turns no ReLU over: in float32 that changes gradients by up to a hundredth."""
+    """In float64, where rounding turns no ReLU over: in float32 that changes gradients by up to a hundredth.
+
+    In both tiers XLA compiles quickly: half of these tests' time would go into optimising what runs once.
+    """
+    before = jax.config.values['jax_disable_most_optimizations']
+    jax.config.update('jax_disable_most_optimizations', True)
     with jax.enable_x64(True):
         yield
+    jax.config.update('jax_disable_most_optimizations', before)
 
 
 def compute(variables, images, targets, train, **settings):
