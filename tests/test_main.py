@@ -292,7 +292,7 @@ def test_memory_that_ran_out_is_one_line(capsys, monkeypatch, error):
 
 
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize('after', [0.0, 0.4, 1.3, 4.0])
+@pytest.mark.parametrize('after', [0.0, 0.4, 1.3, pytest.param(4.0, marks=pytest.mark.slow)])
 def test_a_signal_at_any_moment_ends_quietly(signum, after, tmp_path):
     """In imports, in compilation, in training: one line of what was kept, the signal's status, no traceback."""
     command = [sys.executable, '-m', 'qsnet_jax', QUICK, f'--workdir={tmp_path / "run"}']

@@ -459,6 +459,7 @@ def test_nothing_left_after_exclusion_is_refused(data, tmp_path):
     assert overlap.THRESHOLD < 1
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_nothing_that_looks_finished(data, tmp_path):
     """Killed at five moments, each followed by a look; then prepared whole by the same command."""
     layout = {'rainy': 'rain-*', 'clean': 'norain-*'}

@@ -50,6 +50,7 @@ def test_claims_are_read_without_what_computes():
     assert min(float(line.split()[0]) for line in printed) < 10.0  # .35 s where nothing else runs
 
 
+@pytest.mark.slow
 def test_released_weights_stand_in_the_report_with_their_curve(found):
     """Scores of all sets, how they were trained, and a figure; mixtures of other data stand side by side."""
     for number, variant in enumerate(('default', 'light')):

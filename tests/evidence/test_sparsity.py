@@ -219,6 +219,7 @@ def test_real_rain_is_mostly_sparse(data_root):
     assert np.mean([each['every'] for each in decided]) <= 0.6
 
 
+@pytest.mark.slow
 def test_several_sets_are_pooled_with_weights(photos, pairs_root, tmp_path, capsys):
     """Every set has its own row, and the pool the weighted share, with the settings of all."""
     config = default.get_config()

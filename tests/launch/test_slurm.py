@@ -115,7 +115,8 @@ def test_what_a_job_would_refuse_is_refused_at_once(slurm, fakes, tmp_path, flag
     assert not list(fakes.glob('sbatch.*'))
 
 
-@pytest.mark.parametrize('config', ['losses:small', pytest.param('configs/losses.py:small', marks=slow)])
+@slow
+@pytest.mark.parametrize('config', ['losses:small', 'configs/losses.py:small'])
 def test_a_config_is_found_by_name_and_path_from_any_folder(pairs_root, tmp_path, config):
     """As `qsnet` finds it, which the tasks are told to run with the same words."""
     flags = (f'--config={config}', f'--config.data.root={pairs_root}', '--config.study.seeds=(0,)', '--only=V1,V2')

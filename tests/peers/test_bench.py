@@ -117,6 +117,7 @@ def test_choices_are_the_trained_networks_with_their_scores(tmp_path):
     assert path.with_suffix('.png').stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_networks_are_timed_in_the_same_rounds(tmp_path):
     """Each beside the one that is named, here the faster one by far; the parts are left out."""
     more = {'channels': 96, 'units': 6, 'scale_channels': 48, 'rates': (1, 2)}

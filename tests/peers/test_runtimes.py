@@ -40,7 +40,8 @@ def picture(height, width):
 
 
 @pytest.mark.usefixtures('lenient_promotion')
-@pytest.mark.parametrize('runtime', ['onnxruntime', pytest.param('openvino', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])
 def test_photos_come_out_as_with_jax(runtime, weights, tmp_path, monkeypatch):
     """By the command line, to one level; in tiles of one shape for a folder. The export is made once, and kept."""
     needs(runtime)

@@ -97,6 +97,7 @@ def test_what_slurm_says_of_a_process():
         find('n1', together='8')
 
 
+@pytest.mark.slow
 def test_processes_say_whom_they_wait_for_and_who_did_not_come(port):
     """Beforehand whom and how long; after that time one line each, and no abort."""
     first, second = meet(port, 4, 0, wait=4), meet(port, 4, 1)
@@ -114,6 +115,7 @@ def test_processes_say_whom_they_wait_for_and_who_did_not_come(port):
     )
 
 
+@pytest.mark.slow
 def test_a_port_in_use(port):
     """Process 0 says so at once; another process finds no process 0 there."""
     with socket.create_server(('', port)):
