@@ -291,6 +291,16 @@ def test_memory_that_ran_out_is_one_line(capsys, monkeypatch, error):
         main.run(['--mode=report'])
 
 
+@pytest.mark.parametrize(('last', 'status'), [(signal.SIGTERM, 143), (0, -signal.SIGABRT)])
+def test_a_signal_ends_the_process_at_once(last, status):
+    """Python is not taken down first, as it is without a signal: what is registered for its end, an abort, is not done."""
+    code = (
+        'import atexit, os, sys; from qsnet_jax import signals; atexit.register(os.abort); '
+        f'signals._watch.last = {int(last)}; signals.leave(143)'
+    )
+    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == status
+
+
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize('after', [0.0, 0.4, 1.3, pytest.param(4.0, marks=pytest.mark.slow)])
 def test_a_signal_at_any_moment_ends_quietly(signum, after, tmp_path):

@@ -16,7 +16,7 @@ LISTED = 10  # shared backgrounds that are named
 def prepare(config: Any, find_shared: bool) -> None:
     """Prepares, checks and prints. Public sets that were prepared from other files are prepared again.
 
-    find_shared: also compare the backgrounds of each training set with those of each evaluation set.
+    find_shared: also compare the backgrounds of each training set, all of it, with those of each evaluation set.
     Raises UserError where a set cannot be used.
     """
     named = [config.data.train, config.data.eval, *([config.data.exclude] if config.data.exclude else [])]
@@ -36,7 +36,9 @@ def prepare(config: Any, find_shared: bool) -> None:
         lines += [_describe(role, name, source) for name, source in by_name.items()]
     print('\n'.join(lines))
     if find_shared:
-        _print_shared(opened['train'], opened['eval'])
+        names = [name for name, _ in sets.parse_names(config.data.train)]
+        whole = {name: sets.open_source(name, config.data, 'train', cache) for name in names}
+        _print_shared(whole, opened['eval'])
 
 
 _HEAD = (

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from qsnet_jax.configs import default
 
-from qsnet_jax.data import images, overlap, sets, sources
+from qsnet_jax.data import images, overlap, prepare, sets, sources
 
 
 def scene(seed, height=120, width=180):
@@ -76,10 +76,11 @@ def test_plain_images_match_nothing():
     assert overlap.shared(plain, plain) == []
 
 
-def test_training_leaves_out_what_an_evaluation_set_holds(tmp_path, capsys):
-    """config.data.exclude drops planted copies from the source and from its fingerprint, and says how many."""
-    data = default.get_config().data
-    data.update({'train': 'pairs', 'eval': 'pairs', 'validation': 'pairs', 'root': str(tmp_path)})
+@pytest.fixture
+def config(tmp_path):
+    """A config of six pairs to train on, of which items 0 and 4 are changed copies of two of the three scored ones."""
+    config = default.get_config()
+    config.data.update({'train': 'pairs', 'eval': 'pairs', 'root': str(tmp_path)})
     planted = {0: scene(3)[:, ::-1], 4: brighter(scene(5))}
     for part, seeds in (('train', range(10, 16)), ('val', range(3, 6))):
         (tmp_path / part).mkdir()
@@ -87,6 +88,13 @@ def test_training_leaves_out_what_an_evaluation_set_holds(tmp_path, capsys):
             clean = planted.get(number, scene(seed)) if part == 'train' else scene(seed)
             images.save(tmp_path / part / f'norain-{number}.png', np.ascontiguousarray(clean))
             images.save(tmp_path / part / f'rain-{number}.png', np.ascontiguousarray(clean))
+    return config
+
+
+def test_training_leaves_out_what_an_evaluation_set_holds(config, capsys):
+    """config.data.exclude drops planted copies from the source and from its fingerprint, and says how many."""
+    data = config.data
+    data.validation = 'pairs'
     whole = sets.open_training(data, sources.Cache(0))['pairs']
     data.exclude = 'pairs'
     kept = sets.open_training(data, sources.Cache(0))['pairs']
@@ -95,6 +103,16 @@ def test_training_leaves_out_what_an_evaluation_set_holds(tmp_path, capsys):
     before, after = sources.fingerprint(whole), sources.fingerprint(kept)
     assert after['count'] == 4 and after['sha256'] != before['sha256'] and after['without_pairs'] == 2
     np.testing.assert_array_equal(kept.load(2)[1], scene(13))
+
+
+@pytest.mark.parametrize('exclude', [None, 'pairs'])
+def test_prepare_compares_whole_sets(config, exclude, capsys):
+    """Also what is excluded from training or held out of it to watch the run, or nothing would seem shared."""
+    config.data.exclude = exclude
+    prepare.prepare(config, find_shared=True)
+    printed = capsys.readouterr().out.splitlines()
+    assert 'pairs: 2 of 6 items share a background with pairs' in printed
+    assert [line.split(' (')[0] for line in printed if ' is ' in line] == ['  0 is 0', '  4 is 2']
 
 
 def test_real_training_and_validation_share_nothing_but_what_is_planted(data_root):
