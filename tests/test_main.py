@@ -293,7 +293,7 @@ def test_memory_that_ran_out_is_one_line(capsys, monkeypatch, error):
 
 @pytest.mark.parametrize(('last', 'status'), [(signal.SIGTERM, 143), (0, -signal.SIGABRT)])
 def test_a_signal_ends_the_process_at_once(last, status):
-    """Python is not taken down first, as it is without a signal: what is registered for its end, an abort, is not done."""
+    """Python is not taken down first, as it is without a signal: what is registered for its end, an abort, is left."""
     code = (
         'import atexit, os, sys; from qsnet_jax import signals; atexit.register(os.abort); '
         f'signals._watch.last = {int(last)}; signals.leave(143)'
