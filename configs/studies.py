@@ -1,4 +1,4 @@
-"""What all studies share: two sizes, seeds, and how a variant is made of a few overrides. Not a config itself."""
+"""What all studies share: three sizes, seeds, and how a variant is made of a few overrides. Not a config itself."""
 
 from qsnet_jax.configs import default, qsnet, quickstart
 
@@ -11,11 +11,12 @@ def make(variants, selection):
 
     Args:
       variants: {name: {'section.field': value}}; PAPER: {} is added in front.
-      selection: '' for all of them at full size; 'small' at the quickstart's width, for CPUs; 'NAME' or 'small-NAME'
-        for one alone, as a config to train and evaluate by itself.
+      selection: '' for all of them at full size; 'small' at the quickstart's width and 'wide' at full width and half
+        the resolution, both for CPUs; 'NAME', 'small-NAME' or 'wide-NAME' for one alone, as a config to train and
+        evaluate by itself.
     """
-    size, name = split(selection, 'small')
-    config = small() if size else qsnet.get_config()
+    size, name = split(selection, 'small', 'wide')
+    config = {'': qsnet.get_config, 'small': small, 'wide': wide}[size]()
     return arrange(config, size or 'full', {PAPER: {}, **variants}, name)
 
 
@@ -56,7 +57,20 @@ def _choose(config, name):
 
 def small():
     """Reduced size: the quickstart's network on pairs (--config.data.root) and drawn heavy rain; minutes a run."""
-    config = quickstart.get_config()
+    return _on_pairs_and_heavy_rain(quickstart.get_config())
+
+
+def wide():
+    """Full width, after the first convolution at half the resolution, on the same data: half an hour a run."""
+    config = _on_pairs_and_heavy_rain(quickstart.get_config())
+    config.model.update({'channels': 132, 'units': 12, 'scale_channels': 66, 'encoder_stride': 2})
+    config.train.steps = 1500
+    config.train.learning_rate = 1e-3
+    return config
+
+
+def _on_pairs_and_heavy_rain(config):
+    """What the two sizes for CPUs share."""
     config.data.train = 'pairs,drawn_heavy'
     config.data.eval = 'pairs,drawn_heavy,drawn_wide'
     config.data.exclude = config.data.get_oneway_ref('eval')

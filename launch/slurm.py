@@ -249,7 +249,9 @@ def _parse(arguments: list[str]) -> list[str]:
         if source:
             config = command_line.define_config(source, rest, flags.FLAGS)
         else:
-            flags.DEFINE_string('config', None, 'A study: NAME of the package, or FILE.py; :small for reduced size.')
+            flags.DEFINE_string(
+                'config', None, 'A study: NAME of the package, or FILE.py; with :small or :wide for less.'
+            )
         left = flags.FLAGS(rest)
         command_line.check_tuples(rest, config)
         return left

@@ -83,7 +83,7 @@ def tiny_config(pairs_root):
     from qsnet_jax.configs import default
 
     config = default.get_config()
-    config.model.update({'channels': 12, 'units': 1, 'scale_channels': 6, 'rates': (1, 2)})
+    config.model.update({'channels': 12, 'units': 1, 'scale_channels': 6, 'rates': (2,)})
     config.data.update({'train': 'pairs', 'eval': 'pairs', 'root': str(pairs_root), 'crop': 24, 'batch': 4})
     config.train.update({'steps': 10, 'schedule': 'plateau', 'plateau_window': 2, 'plateau_patience': 1})
     config.train.update({'log_every': 2, 'eval_every': 5, 'eval_images': 2, 'checkpoint_every': 2})

@@ -101,7 +101,12 @@ def test_sizes_share_compilations():
     assert derain._predict._cache_size() > before + 1
 
 
-SCORED = [(1, 'batch', (52, 44)), (1, 'instance', (36, 60)), (2, 'batch', (36, 60)), (4, 'instance', (52, 44))]
+SCORED = [
+    (1, 'batch', (52, 44)),
+    (4, 'instance', (52, 44)),
+    pytest.param(1, 'instance', (36, 60), marks=pytest.mark.slow),
+    pytest.param(2, 'batch', (36, 60), marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(('stride', 'norm', 'size'), SCORED)

@@ -66,6 +66,7 @@ def tiny(pairs_root, tmp_path_factory):
     return flags, workdir, output
 
 
+@pytest.mark.slow
 def test_training_ends_with_weights_scores_and_pictures(tiny):
     """One command: a table on the screen, and files that hold what it says."""
     _, workdir, output = tiny
@@ -118,6 +119,7 @@ def test_killed_at_any_moment_ends_with_the_same_parameters(tiny, tmp_path):
         np.testing.assert_array_equal(value, found[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_evaluation_of_checkpoint_and_weights_agree_to_the_last_digit(tiny, tmp_path):
     """A fresh process restores either and finds the scores that training ended with."""
     flags, workdir, _ = tiny
@@ -137,6 +139,7 @@ def test_evaluation_of_checkpoint_and_weights_agree_to_the_last_digit(tiny, tmp_
     assert exported['provenance']['config']['model']['units'] == 1  # of the network that was scored
 
 
+@pytest.mark.slow
 def test_photos_come_out_derained(tiny, pairs_root, tmp_path):
     """derain needs no config; a bad file is reported, the exit status says so, the others come out."""
     _, workdir, _ = tiny

@@ -27,7 +27,7 @@ def prepared(**settings):
     ('channels', 'groups', 'size'),
     [
         (24, 3, (5, 64)),
-        (132, 3, (3, 70)),
+        pytest.param(132, 3, (3, 70), marks=pytest.mark.slow),
         pytest.param(24, 3, (1, 1), marks=pytest.mark.slow),
         pytest.param(64, 1, (2, 30), marks=pytest.mark.slow),
     ],
@@ -46,6 +46,7 @@ def test_the_kernel_is_the_units(channels, groups, size):
     np.testing.assert_allclose(found, expected.parts[0], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('lenient_promotion')
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_the_network_takes_it_where_weights_are_prepared(dtype, monkeypatch):

@@ -216,8 +216,8 @@ def test_the_study_of_the_readme_works(tmp_path):
     text = (ROOT / 'configs/README.md').read_text()
     (tmp_path / 'my_study.py').write_text(text.partition('```python\n')[2].partition('```')[0])
     config = config_files.load(f'{tmp_path}/my_study.py:small')
-    assert list(config.study.variants) == ['paper', 'wide', 'wide_and_flipped']
-    assert config_files.load(f'{tmp_path}/my_study.py:small-wide').model.scale_channels == 24
+    assert list(config.study.variants) == ['paper', 'wider', 'wider_and_flipped']
+    assert config_files.load(f'{tmp_path}/my_study.py:small-wider').model.scale_channels == 24
     for name in config_files.names():
         assert f'`{name}`' in text or name == 'default'
 

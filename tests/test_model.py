@@ -133,7 +133,15 @@ def test_bytes_are_refused():
         run(TINY, jnp.zeros((1, 8, 8, 3), jnp.uint8))
 
 
-@pytest.mark.parametrize(('stride', 'units', 'rates'), [(1, 1, (1, 2)), (1, 2, (3,)), (2, 1, (1, 2)), (4, 1, (1,))])
+@pytest.mark.parametrize(
+    ('stride', 'units', 'rates'),
+    [
+        (1, 1, (1, 2)),
+        (4, 1, (1,)),
+        pytest.param(1, 2, (3,), marks=pytest.mark.slow),
+        pytest.param(2, 1, (1, 2), marks=pytest.mark.slow),
+    ],
+)
 def test_receptive_radius_is_exact(stride, units, rates):
     """Gradients reach as far as `receptive_radius` says, and no farther; exact at stride 1, a bound with strides."""
     settings = {**TINY, 'units': units, 'rates': rates, 'encoder_stride': stride}
@@ -166,7 +174,13 @@ def test_instance_norm_has_no_receptive_radius():
 
 
 @pytest.mark.parametrize(
-    'change', [{'share_groups': False}, {'share_scales': 'none'}, {'share_scales': 'all'}], ids=lambda each: str(each)
+    'change',
+    [
+        {'share_groups': False},
+        {'share_scales': 'none'},
+        pytest.param({'share_scales': 'all'}, marks=pytest.mark.slow),
+    ],
+    ids=lambda each: str(each),
 )
 def test_sharing_changes_the_output_but_no_parameter(change):
     """Without sharing the same parameters give another result, through the decoders alone."""

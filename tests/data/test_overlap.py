@@ -115,6 +115,7 @@ def test_prepare_compares_whole_sets(config, exclude, capsys):
     assert [line.split(' (')[0] for line in printed if ' is ' in line] == ['  0 is 0', '  4 is 2']
 
 
+@pytest.mark.slow
 def test_real_training_and_validation_share_nothing_but_what_is_planted(data_root):
     """RainTrainL's backgrounds: none in common; a mirrored and brightened validation image is found among them."""
     data = default.get_config().data

@@ -493,6 +493,7 @@ def test_a_kill_leaves_nothing_that_looks_finished(data, tmp_path):
     assert not building.exists()
 
 
+@pytest.mark.slow
 def test_real_rain800_has_its_known_counts_and_scores(data_root, data):
     """Rain800 as it lies there: 335 and 47 pairs, the halves the right way round, the input at 22.5 dB Y."""
     from qsnet_jax import metrics

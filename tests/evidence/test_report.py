@@ -121,6 +121,7 @@ def test_verdicts_are_counted_in_plain_words(reported):
     ]
 
 
+@pytest.mark.slow
 def test_the_published_report_is_that_of_the_published_rows(tmp_path):
     """What is in results/ cannot be edited by hand, nor rows be added without it."""
     for name in ('rows', 'sparsity', 'bench'):

@@ -231,6 +231,7 @@ def test_three_folders_have_their_known_values(pairs_root, tmp_path):
         assert row['interval']['rgb'] == _close(expected['interval']['rgb']) and row['count'] == expected['count'] > 2
 
 
+@pytest.mark.slow
 def test_right_values_of_public_results(data_root, tmp_path):
     """Twelve results whose scores others computed, in luma as it is and rounded.
 
@@ -249,6 +250,7 @@ def test_right_values_of_public_results(data_root, tmp_path):
             assert found[name.removesuffix('.png')] == pytest.approx(right, abs=tolerance), name
 
 
+@pytest.mark.slow
 def test_scored_results_stand_beside_ours_in_the_report(folders, tmp_path):
     """On the paper's own test a line of Table 1, with the number of images where not whole; any set in the next."""
     write_study(tmp_path)

@@ -1,5 +1,6 @@
 """launch/slurm.py and the other launchers, before any cluster sees them: what is submitted, refused and said."""
 
+import functools
 import json
 import os
 import pathlib
@@ -53,6 +54,12 @@ def run(*command, status=0, folder=ROOT, **environment):
     return done.stdout
 
 
+@functools.cache
+def help_text():
+    """What --help prints; 1 is absl's status for it."""
+    return run(sys.executable, LAUNCHER, '--help', status=1)
+
+
 @pytest.fixture
 def slurm(pairs_root):
     pytest.importorskip('submitit', reason='the extra [slurm] is not installed')
@@ -96,10 +103,10 @@ def test_a_dry_run_prints_what_would_be_submitted(slurm, tmp_path):
 @pytest.mark.parametrize(
     'flag, message',
     [
-        ('4', "'4' stands alone; write flags as --name=value"),  # the jobs would get a loose 4
-        ('--only=', '--only= has no value'),  # of a variable that is not set: not all variants
+        pytest.param('4', "'4' stands alone; write flags as --name=value", marks=slow),  # the jobs would get it
+        pytest.param('--only=', '--only= has no value', marks=slow),  # of a variable not set: not all variants
         ('--config.data.batch=6', 'paper: data.batch is 6 and 4 devices share it'),
-        ('--config=loses', 'did you mean losses?'),
+        pytest.param('--config=loses', 'did you mean losses?', marks=slow),
         pytest.param('--config=configs/none.py', 'none.py', marks=slow),
         pytest.param('--config=quickstart', 'needs a config with variants', marks=slow),
         pytest.param('--config.nothing=1', 'nothing', marks=slow),
@@ -124,6 +131,7 @@ def test_a_config_is_found_by_name_and_path_from_any_folder(pairs_root, tmp_path
     assert lines[-3].startswith('2 tasks') and all(f' --config={config} ' in line for line in lines[-2:])
 
 
+@slow
 @pytest.mark.parametrize(
     'gpus, own', [(4, {'XLA_FLAGS': '--xla_cpu_enable_fast_math=false'}), pytest.param(0, {}, marks=slow)]
 )
@@ -168,6 +176,7 @@ def test_submission(slurm, fakes, tmp_path):
     assert output.splitlines()[-1] == 'error: Slurm refused array 1 of 1: Bad account; no'
 
 
+@slow
 def test_without_slurm(slurm, tmp_path):
     """One line says what is missing, and what works without."""
     output = run(*slurm, f'--workdir={tmp_path}', f'--results={tmp_path}', status=1, PATH='/nowhere')
@@ -177,14 +186,14 @@ def test_without_slurm(slurm, tmp_path):
 def test_help_has_three_examples():
     """They can be copied; every flag is explained."""
     pytest.importorskip('submitit', reason='the extra [slurm] is not installed')
-    output = run(sys.executable, 'launch/slurm.py', '--help', status=1)  # absl's status for --help
+    output = help_text()
     assert output.count('  python launch/slurm.py --config=losses') == 3 and '--account=LAB \\\n' in output
     assert all(f'--{name}:' in output for name in ('account', 'qos', 'mem', 'setup', 'sbatch', 'minutes'))
 
 
 def test_pages_name_flags_that_there_are():
     """Commands of the pages and of the launcher's own head: its flags, and fields of their configs."""
-    known = set(re.findall(r'^  --(?:\[no\])?(\w+):', run(sys.executable, LAUNCHER, '--help', status=1), re.MULTILINE))
+    known = set(re.findall(r'^  --(?:\[no\])?(\w+):', help_text(), re.MULTILINE))
     found = 0
     for page in (ROOT / 'README.md', ROOT / 'launch/README.md', LAUNCHER):
         for command in re.findall(r'launch/slurm\.py (--[^\n`#]*)', re.sub(r'\\+\n', ' ', page.read_text())):

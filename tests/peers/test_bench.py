@@ -76,6 +76,7 @@ def test_everybody_takes_a_turn_in_every_round():
     assert all(len(found) == 4 and min(found) >= 0.03 for found in times.values())
 
 
+@pytest.mark.slow
 def test_failures_are_findings(tmp_path, monkeypatch):
     """One that cannot start is named with its reason, ours included, and the rest goes on."""
 

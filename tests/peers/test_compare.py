@@ -61,6 +61,7 @@ def test_deviation_finds_the_worst_tensor():
     assert found['largest_in'] == 'main.rain.bias' and found['parameter_difference'] > 0.01
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_it(tiny_config, tmp_path, lenient_promotion):
     """It says which framework and which step, and no row is written."""
     tiny_config.train.update({'steps': 6, 'learning_rate': 1e30, 'schedule': 'constant'})

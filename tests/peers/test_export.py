@@ -97,7 +97,8 @@ def test_exports_restore_what_jax_restores(suffix, changes, exported, lenient_pr
 
 
 @pytest.mark.parametrize(
-    ('suffix', 'changes'), [('.pth', {'encoder_stride': 2}), ('.safetensors', {'norm': 'instance'})]
+    ('suffix', 'changes'),
+    [('.pth', {'encoder_stride': 2}), pytest.param('.safetensors', {'norm': 'instance'}, marks=slow)],
 )
 def test_state_dicts_are_the_weights_to_the_bit(suffix, changes, exported, lenient_promotion):
     """With settings, record and licence."""
@@ -154,6 +155,7 @@ def test_the_page_says_how_wide_margins_of_tiles_are():
         assert f"`share_scales='{network.share_scales}'`" in page
 
 
+@slow
 def test_an_export_that_differs_is_not_written(tmp_path, monkeypatch):
     """An image that is continued in another way differs near its edges; the old file stays."""
     needs('.stablehlo')
@@ -194,6 +196,7 @@ def example(suffix):
     return found[0]
 
 
+@slow
 @pytest.mark.parametrize('suffix', [pytest.param('.onnx', marks=slow), '.stablehlo', '.pth'])
 def test_the_examples_run_without_this_package(suffix, exported, tmp_path, lenient_promotion):
     """As printed, in a process that can import neither this package nor the others; the twin's with it."""
@@ -214,6 +217,7 @@ def test_the_examples_run_without_this_package(suffix, exported, tmp_path, lenie
     assert np.abs(np.load(tmp_path / 'restored.npy')[0].astype(int) - expected).max() <= 1
 
 
+@slow
 def test_a_home_folder_is_found(tmp_path, monkeypatch, capsys):
     """~ of a shell that leaves it in --output=~/FILE."""
     needs('.safetensors')

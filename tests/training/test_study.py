@@ -30,7 +30,7 @@ NAMES = ('losses', 'sharing', 'scales', 'loss_weights', 'atrous_rates', 'encoder
 def tiny_study(tiny_config):
     """Two variants of a tiny run, and one seed."""
     tiny_config.train.steps = 4
-    variants = {'paper': {}, 'content': {'loss': {'quasi_sparsity': 0.0}}}
+    variants = {'paper': {}, 'flipped': {'data': {'flip': True}}}  # which compiles once
     tiny_config.study = config_dict.ConfigDict({'size': 'tiny', 'seeds': (0,)})
     tiny_config.study.variants = config_dict.ConfigDict(variants, sort_keys=False)
     return tiny_config
@@ -72,7 +72,9 @@ def rows(folder):
 def test_variants_change_what_they_name_and_build(name):
     """Every variant, small and full, is a network that can be built, and differs from the paper's in these fields."""
     module = importlib.import_module(f'qsnet_jax.configs.{name}')
-    for size in ('', 'small'):
+    for size in ('', 'small', 'wide'):
+        if (size, name) == ('wide', 'encoder_stride'):  # whose paper's variant has stride 2 already
+            continue
         config = module.get_config(size)
         paper = fields.flat(studies.select(config, studies.PAPER).to_dict())
         assert list(config.study.variants) == [studies.PAPER, *module.VARIANTS]
@@ -170,7 +172,7 @@ def test_one_seed_gives_all_variants_the_same_start(name):
 def test_a_study_ends_in_a_row_per_variant_and_seed(tiny_study, done, capsys):
     """All rows at the first call, nothing touched at the second, and scores that are those of the weights."""
     found = rows(done)
-    assert list(found) == ['tiny-content-0.json', 'tiny-paper-0.json']
+    assert list(found) == ['tiny-flipped-0.json', 'tiny-paper-0.json']
     times = {path: path.stat().st_mtime_ns for path in done.rglob('*') if path.is_file()}
     assert study.study(tiny_study, done / 'runs', done) == 0
     assert '2 of 2 runs have their rows' in capsys.readouterr().out
@@ -180,7 +182,7 @@ def test_a_study_ends_in_a_row_per_variant_and_seed(tiny_study, done, capsys):
     assert first['sets']['pairs']['rgb'] == stored['rgb'] and first['seed'] == 0 and first['variant'] == 'paper'
     assert np.mean(first['sets']['pairs']['images']['output_y_psnr']) == pytest.approx(stored['y']['psnr'], abs=1e-4)
     assert first['sets']['pairs']['images']['C_2_rgb_psnr'] and len(first['sets']['pairs']['images']['scene']) == 3
-    assert first['sets']['pairs'] != found['tiny-content-0.json']['sets']['pairs']  # the loss matters
+    assert first['sets']['pairs'] != found['tiny-flipped-0.json']['sets']['pairs']  # what is overridden matters
     record = files.load_record(done / 'runs/paper-0/weights.safetensors')
     assert record['scores']['pairs']['rgb'] == stored['rgb']
 
@@ -212,15 +214,15 @@ def test_an_interrupted_study_ends_in_the_same_rows(tiny_study, done, tmp_path, 
 
 def test_only_one_variant(tiny_study):
     """--only limits a study to a variant, and refuses one that it does not have."""
-    assert study.plan(tiny_study, 'content') == [('content', 0)]
+    assert study.plan(tiny_study, 'flipped') == [('flipped', 0)]
     with pytest.raises(UserError, match='no variant'):
-        study.plan(tiny_study, 'contents')
+        study.plan(tiny_study, 'flippeds')
 
 
 def test_what_is_named_twice_runs_once(tiny_study):
     """Variants of --only, and seeds."""
     tiny_study.study.seeds = (0, 1, 0)
-    assert study.plan(tiny_study, 'content,content') == [('content', 0), ('content', 1)]
+    assert study.plan(tiny_study, 'flipped,flipped') == [('flipped', 0), ('flipped', 1)]
 
 
 @pytest.mark.parametrize('seeds', [(), 3, (0.5,), ('0',), (True,), (0, -1), (2**63,)])
@@ -302,17 +304,17 @@ def test_a_run_that_diverges_leaves_a_row_and_the_others_run(tiny_study, tmp_pat
 def test_a_damaged_row_is_made_anew_or_left_out(tiny_study, done, tmp_path, capsys, damage):
     """Made anew where it is asked for; a variant that is not is named in the table's place."""
     shutil.copytree(done / 'rows', tmp_path / 'rows')
-    path = tmp_path / 'rows/tiny-content-0.json'
+    path = tmp_path / 'rows/tiny-flipped-0.json'
     path.write_text(damage)
-    assert not study.is_done(tiny_study, 'content', 0, tmp_path)
+    assert not study.is_done(tiny_study, 'flipped', 0, tmp_path)
     assert 'It is made anew.' in capsys.readouterr().out
     assert study.study(tiny_study, tmp_path / 'runs', tmp_path, 'paper') == 0
     found = capsys.readouterr().out
-    assert f'left out: {path}' in found and 'content                      0' in found
-    row = json.loads((done / 'rows/tiny-content-0.json').read_text())
+    assert f'left out: {path}' in found and 'flipped                      0' in found
+    row = json.loads((done / 'rows/tiny-flipped-0.json').read_text())
     del row['sets']['pairs']['rgb']
     path.write_text(json.dumps(row))
-    assert 'content                      0' in study.summarize(tiny_study, tmp_path)
+    assert 'flipped                      0' in study.summarize(tiny_study, tmp_path)
     assert 'sets.pairs.rgb is missing' in capsys.readouterr().out
 
 

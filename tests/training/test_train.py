@@ -93,6 +93,7 @@ def test_one_device_equals_four(tiny_config):
         np.testing.assert_allclose(value, results[1][name], rtol=1e-8, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_validation_on_several_sets_is_their_mean(tiny_config, tmp_path, mesh, monkeypatch):
     """Each set's PSNR stands beside the mean of as many sets as asked for, by which the best checkpoint is chosen."""
     given = {5: {'pairs': 30.0, 'pairs/train': 20.0}, 10: {'pairs': 31.0, 'pairs/train': 10.0}}
@@ -129,6 +130,7 @@ def test_numbers_that_no_run_can_use_are_refused(tiny_config, section, field, va
         settings.check_fields(tiny_config)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_weights(tiny_config, tmp_path, mesh):
     """Exactly from these, under a new optimiser; whose they are stays in the record, also after the file is gone."""
     tiny_config.train.steps = 2
@@ -237,6 +239,7 @@ def test_a_signal_saves_and_stops(tiny_config, tmp_path, mesh, monkeypatch, sign
         assert checkpoints.find('latest') == 3
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path, mesh):
     """The message gives the interval of steps, and what was saved before is finite."""
     tiny_config.train.learning_rate = 1e30
@@ -380,7 +383,7 @@ def plain_rules(schedule, losses, window, patience, factor, floor):
 
 
 @pytest.mark.parametrize('schedule', ['plateau', 'previous'])
-@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize('seed', [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])
 def test_rules_for_the_rate_equal_plain_ones(tiny_config, schedule, seed):
     """On noisy losses that fall, stall and rise, every step has the rate of the rule written out in plain Python."""
     generator = np.random.default_rng(seed)
