@@ -82,16 +82,16 @@ def _small(config):
 
 
 def _wide(config):
-    """Full width at half the resolution, with more varied layers and averaged weights: a day on two cores."""
+    """Full width at half the resolution, with more varied layers and averaged weights: over an hour on two cores."""
     config.model.encoder_stride = 2
     config.data.turn_layers = 15.0
     config.data.join_layers = 0.3
-    config.data.crop = 96
-    config.data.batch = 8
-    config.train.steps = 40_000
-    config.train.schedule = 'constant'  # with averaged weights a run can be ended at any step
+    config.data.crop = 64
+    config.data.batch = 4  # in equal time .56 dB ahead of 8 x 96 x 96 at 2e-3, in a short trial: WEIGHTS.md
+    config.train.steps = 14_000
+    config.train.learning_rate = 1.5e-3
     config.train.average = 0.999
-    config.train.eval_every = config.train.checkpoint_every = 1000
+    config.train.eval_every = config.train.checkpoint_every = 2000
 
 
 def _mixture(weights):
