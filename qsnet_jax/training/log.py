@@ -57,8 +57,8 @@ class Log:
         bad = [name for name in ('total', 'gradient_norm') if not math.isfinite(means[name])]
         if bad:
             raise Diverged(
-                f'{" and ".join(bad)} not finite between steps {step - len(steps) + 1} and {step}. The last checkpoint '
-                'is from before. Lower --config.train.learning_rate, or look for broken images.'
+                f'{" and ".join(bad)} not finite between steps {step - len(steps) + 1} and {step}. Checkpoints are '
+                'from before. Lower --config.train.learning_rate, or look for broken images.'
             )
         means['learning_rate'] = float(steps[-1]['learning_rate'])
         means |= {'images_per_second': batch * len(steps) / seconds, 'seconds': round(self.elapsed, 3)}

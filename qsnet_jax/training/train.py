@@ -250,7 +250,7 @@ def check_finite(state: TrainState, step: int) -> None:
 
 def _diverged(step: int) -> log.Diverged:
     return log.Diverged(
-        f'The network is not finite after step {step}. The last checkpoint is from before. Lower '
+        f'The network is not finite after step {step}. Checkpoints are from before. Lower '
         '--config.train.learning_rate, or look for broken images.'
     )
 

@@ -44,3 +44,10 @@ def test_files_of_all_extensions_are_found(tmp_path, extension):
         (tmp_path / side).mkdir()
         (tmp_path / side / f'a{extension}').write_bytes(b'')
     assert len(layouts.find(tmp_path, layouts.PAIRS).items) == 1
+
+
+def test_pairs_are_counted_as_people_do(tmp_path):
+    """2 before 10, so that the first images of a set are the same on every drive."""
+    for number in (10, 2, 1):
+        pair(tmp_path, f'{number}.png')
+    assert [item.name for item in layouts.find(tmp_path, layouts.PAIRS).items] == ['1', '2', '10']
