@@ -22,12 +22,10 @@ VARIANTS = {  # weights of the sources in each mixture; none sees a background o
     'heavy': {HEAVY: 4, RAIN800: 1, DRAWN_HEAVY: 1},
 }
 STRETCHES = {'further': ('default', 1.2), 'light': ('further', 0.5), 'heavy': ('further', 0.5)}  # from, share of steps
-WIDE_VARIANTS = {
-    'default': {LIGHT: 4, HEAVY: 4, GARG06: 1, RAIN800: 2, DRAWN_LIGHT: 0.5, DRAWN_HEAVY: 1, DRAWN_WIDE: 0.5},
-    'light': VARIANTS['light'],
-    'heavy': VARIANTS['heavy'],
-}
-WIDE_STRETCHES = {'light': ('default', 0.2), 'heavy': ('default', 0.2)}
+WIDE = {LIGHT: 4, HEAVY: 4, GARG06: 1, RAIN800: 2, DRAWN_LIGHT: 0.5, DRAWN_HEAVY: 1, DRAWN_WIDE: 0.5}
+WIDE_VARIANTS = {'default': WIDE, 'further': WIDE, 'light': VARIANTS['light'], 'heavy': VARIANTS['heavy']}
+LARGE = {'data.crop': 96, 'data.batch': 8, 'train.schedule': 'cosine'}  # of all but the first
+WIDE_STRETCHES = {'further': ('default', 0.6), 'light': ('further', 0.2), 'heavy': ('further', 0.2)}
 NOTE = (
     'Weights: Apache-2.0. They were trained on images that may be used for research only or whose licence is unstated '
     '(RainTrainL, RainTrainH and their BSDS500 backgrounds, Rain800, streaks of Garg and Nayar 2006); none is included.'
@@ -60,6 +58,7 @@ def get_config(selection=''):
     study = f'release-{size}' if size else 'release'
     overrides = {variant: {'data.train': _mixture(mixture)} for variant, mixture in variants.items()}
     for variant, (start, steps) in stretches.items():
+        overrides[variant] |= LARGE if size == 'wide' else {}
         overrides[variant] |= {
             'train.start_from': f'runs/{study}/{start}-0/weights.safetensors',  # so not under another --workdir
             'train.learning_rate': config.train.learning_rate / 2,
@@ -86,12 +85,13 @@ def _wide(config):
     config.model.encoder_stride = 2
     config.data.turn_layers = 15.0
     config.data.join_layers = 0.3
-    config.data.crop = 64
-    config.data.batch = 4  # in equal time .56 dB ahead of 8 x 96 x 96 at 2e-3, in a short trial: WEIGHTS.md
-    config.train.steps = 14_000
+    config.data.crop = 64  # small crops first: in 8 minutes .56 dB ahead of 8 x 96 x 96
+    config.data.batch = 4
+    config.train.steps = 5000
+    config.train.schedule = 'constant'
     config.train.learning_rate = 1.5e-3
     config.train.average = 0.999
-    config.train.eval_every = config.train.checkpoint_every = 2000
+    config.train.eval_every = config.train.checkpoint_every = 1000
 
 
 def _mixture(weights):
