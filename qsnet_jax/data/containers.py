@@ -131,6 +131,7 @@ def is_deep(image, rawmode: str, args, file) -> bool:
 def check_before(image, file, num_bytes: int) -> None:
     """Refuses what is seen to be incomplete without decoding."""
     if image.format == 'TIFF':
+        _check_planes(image)
         _check_tiff(image.tag_v2, file, num_bytes)
     if image.format == 'JPEG2000':
         _check_jpeg_2000(_content(file))
@@ -156,6 +157,13 @@ def _content(file) -> bytes:
     """All bytes of an open file."""
     file.seek(0)
     return file.read()
+
+
+def _check_planes(image) -> None:
+    """Of a TIFF in planes Pillow finds the alpha in the fourth of four alone; elsewhere all would be transparent."""
+    is_found = image.mode == 'RGBA' and image.tag_v2.get(277) == 4
+    if image.tag_v2.get(284, 1) == 2 and image.mode.endswith(('A', 'a')) and not is_found:
+        raise Refused('holds alpha in a plane of its own', 'channels side by side', 'export it without planes')
 
 
 def _check_tiff(tags, file, num_bytes: int) -> None:

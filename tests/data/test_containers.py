@@ -82,6 +82,17 @@ def test_planes_tiles_and_byte_orders_give_the_same_pixels(tmp_path, byteorder, 
             np.testing.assert_array_equal(photo.alpha, expected[..., 3])
 
 
+@pytest.mark.parametrize(('photometric', 'extra'), [('minisblack', 2), ('minisblack', 1), ('rgb', 2)])
+def test_alpha_in_planes_is_kept_or_refused(photometric, extra):
+    """Alpha beside grey, or before yet another channel, never comes out as zeros."""
+    channels = 5 if photometric == 'rgb' else 2
+    planes = np.random.default_rng(0).integers(1, 256, (channels, 12, 16)).astype(np.uint8)
+    options = {'planarconfig': 'separate', 'extrasamples': [extra] if channels == 2 else [extra, 0]}
+    content = fuzz.tiff(planes, photometric=photometric, **options)
+    with pytest.raises(images.ImageError, match='a.tif: holds alpha in a plane of its own'):
+        images.decode(content, 'a.tif')
+
+
 def test_planes_of_cmyk_are_those_of_the_other_layout(tmp_path):
     """A 16-bit CMYK TIFF means the same in planes and side by side."""
     pixels = np.random.default_rng(0).integers(0, 65536, (20, 30, 4)).astype(np.uint16)
