@@ -1,7 +1,10 @@
 """How names and messages are spelled for people: what a terminal would obey, or cannot show, is escaped."""
 
+import codecs
 import sys
 from typing import Any
+
+ESCAPED = 'qsnet_jax.escaped'  # how text is encoded that holds what an encoding has not: as `shown` spells it
 
 _FORMULAS = ('=', '+', '-', '@', '\t', '\r', '\n', '\uff1d', '\uff0b', '\uff0d', '\uff20')  # also at full width
 _JOINERS = '\u200c\u200d'  # within words of some scripts, and within emoji
@@ -23,7 +26,12 @@ def print_escaped() -> None:
     """From now on, what the streams cannot encode is printed escaped: bytes of odd names, accents in a C locale."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):  # not what notebooks and tests put there
-            stream.reconfigure(errors='backslashreplace')
+            stream.reconfigure(errors=ESCAPED)
+
+
+def quoted(name: object) -> str:
+    """A name in quotation marks, within a message; Python's own `repr` spells bytes that are not UTF-8 otherwise."""
+    return f"'{shown(name)}'"
 
 
 def cell(value: Any) -> Any:
@@ -50,3 +58,13 @@ def _escaped(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:
         return f'\\x{code - 0xDC00:02x}'
     return character.encode('unicode_escape').decode('ascii')
+
+
+def _encode_escaped(error: UnicodeError) -> tuple[str, int]:
+    """For `codecs`: the escapes of what cannot be encoded, and where to go on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return ''.join(map(_escaped, error.object[error.start : error.end])), error.end
+
+
+codecs.register_error(ESCAPED, _encode_escaped)

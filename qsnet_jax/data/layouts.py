@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, spelling
 from qsnet_jax.data import images
 
 # Pattern of the files of each side: 'rainy', 'clean', 'layer', or 'image' for files that hold rainy and clean side by
@@ -80,18 +80,20 @@ def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[s
     """
     folder, _, name = pattern.rpartition('/')
     if name.count('*') != 1 or '*' in folder:
-        raise UserError(f'The pattern {pattern!r} must hold exactly one *, in its last part; it stands for the name.')
+        raise UserError(
+            f'The pattern {spelling.quoted(pattern)} must hold exactly one *, in its last part; it stands for the name.'
+        )
     expression = re.compile(re.escape(name).replace(r'\*', '(?P<key>.+)').replace(r'\+', r'(?P<number>\d+)'), re.DOTALL)
     with_extension = '.' in name.partition('*')[2]
     found: dict[tuple[str, str], pathlib.Path] = {}
     for path in image_files(below(root, folder)):
         matched = expression.fullmatch(path.name if with_extension else path.stem)
         if matched and any(character in path.name for character in '\n\r'):
-            problems.append(f'{str(path)!r} has a line break in its name')
+            problems.append(f'{spelling.quoted(path)} has a line break in its name')
         elif matched:
             key = matched['key'], matched.groupdict().get('number', '')
             if key in found:
-                problems.append(f'{found[key]} and {path} are both called {key[0]!r}')
+                problems.append(f'{found[key]} and {path} are both called {spelling.quoted(key[0])}')
             found[key] = path
     return {key: found[key] for key in sorted(found, key=lambda pair: (natural(pair[0]), natural(pair[1])))}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, spelling
 from qsnet_jax.data import held_out, layouts, overlap, prepared, public, rain, sources
 
 # Photos that come with the dependencies, as 'package: file': title and licence. Training and held-out photos share no
@@ -56,7 +56,8 @@ def open_source(name: str, data: Any, role: str, cache: sources.Cache) -> source
     if base not in ('pairs', 'layers'):
         known = [*(f'drawn_{style}' for style in rain.STYLES), *public.SETS, 'test_i', 'test_ii', STAND_IN]
         raise UserError(
-            f'Unknown data set {name!r}; known are {", ".join(known)}, and pairs and layers, also as pairs/FOLDER.'
+            f'Unknown data set {spelling.quoted(name)}; known are {", ".join(known)}, and pairs and layers, also as '
+            'pairs/FOLDER.'
         )
     if base == 'layers' and '+' in folder:
         return _open_any_layer(name, data, role, cache)
@@ -292,10 +293,11 @@ def _photo_paths(photos: dict[str, str]) -> list[pathlib.Path]:
 def _root(name: str, root: str | None, folder: str, role: str) -> pathlib.Path:
     """Folder of a user's files: root/folder, and below it the sub-folder of the role where there is one."""
     if not root:
-        raise UserError(f'Data set {name!r} needs the folder of its files: --config.data.root=FOLDER.')
+        raise UserError(f'Data set {spelling.quoted(name)} needs the folder of its files: --config.data.root=FOLDER.')
     path = pathlib.Path(root).expanduser() / folder
     if not path.is_dir():
-        raise UserError(f'{path} is not a folder; expected the files of data set {name!r} there (--config.data.root).')
+        shown = spelling.quoted(name)
+        raise UserError(f'{path} is not a folder; expected the files of data set {shown} there (--config.data.root).')
     for sub in ROLE_FOLDERS[role]:
         if (path / sub).is_dir():
             return path / sub

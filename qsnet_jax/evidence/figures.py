@@ -20,7 +20,7 @@ from typing import Any
 import matplotlib.figure
 import numpy as np
 
-from qsnet_jax import UserError, metrics, photos, priors, provenance, storage
+from qsnet_jax import UserError, metrics, photos, priors, provenance, spelling, storage
 from qsnet_jax.evidence import methods, plates, sparsity, subjects
 
 FIGURES = ('1', '2', '6', '7', '8', '9', '10', '11')
@@ -78,7 +78,7 @@ def run(
             about = {'figure': number, 'images': [photo.describe() for photo in shown], **made.data}
             about |= {'methods': [method.describe() for method in found], 'provenance': record}
             storage.write_json(path.with_suffix('.json'), about)
-            print(path)
+            print(spelling.shown(path))
             paths.append(path)
     return paths
 
@@ -165,10 +165,10 @@ def draw_curves(axis: Any, curves: dict[str, Any]) -> None:
     """Curves with their chords, by name."""
     for number, (name, found) in enumerate(curves.items()):
         if found is None:
-            axis.plot([], [], label=f'{name}: flat')
+            axis.plot([], [], label=plates.drawn(f'{name}: flat'))
             continue
         colour = COLOURS.get(name, f'C{number}')
-        axis.plot(found['response'], found['log_count'], color=colour, label=name)
+        axis.plot(found['response'], found['log_count'], color=colour, label=plates.drawn(name))
         axis.plot(found['response'], found['chord'], '--', color=colour, linewidth=0.8)
     axis.set(xlabel='|d_x|', ylabel='log count')
     axis.legend(fontsize=7)
@@ -273,7 +273,7 @@ def _sparsity(shown: list[subjects.Shown], results: Restored, _: subjects.Found)
     figure = matplotlib.figure.Figure(figsize=(4.2 * len(shown), 3.6), layout='constrained')
     for axis, photo, each in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, curves, strict=True):
         draw_curves(axis, each)
-        axis.set_title(photo.name, fontsize=9)
+        axis.set_title(plates.drawn(photo.name), fontsize=9)
     return Made(figure, {'curves': _told(shown, curves)})
 
 

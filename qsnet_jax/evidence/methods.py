@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qsnet_jax import UserError, derain
+from qsnet_jax import UserError, derain, spelling
 from qsnet_jax.data import images, layouts, sources
 from qsnet_jax.weights import files
 
@@ -79,11 +79,11 @@ class Folder:
         if not found:
             shown = self.place.pattern or ' or '.join(PATTERNS)
             raise UserError(
-                f'{self.label}: {self.place.folder} holds no result of {name!r}; expected a file called like {shown} '
-                'with * for that name.'
+                f'{self.label}: {self.place.folder} holds no result of {spelling.quoted(name)}; expected a file '
+                f'called like {shown} with * for that name.'
             )
         restored = images.read(found[name])
-        sources.check_equal(rainy.shape, restored.shape, f'The image {name!r} and {found[name]}')
+        sources.check_equal(rainy.shape, restored.shape, f'The image {spelling.quoted(name)} and {found[name]}')
         self._used[found[name].name] = sources.file_hash(found[name])
         return restored
 
@@ -128,8 +128,8 @@ def parse(text: str) -> Method:
     if not found.is_file():
         names = ', '.join(sorted(each.stem for each in files.INCLUDED.glob('*.safetensors')))
         raise UserError(
-            f'The method {text!r} is neither a folder nor weights; expected FOLDER, a file of weights, a run that '
-            f'holds {RUN}, or one of {names}; NAME= in front gives it a name.'
+            f'The method {spelling.quoted(text)} is neither a folder nor weights; expected FOLDER, a file of weights, '
+            f'a run that holds {RUN}, or one of {names}; NAME= in front gives it a name.'
         )
     return Network(label or (path.resolve().name if path.is_dir() else path.stem), found)
 
@@ -140,5 +140,7 @@ def parse_all(texts: Sequence[str]) -> list[Method]:
     labels = [method.label for method in methods]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
-        raise UserError(f'Two methods are called {twice[0]!r}; tell them apart by a name in front, as in ours=light.')
+        raise UserError(
+            f'Two methods are called {spelling.quoted(twice[0])}; tell them apart by a name in front, as in ours=light.'
+        )
     return methods

@@ -9,7 +9,7 @@ import cv2
 import matplotlib.figure
 import numpy as np
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, spelling
 
 SIDE = 420  # pixels; longer sides are shrunk to this
 DPI = 110
@@ -90,7 +90,9 @@ def grid(
         for column, picture in enumerate(shown):
             tile = row[column]
             if picture is not None and tile is not None:
-                _place(figure, total, (left, top), picture, _fitting(tile.caption, widths[column]))
+                _place(
+                    figure, total, (left, top), picture, drawn(_fitting(spelling.shown(tile.caption), widths[column]))
+                )
             if below:
                 box = (left + 42, top + heights[number] + 12, widths[column] - 50, curves - 50)
                 axis = figure.add_axes(_box(total, box))
@@ -101,6 +103,11 @@ def grid(
             left += widths[column] + GAP
         top += heights[number] + GAP + curves
     return figure
+
+
+def drawn(name: str) -> str:
+    """A name as matplotlib is to draw it: spelled as in messages, and never taken for a formula between dollars."""
+    return spelling.shown(name).replace('$', r'\$')
 
 
 def _place(

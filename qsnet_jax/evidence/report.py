@@ -9,7 +9,7 @@ import pathlib
 import tempfile
 from typing import Any
 
-from qsnet_jax import UserError, storage
+from qsnet_jax import UserError, spelling, storage
 from qsnet_jax.evidence import claims as claims_
 from qsnet_jax.evidence import figure_items, forest, page, parts, pictures, scatter, tables
 from qsnet_jax.evidence import rows as rows_
@@ -40,8 +40,8 @@ def report(results: pathlib.Path) -> None:
             f'{str(error)[:100]}). Make the row anew, or remove it.'
         ) from error
     for name, text in made.items():
-        storage.write_bytes(results / name, text.encode(errors='backslashreplace'))
-    print(f'{len(rows)} rows; {results / "README.md"} and {results / "report.html"}')
+        storage.write_bytes(results / name, text.encode(errors=spelling.ESCAPED))
+    print(spelling.shown(f'{len(rows)} rows; {results / "README.md"} and {results / "report.html"}'))
 
 
 def _culprit(rows: rows_.Rows, paper: dict[str, Any]) -> str:
@@ -121,7 +121,7 @@ def _speed_and_quality(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
     if not found:
         return []
     path = results / 'figures' / 'speed_and_quality.svg'
-    storage.write_bytes(path, scatter.draw(found, True, is_alone=True).encode())
+    storage.write_bytes(path, scatter.draw(found, True, is_alone=True).encode(errors=spelling.ESCAPED))
     plot = page.Plot(scatter.draw(found, True), scatter.draw(found, False), path, _SCATTER)
     return [page.Heading('Speed and quality of what ships'), plot, scatter.table(found)]
 

@@ -80,7 +80,7 @@ class Results:
         if rainy:
             place = methods.Place.parse(rainy, 'rainy')
             there = place.find([item.name for item in self.items])
-            problems += [f'{item.name!r} has no rainy image in {place.folder}'
+            problems += [f'{spelling.quoted(item.name)} has no rainy image in {place.folder}'
                          for item in self.items if item.name not in there]  # fmt: skip
             self.items = [
                 dataclasses.replace(item, files={'rainy': there[item.name], **item.files})

@@ -19,7 +19,7 @@ from qsnet_jax import UserError, derain, priors, progress, provenance, spelling,
 from qsnet_jax import photos as photo_folders
 from qsnet_jax.configs import default
 from qsnet_jax.data import grouping, images, sets, sources
-from qsnet_jax.evidence import evaluate, statistics
+from qsnet_jax.evidence import evaluate, plates, statistics
 
 NAMES = ('d_x', 'd_y', 'd_xx', 'd_yy')  # of priors.FILTERS['derivative']
 RULES = ('mean', 'every', 'beyond')
@@ -275,7 +275,7 @@ def draw(row: dict[str, Any], verdicts: dict[str, Any], examples: list[Any]) -> 
     axes[-1].set_xlabel('contrast (standard deviation of luma)')
     axes[-1].set_ylabel(f'mean of curve - chord, {key}; below 0: sparse')
     axes[-1].axhline(row['control']['excess'], color='k', linewidth=0.8, linestyle=':')
-    figure.suptitle(f'{row["name"]}, {row["count"]} images; dashed: chords')
+    figure.suptitle(plates.drawn(f'{row["name"]}, {row["count"]} images; dashed: chords'))
     return figure
 
 

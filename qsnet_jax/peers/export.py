@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from qsnet_jax import UserError, model, storage
+from qsnet_jax import UserError, model, spelling, storage
 from qsnet_jax.data import images
 from qsnet_jax.weights import files, torch_files
 
@@ -52,7 +52,7 @@ def run(weights: str | None, output: str) -> None:
     """Exports weights and prints what was written, and how far it is from JAX."""
     path = pathlib.Path(output).expanduser()
     found = export(weights or 'default', path)
-    print(f'{path}: {path.stat().st_size:,} bytes, {_kind(path.suffix)}')
+    print(spelling.shown(f'{path}: {path.stat().st_size:,} bytes, {_kind(path.suffix)}'))
     each = ', '.join(f'{height}x{width}: {levels}' for (height, width), levels in found.items())
     print(f'largest difference from JAX: {max(found.values())} of 255 levels ({each})')
 

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, spelling
 
 INCLUDED = pathlib.Path(__file__).parent  # weights that come with the package
 DATA_LIMIT = 64 * 2**20  # bytes of all tensors: thirty times those of the full-size network
@@ -39,7 +39,8 @@ def fault(path: object, text: str) -> UserError:
     """An error in one line: what strangers wrote is shown without control characters, and not at any length."""
     name = str(path)
     name = name if len(name) <= MESSAGE_LIMIT // 2 else f'{name[:100]} ... {name[-100:]}'
-    line = ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in f'{name}{text}')
+    line = f'{spelling.shown(name)}{text}'
+    line = ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in line)
     return UserError(line if len(line) <= MESSAGE_LIMIT else f'{line[:MESSAGE_LIMIT]} ... (cut)')
 
 

@@ -16,7 +16,7 @@ def pair(root, name):
         (root / side / 'x.png').rename(root / side / name)
 
 
-@pytest.mark.parametrize('name', ['a\nb.png', 'a\rb.png', 'a.png\n', '\na.png'])
+@pytest.mark.parametrize('name', ['a\nb.png', 'a\rb.png', 'a.png\n', '\na.png', 'a\n\udce4.png'])
 def test_a_line_break_in_a_name_is_a_problem(tmp_path, name):
     """It is named, not passed over, beside pairs that are found."""
     pair(tmp_path, '1.png')
@@ -25,6 +25,7 @@ def test_a_line_break_in_a_name_is_a_problem(tmp_path, name):
     assert [item.name for item in found.items] == ['1']
     assert len(found.problems) == 2
     assert all('line break in its name' in problem and '\n' not in problem for problem in found.problems)
+    assert all((r'\n\xe4.png' in problem) == ('\udce4' in name) for problem in found.problems)
 
 
 @pytest.mark.parametrize('name', [b'n\xe4cht.png', b'=1+1.png', b'a\x1bb.png', 'übe r.png'.encode()])

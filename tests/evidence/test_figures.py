@@ -1,6 +1,7 @@
 """The paper's figures of any photos and methods, with the data behind them."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -163,6 +164,26 @@ def test_the_verb_names_each_picture_once(root, tmp_path, capsys):
     given = f'--figure=9 --input={root}/photos --methods={root}/tiny.safetensors --output={tmp_path}'.split()
     assert main.run(['--mode=figures', *given]) == 0
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / 'fig-9-photos.png')]
+
+
+@pytest.mark.parametrize('figure', ['1', '2', '6', '9', '11'])
+def test_names_of_any_bytes_are_drawn_and_printed_escaped(root, tmp_path, capsys, figure):
+    """Of photos, methods and folders: those that are not UTF-8 as their bytes, those with dollars as they are."""
+    folder = tmp_path / os.fsdecode(b'gr\xfcn $^^$')
+    for side in ('photos', 'out', 'clean'):
+        (folder / side).mkdir(parents=True)
+        for name in (b'a $^^$.png', b'gr\xfc\xdfe.png'):
+            (folder / side / os.fsdecode(name)).write_bytes((root / f'{side}/6.png').read_bytes())
+    named = [f'{os.fsdecode(label)}={folder}/out' for label in (b'\xfc$^^$', b'\xe4')][: 1 + (figure in ('6', '11'))]
+    figures.run(figure, str(folder / 'photos'), folder, named, clean=str(folder / 'clean'))
+    printed = capsys.readouterr().out
+    assert printed == f'{tmp_path}/gr\\xfcn $^^$/fig-{figure}-photos.png\n'
+
+
+def test_captions_are_spelled_as_messages_are():
+    """Before they are cut to the width of a picture."""
+    tile = plates.Tile(os.fsdecode(b'gr\xfc\xdfe $^^$'), np.zeros((200, 200, 3), np.uint8))
+    assert plates.grid([[tile]]).texts[0].get_text() == r'gr\xfc\xdfe \$^^\$'
 
 
 def test_sets_take_turns(tiny_config):
