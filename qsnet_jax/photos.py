@@ -19,6 +19,7 @@ import dataclasses
 import errno
 import os
 import pathlib
+import re
 import stat
 import time
 
@@ -39,9 +40,12 @@ REFUSED = (
     *'.psd .psb .xcf .kra .exr .hdr .pfm .pam .pcx .sgi .ras .qoi .dds .icns .flif .bpg'.split(),
     *RAW,
 )
-SYSTEM = (
-    *('__macosx', '@eadir', '@__thumb', '@recycle', '#recycle', '#snapshot', '$recycle.bin'),
-    *('system volume information', 'lost+found'),
+# Names, in any case, that Macs, network drives, Windows and Unix give.
+SYSTEM = re.compile(
+    r'__macosx|network trash folder|temporary items|thevolumesettingsfolder|thefindbycontentfolder'
+    r'|@(eadir|__thumb|tmp|recycle|recently-snapshot|sharesnap)(@tmp)?|#recycle|#snapshot|~snapshot'
+    r'|\$recycle\.bin|recycler|system volume information|found\.\d{3}|~\$.*|lost\+found',
+    re.IGNORECASE | re.DOTALL,
 )
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other photo can be written either
 
@@ -157,7 +161,7 @@ def _walk(found: Found, target: pathlib.Path | None) -> None:
 def _judge(found: Found, path: pathlib.Path, entry: os.DirEntry) -> pathlib.Path | None:
     """Takes a file, passes over it, or returns a folder to look into."""
     suffix = path.suffix.lower().strip()
-    if entry.name.startswith('.') or entry.name.lower() in SYSTEM:
+    if entry.name.startswith('.') or SYSTEM.fullmatch(entry.name):
         found.passed['hidden or of a system'] += 1
         return None
     try:

@@ -244,6 +244,30 @@ def test_what_systems_leave_is_passed_over_and_counted(tmp_path, capsys):
     assert 'passed over: 7 hidden or of a system, 2 of other kinds (.3gp, .db)' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    'name',
+    [
+        *('@eaDir@tmp', '@tmp', '@Recently-Snapshot', '@Recycle', '#snapshot', '~snapshot', '.snapshot', 'RECYCLER'),
+        *('$Recycle.Bin', 'found.000', 'FOUND.012', 'System Volume Information', 'lost+found', 'Network Trash Folder'),
+        *('Temporary Items', 'TheVolumeSettingsFolder', '~$folder', '@EADIR'),
+    ],
+)
+def test_folders_of_systems_are_known_in_any_case(tmp_path, capsys, name):
+    """Copies and remains that drives and systems keep are not derained."""
+    save(tmp_path / 'in/a.png')
+    save(tmp_path / 'in' / name / 'a.png')
+    save(tmp_path / 'in/~$a.png')
+    assert run(tmp_path / 'in', tmp_path / 'out') == (0, 1)
+    assert 'passed over: 2 hidden or of a system' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['Thumbs', '@home', 'tmp', '~old', 'found.photos', 'Recycled', '$a', 'my@eaDir'])
+def test_folders_of_people_are_looked_into(tmp_path, name):
+    """Though their names are like those of systems."""
+    save(tmp_path / 'in' / name / 'a.png')
+    assert run(tmp_path / 'in', tmp_path / 'out') == (0, 1)
+
+
 def test_a_hidden_input_that_is_named_is_taken(tmp_path):
     """The rule is for what lies in a folder, not for what is asked for."""
     save(tmp_path / '.in/a.png')
