@@ -32,8 +32,9 @@ from qsnet_jax.data import images
 # Photos too, but of kinds that are not read: reported, not passed over. Raw ones hold a small preview that Pillow would
 # take for the photo.
 RAW = tuple(
-    '.3fr .arw .bay .cap .cr2 .cr3 .crw .dcr .dcs .dng .eip .erf .fff .gpr .iiq .k25 .kdc .mdc .mef .mos .mrw .nef '
-    '.nrw .orf .ori .pef .ptx .pxn .raf .raw .rw2 .rwl .rwz .sr2 .srf .srw .x3f'.split()
+    '.3fr .ari .arw .bay .bmq .cap .cine .cr2 .cr3 .crw .cs1 .dcr .dcs .dng .eip .erf .fff .gpr .iiq .k25 .kc2 .kdc '
+    '.mdc .mef .mos .mrw .nef .nrw .orf .ori .pef .ptx .pxn .r3d .raf .raw .rdc .rw2 .rwl .rwz .sr2 .srf .srw .sti '
+    '.x3f'.split()
 )
 REFUSED = (
     *'.gif .apng .heic .heics .heif .heifs .hif .avif .avifs .jxl .jxr .wdp .hdp .mpo .jps .jph .jls'.split(),
@@ -47,6 +48,7 @@ SYSTEM = re.compile(
     r'|\$recycle\.bin|recycler|system volume information|found\.\d{3}|~\$.*|lost\+found',
     re.IGNORECASE | re.DOTALL,
 )
+LISTED = 40  # kinds of files that are passed over, by name
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other photo can be written either
 
 
@@ -190,7 +192,7 @@ def _unreadable(path: pathlib.Path, error: OSError) -> str:
 def _passed(found: Found) -> str:
     """What was passed over, in words: '2 hidden or of a system, 3 of other kinds (.mov, .txt)'."""
     kinds = sorted(found.kinds)
-    listed = f' ({", ".join(kinds[:8])}{", ..." if len(kinds) > 8 else ""})' if kinds else ''
+    listed = f' ({", ".join(kinds[:LISTED])}{", ..." if len(kinds) > LISTED else ""})' if kinds else ''
     return ', '.join(
         f'{count} {reason}{listed if reason == "of other kinds" else ""}' for reason, count in found.passed.items()
     )

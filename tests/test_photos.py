@@ -279,6 +279,8 @@ def test_a_hidden_input_that_is_named_is_taken(tmp_path):
 def test_every_extension_is_read_and_written_again(tmp_path, extension):
     """In either case; with the same pixels where the format loses nothing."""
     kinds = {'.jpe': 'JPEG', '.jfif': 'JPEG', '.dib': 'BMP', '.jpf': 'JPEG2000', '.jpc': 'JPEG2000', '.pbm': 'PPM'}
+    kinds |= dict.fromkeys(('.jif', '.jfi', '.pjpeg', '.pjp'), 'JPEG') | dict.fromkeys(images.TGA, 'TGA')
+    kinds |= {'.btf': 'TIFF', '.ptif': 'TIFF'}
     for name in (f'a{extension}', f'B{extension.upper()}'):
         save(tmp_path / 'in' / name, **({'format': kinds[extension]} if extension in kinds else {}))
     assert run(tmp_path / 'in', tmp_path / 'out') == (0, 2)
@@ -289,7 +291,9 @@ def test_every_extension_is_read_and_written_again(tmp_path, extension):
         assert np.abs(before.rgb.astype(int) - after.rgb).max() <= (40 if lossy else 0)
 
 
-@pytest.mark.parametrize('name', ['a.srw', 'b.NRW', 'c.heic', 'd.gif', 'e.avif', 'f.psd', 'g.exr'])
+@pytest.mark.parametrize(
+    'name', ['a.srw', 'b.NRW', 'h.kc2', 'i.R3D', 'j.ari', 'c.heic', 'd.gif', 'e.avif', 'f.psd', 'g.exr']
+)
 def test_kinds_that_are_not_read_are_named(tmp_path, capsys, name):
     """Also raw data that begin as a TIFF does, in a folder and alone."""
     save(tmp_path / 'in/a.png')
@@ -297,6 +301,18 @@ def test_kinds_that_are_not_read_are_named(tmp_path, capsys, name):
     assert run(tmp_path / 'in', tmp_path / 'out') == (1, 1)
     assert run(tmp_path / 'in' / name, tmp_path / 'out') == (1, 0)
     assert capsys.readouterr().out.count(f'failed: {tmp_path}/in/{name}: ') == 2
+
+
+@pytest.mark.parametrize('count', [1, 9, 40, 41])
+def test_all_other_kinds_are_named(tmp_path, capsys, count):
+    """In one line, up to forty of them."""
+    save(tmp_path / 'in/a.png')
+    kinds = [f'.{number}x' for number in range(10, 10 + count)]
+    for kind in kinds:
+        (tmp_path / f'in/a{kind}').write_bytes(b'')
+    assert run(tmp_path / 'in', tmp_path / 'out') == (0, 1)
+    listed = ', '.join(kinds[:40]) + ', ...' * (count > 40)
+    assert f'passed over: {count} of other kinds ({listed})\n' in capsys.readouterr().out
 
 
 # Names

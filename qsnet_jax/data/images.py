@@ -35,9 +35,11 @@ from qsnet_jax.data.arrays import to_float as to_float
 from qsnet_jax.data.arrays import to_uint8 as to_uint8
 from qsnet_jax.data.containers import MAX_PIXELS, ImageError
 
+TGA = ('.tga', '.icb', '.vda', '.vst')
 EXTENSIONS = (
-    *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.dib', '.tif', '.tiff', '.webp'),
-    *('.jp2', '.j2k', '.jpf', '.jpx', '.j2c', '.jpc', '.ppm', '.pgm', '.pbm', '.pnm', '.tga'),
+    *'.jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp .png .bmp .dib .tif .tiff .btf .ptif .webp'.split(),
+    *'.jp2 .j2k .jpf .jpx .j2c .jpc .ppm .pgm .pbm .pnm'.split(),
+    *TGA,
 )
 COLOURED = 24  # levels between channels; JPEG moves those of a grey picture by less
 JPEG_QUALITY = 95  # the highest that Pillow advises; above it files grow and little is gained
@@ -214,7 +216,7 @@ def _check_is_file(path) -> None:
 
 def _formats(path) -> tuple[str, ...]:
     """What a file may be. A TGA has no signature, so that its name decides whether it may be one."""
-    return (*_FORMATS, 'TGA') if pathlib.Path(path).suffix.lower() == '.tga' else _FORMATS
+    return (*_FORMATS, 'TGA') if pathlib.Path(path).suffix.lower().strip() in TGA else _FORMATS
 
 
 def _describe(path, content: bytes | None) -> str:
