@@ -175,7 +175,7 @@ def _judge(found: Found, path: pathlib.Path, entry: os.DirEntry) -> pathlib.Path
         return None
     if suffix in images.EXTENSIONS or suffix in REFUSED or video.is_video(path):
         found.photos.append(path)
-    elif leads_nowhere and not suffix:  # perhaps to a folder
+    elif leads_nowhere:  # perhaps to a folder, whose name may hold a dot
         found.failures.append(f'{path}: is a link to {os.readlink(path)}, which does not exist; remove it or mend it')
     else:
         found.passed['of other kinds'] += 1

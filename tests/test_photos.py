@@ -208,7 +208,7 @@ def test_links_are_followed_and_rings_end(tmp_path, capsys):
     assert '3 links to folders that are taken already' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('name', ['gone.jpg', 'gone.NEF', 'disk'])
+@pytest.mark.parametrize('name', ['gone.jpg', 'gone.NEF', 'disk', 'Holiday 12.2023', 'Dr. Who'])
 def test_a_link_that_leads_nowhere_is_a_failure(tmp_path, capsys, name):
     """A photo, and what may have been a folder of them."""
     save(tmp_path / 'in/a.png')
