@@ -11,6 +11,7 @@ Decoders fill up with black or grey what a file lacks, and say nothing. Before d
 
 import contextlib
 import dataclasses
+import os
 import re
 import struct
 import zlib
@@ -29,6 +30,8 @@ BYTES_PER_PIXEL_OF_OTHERS = 20
 MOST_COUNTED = 9  # pages of a TIFF
 ZEROS = 64  # bytes at the end of compressed data that no encoder writes
 SMALL = 64 * 2**20  # bytes for which the free memory is not asked
+DEFLATE = (8, 32946)  # compressions of a TIFF that are streams of zlib, where bits are not turned round (tag 266)
+CHUNK = 2**16  # bytes, of a stream and of what it inflates to
 
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # Adam7
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the colour type of a PNG
@@ -147,6 +150,8 @@ def check_after(image, file, formats) -> None:
         last = np.asarray(image.crop((0, max(image.height - 2, 0), image.width, image.height)))
         # Black, or never written; the last pass of an interlaced one holds every other row.
         _check_png(_content(file), may_be_short=not all(row.any() for row in last))
+    if image.format == 'TIFF' and image.tag_v2.get(259) in DEFLATE and image.tag_v2.get(266, 1) == 1:
+        _check_deflate(image.tag_v2, file)
     if image.format == 'WEBP':
         _check_webp(_content(file))
     if image.format in ('JPEG', 'MPO') and (lacking := jpeg.missing(image, _content(file), formats)):
@@ -178,18 +183,9 @@ def _check_tiff(tags, file, num_bytes: int) -> None:
         raise Refused('holds a preview, as raw data of a camera do', 'a developed photo', 'export it as TIFF or JPEG')
     if 347 in tags and not bytes(tags[347]).endswith(b'\xff\xd9'):
         raise incomplete('its JPEG tables end early')
-    width, height, planar = tags[256], tags[257], tags.get(284, 1) == 2
-    if 322 in tags:
-        what, across, rows = 'tiles', tags[322], tags.get(323, 0)
-        offsets, counts = tags.get(324), tags.get(325)
-    else:
-        what, across, rows = 'strips', width, min(tags.get(278, height), height)
-        offsets, counts = tags.get(273), tags.get(279)
-    if not (isinstance(across, int) and isinstance(rows, int) and across > 0 and rows > 0):
-        raise incomplete(f'its {what} are {across} x {rows} pixels')
-    grid = -(-width // across) * -(-height // rows)
+    planar, height = tags.get(284, 1) == 2, tags[257]
+    what, across, rows, grid, offsets, counts = _parts(tags)
     needed = grid * (samples if planar else 1)
-    offsets, counts = _values(offsets), _values(counts)
     if len(offsets) < needed or (counts and len(counts) < needed):
         raise incomplete(f'it names {min(len(offsets), len(counts) or needed)} of {needed} {what}')
     for index in range(needed):
@@ -206,6 +202,50 @@ def _check_tiff(tags, file, num_bytes: int) -> None:
             file.seek(max(offsets[index], offsets[index] + held - 4))
             if b'\xff\xd9' not in file.read(4):
                 raise incomplete(f'it holds {index} of {needed} {what} to their end')
+
+
+def _parts(tags) -> tuple[str, int, int, int, tuple, tuple]:
+    """What a TIFF is cut into, columns and rows of each, how many cover a plane, their places and lengths."""
+    width, height = tags[256], tags[257]
+    if 322 in tags:
+        what, across, rows = 'tiles', tags[322], tags.get(323, 0)
+        offsets, counts = tags.get(324), tags.get(325)
+    else:
+        what, across, rows = 'strips', width, min(tags.get(278, height), height)
+        offsets, counts = tags.get(273), tags.get(279)
+    if not (isinstance(across, int) and isinstance(rows, int) and across > 0 and rows > 0):
+        raise incomplete(f'its {what} are {across} x {rows} pixels')
+    grid = -(-width // across) * -(-height // rows)
+    return what, across, rows, grid, _values(offsets), _values(counts)
+
+
+def _check_deflate(tags, file) -> None:
+    """Each strip or tile of a TIFF must be as its checksum says; libtiff does not look behind the last pixel."""
+    what, across, rows, grid, offsets, counts = _parts(tags)
+    samples = tags.get(277, 1)
+    most = -(-across * _bits_per_pixel(_values(tags.get(258, (1,))), samples) // 8) * rows + CHUNK
+    needed = grid * (samples if tags.get(284, 1) == 2 else 1)
+    left = file.seek(0, os.SEEK_END)  # to look at; those of a file that means well are no more
+    parts = zip(offsets[:needed], counts or (left,) * needed, strict=False)
+    for offset, count in dict.fromkeys(parts):  # empty ones may share their data
+        file.seek(offset)
+        try:
+            left -= _inflate(file, min(count, left), most)
+        except zlib.error as error:
+            raise incomplete(f'one of its {what}: {error}') from error
+
+
+def _inflate(file, num_bytes: int, most: int) -> int:
+    """Inflates a stream of at most `num_bytes` to less than `most`, and keeps nothing; returns how many it took."""
+    stream, taken, made = zlib.decompressobj(), 0, 0
+    while not stream.eof and made < most and (data := file.read(min(CHUNK, num_bytes - taken))):
+        taken += len(data)
+        while data and made < most:
+            made += len(stream.decompress(data, CHUNK))
+            data = stream.unconsumed_tail
+    if made >= most:
+        raise zlib.error('more than its pixels')
+    return taken
 
 
 def _values(tag) -> tuple:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import zlib
 
 import fuzz
 import numpy as np
@@ -143,6 +144,58 @@ def test_a_raw_files_preview_is_refused():
     content = fuzz.tiff(fuzz.picture(), photometric='rgb', subfiletype=1)
     with pytest.raises(images.ImageError, match='preview'):
         images.decode(content, 'a.tif')
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'rowsperstrip': 5},
+        {'tile': (16, 16)},
+        {'planarconfig': 'separate'},
+        {'predictor': True},
+        {'byteorder': '>'},
+    ],
+)
+def test_every_checksum_of_a_deflated_tiff_is_looked_at(options):
+    """A wrong byte in any strip, tile or plane is refused, though it inflates; the whole file is taken."""
+    planes = options.get('planarconfig') == 'separate'
+    pixels = np.moveaxis(fuzz.picture(), -1, 0) if planes else fuzz.picture()
+    content = fuzz.tiff(pixels, photometric='rgb', compression='zlib', **options)
+    np.testing.assert_array_equal(images.decode(content, 'a.tif'), fuzz.picture())
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        page = file.pages[0]
+        ends = [sum(part) for part in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    for end in ends:
+        changed = content[: end - 2] + bytes([content[end - 2] ^ 1]) + content[end - 1 :]
+        with pytest.raises(images.ImageError, match='a.tif: is truncated or damaged .*incorrect data check'):
+            images.decode(changed, 'a.tif')
+
+
+def deflated(stream):
+    """A TIFF of 8 x 8 grey pixels whose strip is this stream."""
+    content = bytearray(fuzz.tiff(np.zeros((8, 8), np.uint8), compression='zlib', byteorder='<'))
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        for tag, value in ((273, len(content)), (279, len(stream))):
+            struct.pack_into('<I', content, file.pages[0].tags[tag].valueoffset, value)
+    return bytes(content) + stream
+
+
+def test_a_deflated_strip_that_became_longer_is_refused():
+    """Damage moves the end of the stream; libtiff stops at the last pixel and never sees the wrong checksum."""
+    stream = zlib.compress(bytes(range(67)))
+    assert images.decode(deflated(stream), 'a.tif')[7, 7, 0] == 63
+    with pytest.raises(images.ImageError, match='a.tif: is truncated or damaged .*one of its strips: .*incorrect data'):
+        images.decode(deflated(stream[:-1] + bytes([stream[-1] ^ 1])), 'a.tif')
+
+
+def test_a_deflated_strip_that_goes_on_and_on_is_refused():
+    """Before it has taken memory: the stream of a bomb."""
+    content = deflated(zlib.compress(bytes(2**25)))
+    tracemalloc.start()
+    with pytest.raises(images.ImageError, match='a.tif: is truncated or damaged .*more than its pixels'):
+        images.decode(content, 'a.tif')
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
 
 
 def test_pages_are_not_all_counted(monkeypatch):
