@@ -131,6 +131,11 @@ def is_deep(image, rawmode: str, args, file) -> bool:
     return image.format in ('PNG', 'TIFF') and '16' in rawmode
 
 
+def has_spare_channels(image) -> bool:
+    """Whether a TIFF has channels, as masks, that Pillow does not hand over."""
+    return image.format == 'TIFF' and image.tag_v2.get(277, 1) > len(image.getbands())
+
+
 def check_before(image, file, num_bytes: int) -> None:
     """Refuses what is seen to be incomplete without decoding."""
     if image.format == 'TIFF':

@@ -195,6 +195,9 @@ def _failure(path, error: Exception, said: list[str]) -> ImageError:
         return _error(path, f'cannot be read ({os.strerror(error.errno)})', 'a disk that answers', 'look after it')
     if isinstance(error, MemoryError) or 'out of memory' in str(error):
         return _error(path, 'needs more memory than there is', 'enough for its pixels', 'free some, or shrink it')
+    if missing := next((line for line in said if 'support is not configured' in line), None):
+        found = f'is compressed in a way that is not supported ({missing})'
+        return _error(path, found, 'deflate, LZW or no compression', 'export it with one of them')
     reasons = '; '.join([f'{type(error).__name__}: {error}', *said[:2]])
     return _error(path, f'is truncated or damaged ({reasons})', _EXPECTED, 'fetch or export it again')
 
@@ -230,7 +233,7 @@ def _describe(path, content: bytes | None) -> str:
     if head[:4] == b'GIF8':
         return 'is a GIF, which is not supported'
     if head[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
-        return 'is a TIFF that is damaged, or whose samples are not supported'
+        return 'is a TIFF that is damaged, or whose samples or compression are not supported'
     return f'is damaged or of another kind, starts with {head!r}'
 
 
@@ -254,6 +257,7 @@ def _load(path, content: bytes | None = None) -> Photo:
             '1-bit pixels become 8-bit grey': image.mode == '1',
             'palette expanded to RGB': image.mode in ('P', 'PA'),
             'CMYK converted to RGB, its colour profile dropped': image.mode == 'CMYK',
+            'a channel that is neither colour nor alpha dropped': containers.has_spare_channels(image),
             'alpha of a BMP dropped': image.format == 'BMP' and image.has_transparency_data,
         }
         turn = _TURNS.get(orientation)

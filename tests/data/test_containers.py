@@ -198,6 +198,39 @@ def test_a_deflated_strip_that_goes_on_and_on_is_refused():
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize(('photometric', 'colours'), [('minisblack', 1), ('rgb', 3), ('separated', 4)])
+@pytest.mark.parametrize('layout', ['contig', 'separate'])
+@pytest.mark.parametrize('extra', [[], ['unspecified'], ['unassalpha'], ['unassalpha', 'unspecified']])
+def test_a_channel_that_is_dropped_is_said(tmp_path, photometric, colours, layout, extra):
+    """One of unknown kind; nothing is said of alpha, which is kept, and of what is refused."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, colours + len(extra))).astype(np.uint8)
+    pixels = np.moveaxis(pixels, -1, 0) if layout == 'separate' else pixels
+    options = {'photometric': photometric, 'extrasamples': extra}
+    options |= {'planarconfig': layout} if len(extra) + colours > 1 else {}
+    tifffile.imwrite(tmp_path / 'a.tif', pixels.squeeze(), **options)
+    try:
+        photo = images.open_photo(tmp_path / 'a.tif')
+    except images.ImageError:
+        assert 'unassalpha' in extra
+        return
+    assert (photo.alpha is not None) == ('unassalpha' in extra)
+    assert ('a channel that is neither colour nor alpha dropped' in photo.notes) == ('unspecified' in extra)
+
+
+def test_an_unsupported_compression_is_not_called_damage():
+    """One that libtiff was built without, and one that nobody knows."""
+    content = bytearray(fuzz.tiff(fuzz.picture(), photometric='rgb', byteorder='<'))
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        place = file.pages[0].tags[259].valueoffset
+    for number, said in (
+        (50001, 'is compressed in a way that is not supported .WEBP'),
+        (34712, 'or compression are not'),
+    ):
+        struct.pack_into('<H', content, place, number)
+        with pytest.raises(images.ImageError, match=f'a.tif: .*{said}'):
+            images.decode(bytes(content), 'a.tif')
+
+
 def test_pages_are_not_all_counted(monkeypatch):
     """A TIFF of many pages is refused after a few of them."""
     content = fuzz.tiff(np.zeros((400, 4, 4), np.uint8), photometric='minisblack')
