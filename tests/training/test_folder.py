@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import shutil
+import sys
+import tempfile
 import threading
 
 import jax
@@ -55,6 +57,29 @@ def test_any_name_of_a_folder(run, tmp_path):
     assert checkpoint.steps_in(place / 'checkpoints') == [2, 4, 5]
     assert run(place)['step'] == 5
     assert train.restore_variables(run.config, place, '4')[2]['step'] == 4
+
+
+def test_the_link_to_an_odd_name_has_a_plain_one(run, tmp_path, monkeypatch):
+    """Whatever $TMPDIR is called; where no other place is left, that is said before the first step."""
+    place = tmp_path / 'run [1]'
+    (tmp_path / 't[m]p').mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 't[m]p'))
+    run(place)
+    assert train.restore_variables(run.config, place, '4')[2]['step'] == 4
+    monkeypatch.setattr(checkpoint, '_PLACES', (str(tmp_path / 'none'),))
+    with pytest.raises(UserError, match=r'other \[2\].* cannot hold checkpoints .* set TMPDIR'):
+        run(tmp_path / 'other [2]')
+    assert not (tmp_path / 'other [2]/config.json').exists()
+
+
+def test_letters_go_through_a_link_where_files_have_names_of_another_encoding(run, tmp_path, monkeypatch):
+    """TensorStore writes a name in UTF-8, whatever the locale says."""
+    place = shutil.copytree(run.workdir, tmp_path / 'Läufe') / 'checkpoints'
+    for encoding, is_itself in (('utf-8', True), ('iso8859-1', False)):
+        monkeypatch.setattr(sys, 'getfilesystemencoding', lambda encoding=encoding: encoding)
+        with checkpoint.Checkpoints(place, read_only=True) as checkpoints:
+            assert (str(checkpoints._manager.directory) == str(place)) == is_itself
+            assert str(checkpoints._manager.directory).isascii() != is_itself
 
 
 def test_the_same_data_elsewhere_go_on(run, tmp_path, pairs_root):
