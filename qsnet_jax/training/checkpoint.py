@@ -29,7 +29,7 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path, keep: int = 3, read_only: bool = False):
         self.directory = directory.resolve()
-        _check_scores(self.directory)
+        _check_each(self.directory)
         self._link: tempfile.TemporaryDirectory | None = None
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
@@ -163,9 +163,14 @@ def steps_in(directory: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in directory.glob('*') if path.name.isdecimal()) if directory.is_dir() else []
 
 
-def _check_scores(directory: pathlib.Path) -> None:
-    """Raises UserError for a checkpoint whose validation score cannot be read: with it Orbax opens none of them."""
+def _check_each(directory: pathlib.Path) -> None:
+    """Raises UserError for a file in the place of a checkpoint, which Orbax passes over, and for a damaged score.
+
+    With a validation score that cannot be read Orbax opens none of them.
+    """
     for step in steps_in(directory):
+        if not (directory / str(step)).is_dir():
+            raise _to_be_removed(directory, step, 'it is a file where a folder is expected')
         path = directory / str(step) / 'metrics' / 'metrics'
         if path.exists():
             try:

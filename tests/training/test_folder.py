@@ -198,6 +198,19 @@ def test_an_empty_folder_among_the_checkpoints_is_named(run):
     assert checkpoint.steps_in(run.workdir / 'checkpoints')[-1] == 5
 
 
+@pytest.mark.parametrize('step', [5, 9])
+def test_a_file_in_the_place_of_a_checkpoint_is_named(run, step):
+    """Orbax would pass it over, and the run go on from the one before without a word."""
+    place = run.workdir / 'checkpoints' / str(step)
+    shutil.rmtree(place, ignore_errors=True)
+    place.write_text('x')
+    for call in (run, lambda: train.restore_variables(run.config, run.workdir, 'latest')):
+        with pytest.raises(UserError, match=rf'Checkpoint {step} is damaged \(it is a file .*Remove {place}, and the'):
+            call()
+    place.unlink()
+    assert run()['step'] == 5
+
+
 def test_other_values_than_were_saved_are_refused(run, monkeypatch):
     """A checkpoint that can be read and holds something else."""
     monkeypatch.setattr(checkpoint, 'digest', lambda _: 'another')
