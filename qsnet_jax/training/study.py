@@ -20,7 +20,7 @@ from qsnet_jax import UserError, derain, fields, model, provenance, spelling, st
 from qsnet_jax.configs import studies
 from qsnet_jax.data import sets, sources
 from qsnet_jax.evidence import evaluate, shapes
-from qsnet_jax.training import log, parallel, settings, train
+from qsnet_jax.training import folder, log, parallel, settings, train
 from qsnet_jax.weights import files
 
 CURVE = ('step', 'seconds', 'total', 'psnr')  # what a row keeps of metrics.jsonl, besides validations
@@ -112,6 +112,7 @@ def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str |
     missing = [(name, seed) for name, seed in runs if not is_done(config, name, seed, results)]
     parallel.agree_on({'the list of runs without a row': missing})
     for name, seed in missing:
+        folder.is_begun(workdir / f'{name}-{seed}')
         parallel.check_batch(variant(config, name, seed).data.batch, parallel.make_mesh())
     print(f'{len(runs) - len(missing)} of {len(runs)} runs have their rows in {results / "rows"}')
     failed = 0

@@ -285,6 +285,18 @@ def test_a_network_that_lacks_settings_is_damage(run):
         train.restore_variables(run.config, run.workdir, 'latest')
 
 
+def test_weights_without_a_checkpoint_are_not_replaced(run):
+    """Somebody else's, or those of a run whose checkpoints were removed; without them a start of before goes on."""
+    weights = run.workdir / 'weights.safetensors'
+    shutil.rmtree(run.workdir / 'checkpoints')
+    content = weights.read_bytes()
+    with pytest.raises(UserError, match=r'weights\.safetensors and no checkpoint.* another --workdir, or move'):
+        run()
+    assert weights.read_bytes() == content and not (run.workdir / 'checkpoints').exists()
+    weights.unlink()
+    assert run()['step'] == 5
+
+
 def test_a_run_without_both_is_not_taken_for_another(run):
     """Resuming refuses; evaluation takes the command's config."""
     (run.workdir / 'config.json').unlink()
