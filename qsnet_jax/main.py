@@ -124,7 +124,7 @@ def _demo(given: Given) -> int:
 def _export(given: Given) -> int:
     from qsnet_jax.peers import export
 
-    export.run(given.values.weights, given.values.output)
+    export.run(given.values.weights, given.values.output, given.values.overwrite)
     return 0
 
 
@@ -235,13 +235,14 @@ VERBS = {
     'export': Verb(
         _export,
         'Writes weights for other programs, checked against JAX (extra [export]).',
-        ('weights', 'output'),
+        ('weights', 'output', 'overwrite'),
         ('--weights=default --output=qsnet.onnx', '--weights=light --output=light.stablehlo'),
         'Nothing was written; the same command starts again.',
         config='',
         needed=('output',),
         meanings={
-            'output': 'File to write; its extension says in which format: .onnx, .stablehlo, .pth, .pt, .safetensors.'
+            'output': 'File to write; its extension says in which format: .onnx, .stablehlo, .pth, .pt, .safetensors.',
+            'overwrite': 'Replaces a file that is there already.',
         },
     ),
     'demo': Verb(
