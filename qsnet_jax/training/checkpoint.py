@@ -3,8 +3,8 @@
 import dataclasses
 import hashlib
 import math
-import pathlib
 import os
+import pathlib
 import re
 import sys
 import tempfile

@@ -1,6 +1,7 @@
 """The paper's figures of any photos and methods, with the data behind them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -154,6 +155,27 @@ def test_what_no_figure_can_be_made_of_is_refused(root, tmp_path, figure, named,
 def test_all_figures_that_the_methods_allow(root, tmp_path):
     """One network and true images: all but 7, 10 and 11."""
     options = {'source': str(root / 'photos'), 'clean': str(root / 'clean'), 'name': 'x'}
+@pytest.mark.parametrize('role', ['photo', 'photos', 'clean', 'out', 'set'])
+def test_no_figure_replaces_what_it_is_made_of(root, tmp_path, tiny_config, role):
+    """A photo, its true image, a result of another program, an image of a set; by a link to its folder."""
+    for side in ('photos', 'clean', 'out', 'set'):
+        (tmp_path / side).mkdir()
+        for name, number in (('fig-6-a', 6), ('b', 8)):
+            shutil.copy(root / f'photos/{number}.png', tmp_path / side / f'{name}.png')
+    for side in ('rain', 'norain'):
+        (tmp_path / 'set' / f'{side}-1.png').hardlink_to(tmp_path / 'set/fig-6-a.png')
+    tiny_config.data.update({'root': str(tmp_path), 'eval': 'pairs/set'})
+    source = {'source': str(tmp_path / 'photos'), 'clean': str(tmp_path / 'clean'), 'count': 1}
+    if role == 'photo':
+        source['source'] += '/fig-6-a.png'
+    options = {'source': None, 'config': tiny_config} if role == 'set' else source
+    (tmp_path / 'link').symlink_to(tmp_path / ('photos' if role == 'photo' else role))
+    before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+    with pytest.raises(UserError, match=r'link/fig-6-a\.png is the input .* would be overwritten'):
+        figures.run('6', output=tmp_path / 'link', named=[str(tmp_path / 'out')], name='a', **options)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+
+
     paths = figures.run('all', output=tmp_path, named=[str(root / 'tiny.safetensors')], **options)
     assert [path.name for path in paths] == [f'fig-{number}-x.png' for number in (1, 2, 6, 8, 9)]
 
