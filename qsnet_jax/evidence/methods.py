@@ -130,6 +130,11 @@ def parse(text: str) -> Method:
     label, where = (label.strip(), where.strip()) if separator else ('', text.strip())
     path = pathlib.Path(where).expanduser()
     if '*' in path.name or (path.is_dir() and not (path / RUN).is_file()):
+        if (path / 'checkpoints').is_dir() and (path / 'run.json').is_file():
+            raise UserError(
+                f'The run in {where} has no weights yet: {RUN} comes at its end. Give the command that trains it '
+                'again, which goes on from its latest checkpoint, or leave it out.'
+            )
         return Folder(
             label or (path.parent if '*' in path.name else path).resolve().name, Place.parse(where, 'methods')
         )

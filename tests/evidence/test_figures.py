@@ -16,11 +16,13 @@ from qsnet_jax.weights import files
 
 @pytest.fixture(scope='module')
 def root(pairs_root, tmp_path_factory):
-    """photos/ and clean/ of the generated pairs, out/ and tiny.safetensors of a tiny network, and a run."""
+    """photos/ and clean/ of the generated pairs, out/ and tiny.safetensors of a tiny network, a run and one begun."""
     root, derainer = tmp_path_factory.mktemp('figures'), make()
     (root / 'run').mkdir()
     for path in (root / 'tiny.safetensors', root / 'run' / methods.RUN):
         files.save_weights(path, derainer.variables, derainer.settings)
+    (root / 'begun/checkpoints/2').mkdir(parents=True)
+    (root / 'begun/run.json').write_text('{}')
     for side in ('photos', 'clean', 'out'):
         (root / side).mkdir()
     for number in (6, 7, 8):
@@ -144,6 +146,7 @@ def test_a_part_of_the_photos(root, tmp_path):
         ('3', ['out'], {}, 'figures are 1, 2, 6'),
         ('7', ['none'], {'clean': None}, 'neither a folder nor weights'),
         ('7', ['clean', 'clean'], {'clean': None}, "called 'clean'"),
+        ('7', ['begun'], {'clean': None}, r'begun has no weights yet: weights\.safetensors comes at its end\. Give'),
     ],
 )
 def test_what_no_figure_can_be_made_of_is_refused(root, tmp_path, figure, named, options, words):
@@ -152,9 +155,6 @@ def test_what_no_figure_can_be_made_of_is_refused(root, tmp_path, figure, named,
         run(root, tmp_path, figure, named, **options)
 
 
-def test_all_figures_that_the_methods_allow(root, tmp_path):
-    """One network and true images: all but 7, 10 and 11."""
-    options = {'source': str(root / 'photos'), 'clean': str(root / 'clean'), 'name': 'x'}
 @pytest.mark.parametrize('role', ['photo', 'photos', 'clean', 'out', 'set'])
 def test_no_figure_replaces_what_it_is_made_of(root, tmp_path, tiny_config, role):
     """A photo, its true image, a result of another program, an image of a set; by a link to its folder."""
@@ -176,6 +176,9 @@ def test_no_figure_replaces_what_it_is_made_of(root, tmp_path, tiny_config, role
     assert before == {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
 
 
+def test_all_figures_that_the_methods_allow(root, tmp_path):
+    """One network and true images: all but 7, 10 and 11."""
+    options = {'source': str(root / 'photos'), 'clean': str(root / 'clean'), 'name': 'x'}
     paths = figures.run('all', output=tmp_path, named=[str(root / 'tiny.safetensors')], **options)
     assert [path.name for path in paths] == [f'fig-{number}-x.png' for number in (1, 2, 6, 8, 9)]
 
