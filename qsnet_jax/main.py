@@ -59,7 +59,8 @@ def _eval(given: Given) -> int:
             return torch_twin.Derainer(torch_twin.build(variables, settings))
         return derain.Derainer(variables, settings, values.tile)
 
-    study.evaluate_stored(given.config, _workdir(given, name), weights, values.checkpoint, make, notes)
+    asked = given.fields_of('model')
+    study.evaluate_stored(given.config, _workdir(given, name), weights, values.checkpoint, make, notes, asked)
     return 0
 
 

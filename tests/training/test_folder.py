@@ -15,7 +15,7 @@ import jax
 import pytest
 from tensorboardX import record_writer
 
-from qsnet_jax import UserError, storage
+from qsnet_jax import UserError, main, storage
 from qsnet_jax.data import images
 from qsnet_jax.training import checkpoint, folder, log, parallel, study, train
 
@@ -295,6 +295,17 @@ def test_weights_without_a_checkpoint_are_not_replaced(run):
     assert weights.read_bytes() == content and not (run.workdir / 'checkpoints').exists()
     weights.unlink()
     assert run()['step'] == 5
+
+
+def test_scoring_says_whose_settings_count(run, monkeypatch, capsys):
+    """A field given by hand that is not the network's changes nothing, which one line says; the same is no news."""
+    monkeypatch.setattr(study, 'score', lambda config, *_: config.model)
+    given = '--mode=eval --config=quickstart --config.model.rates=(2,)'
+    for source in (f'--workdir={run.workdir}', f'--weights={run.workdir / "weights.safetensors"}'):
+        for field, line in (('channels=24', 'model.channels=12, not 24'), ('channels=12', ''), ('dtype=bfloat16', '')):
+            assert main.run([*given.split(), source, f'--config.model.{field}']) == 0
+            shown = f'the settings of {source.partition("=")[2]} count: {line}\n' if line else ''
+            assert capsys.readouterr().out == shown
 
 
 def test_a_run_without_both_is_not_taken_for_another(run):
