@@ -31,6 +31,11 @@ class Given(NamedTuple):
     def is_given(self, flag: str) -> bool:
         return self.values[flag].present > 0
 
+    def fields_of(self, section: str) -> list[str]:
+        """Fields of a section of the config that the command line itself gives."""
+        prefix = f'config.{section}.'
+        return [flag.removeprefix(prefix) for flag in self.values if flag.startswith(prefix)]
+
 
 class Verb(NamedTuple):
     """One mode of the program."""

@@ -59,7 +59,8 @@ def _eval(given: Given) -> int:
             return torch_twin.Derainer(torch_twin.build(variables, settings))
         return derain.Derainer(variables, settings, values.tile)
 
-    study.evaluate_stored(given.config, _workdir(given, name), weights, values.checkpoint, make, notes)
+    asked = given.fields_of('model')
+    study.evaluate_stored(given.config, _workdir(given, name), weights, values.checkpoint, make, notes, asked)
     return 0
 
 
@@ -124,7 +125,7 @@ def _demo(given: Given) -> int:
 def _export(given: Given) -> int:
     from qsnet_jax.peers import export
 
-    export.run(given.values.weights, given.values.output)
+    export.run(given.values.weights, given.values.output, given.values.overwrite)
     return 0
 
 
@@ -235,13 +236,14 @@ VERBS = {
     'export': Verb(
         _export,
         'Writes weights for other programs, checked against JAX (extra [export]).',
-        ('weights', 'output'),
+        ('weights', 'output', 'overwrite'),
         ('--weights=default --output=qsnet.onnx', '--weights=light --output=light.stablehlo'),
         'Nothing was written; the same command starts again.',
         config='',
         needed=('output',),
         meanings={
-            'output': 'File to write; its extension says in which format: .onnx, .stablehlo, .pth, .pt, .safetensors.'
+            'output': 'File to write; its extension says in which format: .onnx, .stablehlo, .pth, .pt, .safetensors.',
+            'overwrite': 'Replaces a file that is there already.',
         },
     ),
     'demo': Verb(

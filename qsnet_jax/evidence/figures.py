@@ -13,6 +13,7 @@
 
 import dataclasses
 import math
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -66,21 +67,35 @@ def run(
     for number in chosen:
         _check(number, found, images_)
     record, window = provenance.collect(config.to_dict() if config else {}, None), plates.Window.parse(crop)
+    places = {number: output / f'fig-{number}-{name or images_.name}.png' for number in chosen}
+    _refuse_inputs([each for path in places.values() for each in (path, path.with_suffix('.json'))], found, images_)
     shown = [photo.read(window) for photo in images_.photos[:count]]
     results = Restored(found)
-    paths = []
     with storage.writable(output):
-        for number in chosen:
+        for number, path in places.items():
             made = _MAKERS[number](shown, results, images_)
-            path = output / f'fig-{number}-{name or images_.name}.png'
             with storage.replacing(path) as temporary:
                 made.figure.savefig(temporary, format='png', dpi=plates.DPI, metadata={'Software': None})
             about = {'figure': number, 'images': [photo.describe() for photo in shown], **made.data}
             about |= {'methods': [method.describe() for method in found], 'provenance': record}
             storage.write_json(path.with_suffix('.json'), about)
             print(spelling.shown(path))
-            paths.append(path)
-    return paths
+    return list(places.values())
+
+
+def _refuse_inputs(paths: list[pathlib.Path], found: list[methods.Method], images_: subjects.Found) -> None:
+    """Raises UserError for a figure in the place of what it is made of, by whatever name."""
+    taken = [path for path in paths if path.exists()]
+    if not taken:
+        return
+    read = [file for photo in images_.photos for file in photo.files()]
+    read += [file for method in found for file in method.files([photo.name for photo in images_.photos])]
+    for original in filter(os.path.exists, read):
+        for path in taken:
+            if path.samefile(original):
+                raise UserError(
+                    f'{path} is the input {original}, which would be overwritten. Name another --output, or --name.'
+                )
 
 
 class Restored:

@@ -30,6 +30,9 @@ class Method(Protocol):
     def restore(self, name: str, rainy: np.ndarray) -> np.ndarray:
         """uint8 (H, W, 3) of the rainy image called `name`."""
 
+    def files(self, names: Sequence[str]) -> list[pathlib.Path]:
+        """What it reads for the images called so."""
+
     def describe(self) -> dict[str, Any]:
         """What a result must say of it."""
 
@@ -87,6 +90,9 @@ class Folder:
         self._used[found[name].name] = sources.file_hash(found[name])
         return restored
 
+    def files(self, names: Sequence[str]) -> list[pathlib.Path]:
+        return list(self.place.find(names).values())
+
     def describe(self) -> dict[str, Any]:
         digest = sources.digest(self._used.items())
         return {'label': self.label, 'folder': self.place.folder.name, 'count': len(self._used), 'sha256': digest}
@@ -109,6 +115,9 @@ class Network:
         """uint8 (1 + scales, H, W, 3): the result, and what each scale alone decodes."""
         return self.derainer.restore(rainy, scales=True)
 
+    def files(self, names: Sequence[str]) -> list[pathlib.Path]:
+        return [self.path]
+
     def describe(self) -> dict[str, Any]:
         record = files.load_record(self.path)
         told: dict[str, Any] = {key: record[key] for key in ('commit', 'seed') if key in record}
@@ -121,6 +130,11 @@ def parse(text: str) -> Method:
     label, where = (label.strip(), where.strip()) if separator else ('', text.strip())
     path = pathlib.Path(where).expanduser()
     if '*' in path.name or (path.is_dir() and not (path / RUN).is_file()):
+        if (path / 'checkpoints').is_dir() and (path / 'run.json').is_file():
+            raise UserError(
+                f'The run in {where} has no weights yet: {RUN} comes at its end. Give the command that trains it '
+                'again, which goes on from its latest checkpoint, or leave it out.'
+            )
         return Folder(
             label or (path.parent if '*' in path.name else path).resolve().name, Place.parse(where, 'methods')
         )

@@ -5,7 +5,9 @@ Numbers come from rows alone. Everything is one list of headings, tables and fig
 
 import collections
 import contextlib
+import os
 import pathlib
+import re
 import tempfile
 from typing import Any
 
@@ -15,6 +17,7 @@ from qsnet_jax.evidence import figure_items, forest, page, parts, pictures, scat
 from qsnet_jax.evidence import rows as rows_
 from qsnet_jax.evidence.verdicts import Claim
 
+TITLES = ('QSNet: what could be reproduced', 'Reproduction report')  # of the report now and before
 # What a row that is not as rows are made can raise.
 _SLIPS = (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError)
 
@@ -22,8 +25,11 @@ _SLIPS = (KeyError, TypeError, AttributeError, IndexError, ValueError, Arithmeti
 def report(results: pathlib.Path) -> None:
     """Reads RESULTS/{rows,sparsity,bench}; writes RESULTS/{README.md,tables.md,report.html} and figures.
 
-    Raises UserError for rows without provenance and for runs of one study that differ in more than their variants.
+    Raises UserError for rows without provenance, for runs of one study that differ in more than their variants, and
+    where a file of such a name is no report.
     """
+    for name in ('README.md', 'tables.md', 'report.html'):
+        _refuse_foreign(results / name)
     rows = rows_.load(results)
     places = [folder / 'paper.json' for folder in (results, pathlib.Path(__file__).parents[2] / 'results')]
     place = next((each for each in places if each.exists()), None)
@@ -42,6 +48,18 @@ def report(results: pathlib.Path) -> None:
     for name, text in made.items():
         storage.write_bytes(results / name, text.encode(errors=spelling.ESCAPED))
     print(spelling.shown(f'{len(rows)} rows; {results / "README.md"} and {results / "report.html"}'))
+
+
+def _refuse_foreign(path: pathlib.Path) -> None:
+    """Raises UserError for a file that no report wrote and that this one would replace."""
+    if not os.path.lexists(path):
+        return
+    heading = r'<h1[^>]*>({})<' if path.suffix == '.html' else r'\A# ({})\n'
+    text = path.read_text(encoding='utf-8', errors='replace') if path.is_file() else ''
+    if not re.search(heading.format('|'.join(TITLES)), text):
+        raise UserError(
+            f'{path} is not of this program, and the report would replace it. Move it, or name another --results.'
+        )
 
 
 def _culprit(rows: rows_.Rows, paper: dict[str, Any]) -> str:
@@ -74,7 +92,7 @@ def opening(found: list[Claim], others: page.Table, results: pathlib.Path) -> li
     reasons = claims_.shared_reasons(found)
     sentences = [(_kind(same), claims_.sentence(same, reasons)) for same in claims_.by_text(found)]
     top = page.Text(_SHORT.format(standing=standing(found)))
-    items: list[Any] = [page.Heading('QSNet: what could be reproduced'), top, plot]
+    items: list[Any] = [page.Heading(TITLES[0]), top, plot]
     items += [page.Text(line) for line in claims_.counts(found, others)]
     items += [page.Text(_MEANINGS), page.Heading('Verdicts in words'), page.Points(sentences)]
     items += [page.Text(f'{sample} counts for none of them: {why}.') for (_, sample), why in reasons.items()]
@@ -129,6 +147,7 @@ def _speed_and_quality(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
 def overview(found: list[Claim], others: page.Table, results: pathlib.Path) -> str:
     """README.md of the results: the plot, fifteen lines, and where the rest is."""
     return _OVERVIEW.format(
+        title=TITLES[0],
         caption=_PLOT,
         counts='\n'.join(f'- {line}' for line in claims_.counts(found, others)),
         full=standing(found),
@@ -174,7 +193,7 @@ _RULES = (
     'heavy rain for Test-II, wide streaks for Test-III, all others for Test-I. Scores are PSNR in dB / SSIM; ± is the '
     'standard deviation over seeds, brackets are 95 % intervals.'
 )
-_OVERVIEW = """# QSNet: what could be reproduced
+_OVERVIEW = """# {title}
 
 ![forest plot of all verdicts](figures/verdicts.svg)
 

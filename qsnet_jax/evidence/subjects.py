@@ -48,6 +48,7 @@ class Photo:
 
     name: str
     load: Callable[[], tuple[np.ndarray, np.ndarray | None]]  # rainy, clean
+    files: Callable[[], list[pathlib.Path]]  # that these come from
 
     def read(self, window: plates.Window | None) -> Shown:
         return Shown(self.name, *self.load(), window)
@@ -84,9 +85,23 @@ def find(source: str | None, config: Any, clean: str | None) -> Found:
     missing = [name for name in names if clean and name not in truths]
     if missing:
         raise UserError(f'--clean={clean} lacks the true image of {", ".join(missing[:10])}; expected equal names.')
-    photos = [Photo(name, _reader(file, truths.get(name))) for name, file in zip(names, files, strict=True)]
+    photos = [
+        Photo(name, _reader(file, truths.get(name)), functools.partial(_present, file, truths.get(name)))
+        for name, file in zip(names, files, strict=True)
+    ]
     name = pathlib.Path(source).expanduser().resolve()
     return Found(name.stem if name.is_file() else name.name, photos, bool(clean))
+
+
+def _present(*files: pathlib.Path | None) -> list[pathlib.Path]:
+    """Those that there are."""
+    return [file for file in files if file]
+
+
+def _files_of(source: sources.Source, index: int) -> list[pathlib.Path]:
+    """What an item of a set is read from, where these are files of its own."""
+    parts = [key if isinstance(key, tuple) else (key,) for key in source.pictures(index)]
+    return [part for key in parts for part in key if isinstance(part, pathlib.Path)]
 
 
 def _reader(file: pathlib.Path, truth: pathlib.Path | None) -> Callable[[], tuple[np.ndarray, np.ndarray | None]]:
@@ -112,6 +127,8 @@ def _of_sets(config: Any) -> Found:
                 label = f'{name}-{source.names[at]}' if len(opened) > 1 else source.names[at]
                 found.append((label.replace('/', '-'), f'{name}/{source.names[at]}', source, at))
     names = layouts.distinct([label for label, *_ in found], [full for _, full, *_ in found])
-    loads = [functools.partial(source.load, at) for *_, source, at in found]
-    photos = [Photo(name, load) for name, load in zip(names, loads, strict=True)]
+    photos = [
+        Photo(name, functools.partial(source.load, at), functools.partial(_files_of, source, at))
+        for name, (*_, source, at) in zip(names, found, strict=True)
+    ]
     return Found('-'.join(opened).replace('/', '-'), photos, True)

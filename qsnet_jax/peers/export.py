@@ -48,26 +48,31 @@ class Source(NamedTuple):
     record: dict[str, Any]
 
 
-def run(weights: str | None, output: str) -> None:
+def run(weights: str | None, output: str, overwrite: bool = False) -> None:
     """Exports weights and prints what was written, and how far it is from JAX."""
     path = pathlib.Path(output).expanduser()
-    found = export(weights or 'default', path)
+    found = export(weights or 'default', path, overwrite)
     print(spelling.shown(f'{path}: {path.stat().st_size:,} bytes, {_kind(path.suffix)}'))
     each = ', '.join(f'{height}x{width}: {levels}' for (height, width), levels in found.items())
     print(f'largest difference from JAX: {max(found.values())} of 255 levels ({each})')
 
 
-def export(weights: str | os.PathLike, path: str | os.PathLike) -> dict[tuple[int, int], int]:
+def export(weights: str | os.PathLike, path: str | os.PathLike, overwrite: bool = False) -> dict[tuple[int, int], int]:
     """Writes weights, a file or a name of the package, in the format that the extension of `path` says.
 
-    Returns the largest difference from JAX, in levels of 255, for images of each of SIZES. Raises UserError, and
-    writes nothing, where one is above TOLERANCE.
+    overwrite: replaces a file that is there. Returns the largest difference from JAX, in levels of 255, for images of
+    each of SIZES. Raises UserError, and writes nothing, where one is above TOLERANCE, or a file is there already.
     """
     path, origin = pathlib.Path(path).expanduser(), files.find_weights(weights)
     if path.suffix not in FORMATS:
         raise UserError(f'--output={path} must end in {", ".join(FORMATS[:-1])} or {FORMATS[-1]}.')
     if path.is_dir() or (path.exists() and origin.exists() and path.samefile(origin)):
         raise UserError(f'--output={path} is a folder, or the weights themselves; name another file.')
+    for each in (path, _about(path)) if path.suffix == '.stablehlo' else (path,):
+        if os.path.lexists(each) and not overwrite:
+            raise UserError(
+                f'{each} is there already and would be replaced. Name another --output, or give --overwrite.'
+            )
     _need_all(NEEDED.get(path.suffix, ()))
     source = _read(weights)
     write, read = {
@@ -247,7 +252,12 @@ def _write_stablehlo(path: pathlib.Path, source: Source) -> None:
     shape = jax_export.symbolic_shape('b, h, w, 3', constraints=('h >= 5', 'w >= 5'))  # the stem's margin is 4
     exported = jax_export.export(jax.jit(restore), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
     path.write_bytes(exported.serialize())
-    storage.write_json(path.with_name(f'{path.name}.json'), describe(source))
+    storage.write_json(_about(path), describe(source))
+
+
+def _about(path: pathlib.Path) -> pathlib.Path:
+    """The metadata of a StableHLO file."""
+    return path.with_name(f'{path.name}.json')
 
 
 def _mirrored(extent: Any, stride: int) -> jax.Array:

@@ -56,7 +56,7 @@ def _exported(weights: str | os.PathLike, folder: pathlib.Path) -> pathlib.Path:
         digest.update(pathlib.Path(__file__).with_name(name).read_bytes())
     path = folder / f'{digest.hexdigest()[:32]}.onnx'
     if not path.is_file():
-        export.export(weights, path)
+        export.export(weights, path, overwrite=True)  # of another process that was faster
     return path
 
 

@@ -3,8 +3,10 @@
 import dataclasses
 import hashlib
 import math
+import os
 import pathlib
 import re
+import sys
 import tempfile
 from typing import Any
 
@@ -16,6 +18,7 @@ from orbax.checkpoint import checkpoint_managers
 from qsnet_jax import UserError, storage
 
 _PLAIN = re.compile(r'[\w/.\-+=,:~@ ]*')  # paths that TensorStore takes as they are
+_PLACES = ('/tmp', '/var/tmp', '/dev/shm')  # of a link, where the name of $TMPDIR is not plain either
 
 
 class Checkpoints:
@@ -26,7 +29,7 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path, keep: int = 3, read_only: bool = False):
         self.directory = directory.resolve()
-        _check_scores(self.directory)
+        _check_each(self.directory)
         self._link: tempfile.TemporaryDirectory | None = None
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
@@ -125,17 +128,34 @@ class Checkpoints:
         return UserError(f'Checkpoint {step} in {self.directory} is damaged ({fault}). {remedy}')
 
     def _place(self) -> pathlib.Path:
-        """The folder by a name that TensorStore takes as it is: in others it expands brackets and turns backslashes."""
-        if _PLAIN.fullmatch(str(self.directory)):
+        """The folder by a name that TensorStore takes as it is, its own or that of a link."""
+        if _is_plain(self.directory):
             return self.directory
         if jax.process_count() > 1:
-            raise UserError(f'{self.directory}: several processes need a --workdir of letters, digits, - and _ alone.')
-        self._link = tempfile.TemporaryDirectory(prefix='qsnet-')
+            raise UserError(f'{self.directory}: several processes need a --workdir of a to z, digits, - and _ alone.')
+        self._link = tempfile.TemporaryDirectory(prefix='qsnet-', dir=self._place_of_link())
         link = pathlib.Path(self._link.name) / 'checkpoints'
         link.symlink_to(self.directory, target_is_directory=True)
         if not self.directory.exists():
             self.directory.mkdir(parents=True)
         return link
+
+    def _place_of_link(self) -> str:
+        """A folder of a plain name in which can be written. Raises UserError where there is none."""
+        for place in (tempfile.gettempdir(), *_PLACES):
+            if _is_plain(place) and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
+                return place
+        raise UserError(
+            f'{self.directory} cannot hold checkpoints by that name, and there is no folder for a link to it. Name a '
+            '--workdir of a to z, digits, - and _ alone, or set TMPDIR to a folder of such a name.'
+        )
+
+
+def _is_plain(path: str | os.PathLike) -> bool:
+    """Whether TensorStore finds a path: it expands brackets, turns backslashes and writes all names in UTF-8."""
+    name = str(path)
+    is_same = name.isascii() or sys.getfilesystemencoding().lower() == 'utf-8'
+    return is_same and _PLAIN.fullmatch(name) is not None
 
 
 def steps_in(directory: pathlib.Path) -> list[int]:
@@ -143,9 +163,14 @@ def steps_in(directory: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in directory.glob('*') if path.name.isdecimal()) if directory.is_dir() else []
 
 
-def _check_scores(directory: pathlib.Path) -> None:
-    """Raises UserError for a checkpoint whose validation score cannot be read: with it Orbax opens none of them."""
+def _check_each(directory: pathlib.Path) -> None:
+    """Raises UserError for a file in the place of a checkpoint, which Orbax passes over, and for a damaged score.
+
+    With a validation score that cannot be read Orbax opens none of them.
+    """
     for step in steps_in(directory):
+        if not (directory / str(step)).is_dir():
+            raise _to_be_removed(directory, step, 'it is a file where a folder is expected')
         path = directory / str(step) / 'metrics' / 'metrics'
         if path.exists():
             try:

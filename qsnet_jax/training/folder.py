@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 
 from qsnet_jax import UserError, fields, storage
 from qsnet_jax.data import sources
-from qsnet_jax.training import settings
+from qsnet_jax.training import checkpoint, settings
 from qsnet_jax.weights import checks, files
 
 
@@ -24,6 +25,18 @@ def claimed(workdir: pathlib.Path) -> Iterator[None]:
         if not is_mine:
             raise UserError(f'Another process trains in {workdir}. Wait for it, or name another --workdir.')
         yield
+
+
+def is_begun(workdir: pathlib.Path) -> bool:
+    """Whether a folder holds checkpoints of a run. Raises UserError where it holds weights alone, which would go."""
+    if checkpoint.steps_in(workdir / 'checkpoints'):
+        return True
+    if os.path.lexists(workdir / 'weights.safetensors'):
+        raise UserError(
+            f'{workdir} holds weights.safetensors and no checkpoint: training would begin anew and replace it. Name '
+            'another --workdir, or move that file.'
+        )
+    return False
 
 
 def stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import csv
 import functools
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from qsnet_jax import UserError, derain, fields, model, provenance, spelling, st
 from qsnet_jax.configs import studies
 from qsnet_jax.data import sets, sources
 from qsnet_jax.evidence import evaluate, shapes
-from qsnet_jax.training import log, parallel, settings, train
+from qsnet_jax.training import folder, log, parallel, settings, train
 from qsnet_jax.weights import files
 
 CURVE = ('step', 'seconds', 'total', 'psnr')  # what a row keeps of metrics.jsonl, besides validations
@@ -76,10 +76,12 @@ def evaluate_stored(
     which: str,
     make: Callable[[Any, dict[str, Any]], evaluate.Derainer],
     notes: dict[str, Any] | None = None,
+    asked: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """Scores weights of a file, or those of a checkpoint of the run in `workdir`; returns the results of each set.
 
     make: the derainer of variables and settings. notes: what the provenance must say of another framework.
+    asked: fields of `config.model` given by hand; the network's own settings count, and a line says where they differ.
     Scores of different weights lie in different folders: eval/ holds those of the latest checkpoint, eval-best/ and
     eval-STEP/ those of others, eval-NAME-HASH/ those of a file.
     """
@@ -93,6 +95,10 @@ def evaluate_stored(
         folder = 'eval' if which == 'latest' else f'eval-{which}'
     model_settings = {**model_settings, 'dtype': config.model.dtype}  # of this computation; all else is the network's
     config = config.copy_and_resolve_references()
+    ignored = [name for name in asked if config.model[name] != model_settings[name]]
+    if ignored:
+        shown = ', '.join(f'model.{name}={model_settings[name]}, not {config.model[name]}' for name in ignored)
+        print(spelling.shown(f'the settings of {weights or workdir} count: {shown}'))
     config.model.update(model_settings)  # what is scored and recorded
     folder = folder.replace('eval', 'eval-torch', 1) if notes else folder
     return score(config, workdir / folder, make(variables, model_settings), record, notes)
@@ -112,6 +118,7 @@ def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str |
     missing = [(name, seed) for name, seed in runs if not is_done(config, name, seed, results)]
     parallel.agree_on({'the list of runs without a row': missing})
     for name, seed in missing:
+        folder.is_begun(workdir / f'{name}-{seed}')
         parallel.check_batch(variant(config, name, seed).data.batch, parallel.make_mesh())
     print(f'{len(runs) - len(missing)} of {len(runs)} runs have their rows in {results / "rows"}')
     failed = 0

@@ -135,15 +135,14 @@ def train(
     which: 'latest', 'best' or a step; those of later steps are made anew.
     Writes config.json, run.json, metrics.jsonl, TensorBoard events, checkpoints/ and, at the end, weights.safetensors.
     Returns the final state and the record that these weights carry.
-    Raises UserError for a workdir of another config, a picture or a checkpoint that is damaged, a loss that is not
-    finite and a disk that is full; Stopped after SIGTERM or SIGINT.
+    Raises UserError for a workdir of another config or of weights alone, a picture or a checkpoint that is damaged, a
+    loss that is not finite and a disk that is full; Stopped after SIGTERM or SIGINT.
     """
     mesh = mesh or parallel.make_mesh()
     settings.check_fields(config)
     parallel.check_batch(config.data.batch, mesh)
     with storage.writable(workdir), folder.claimed(workdir), contextlib.ExitStack() as stack:
-        is_begun = bool(checkpoint.steps_in(workdir / 'checkpoints'))
-        config = folder.read_config(config, workdir) if is_begun else config
+        config = folder.read_config(config, workdir) if folder.is_begun(workdir) else config
         opened = sets.open_run(config.data, sources.Cache(config.data.cache_gib * 2**30))
         watched = dict(itertools.islice(opened.validation.items(), config.train.eval_sets))
         prints = {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from qsnet_jax.weights import files
 
 @pytest.fixture(scope='module')
 def root(pairs_root, tmp_path_factory):
-    """photos/ and clean/ of the generated pairs, out/ and tiny.safetensors of a tiny network, and a run."""
+    """photos/ and clean/ of the generated pairs, out/ and tiny.safetensors of a tiny network, a run and one begun."""
     root, derainer = tmp_path_factory.mktemp('figures'), make()
     (root / 'run').mkdir()
     for path in (root / 'tiny.safetensors', root / 'run' / methods.RUN):
         files.save_weights(path, derainer.variables, derainer.settings)
+    (root / 'begun/checkpoints/2').mkdir(parents=True)
+    (root / 'begun/run.json').write_text('{}')
     for side in ('photos', 'clean', 'out'):
         (root / side).mkdir()
     for number in (6, 7, 8):
@@ -144,12 +147,34 @@ def test_a_part_of_the_photos(root, tmp_path):
         ('3', ['out'], {}, 'figures are 1, 2, 6'),
         ('7', ['none'], {'clean': None}, 'neither a folder nor weights'),
         ('7', ['clean', 'clean'], {'clean': None}, "called 'clean'"),
+        ('7', ['begun'], {'clean': None}, r'begun has no weights yet: weights\.safetensors comes at its end\. Give'),
     ],
 )
 def test_what_no_figure_can_be_made_of_is_refused(root, tmp_path, figure, named, options, words):
     """By what it lacks, before anything is computed."""
     with pytest.raises(UserError, match=words):
         run(root, tmp_path, figure, named, **options)
+
+
+@pytest.mark.parametrize('role', ['photo', 'photos', 'clean', 'out', 'set'])
+def test_no_figure_replaces_what_it_is_made_of(root, tmp_path, tiny_config, role):
+    """A photo, its true image, a result of another program, an image of a set; by a link to its folder."""
+    for side in ('photos', 'clean', 'out', 'set'):
+        (tmp_path / side).mkdir()
+        for name, number in (('fig-6-a', 6), ('b', 8)):
+            shutil.copy(root / f'photos/{number}.png', tmp_path / side / f'{name}.png')
+    for side in ('rain', 'norain'):
+        (tmp_path / 'set' / f'{side}-1.png').hardlink_to(tmp_path / 'set/fig-6-a.png')
+    tiny_config.data.update({'root': str(tmp_path), 'eval': 'pairs/set'})
+    source = {'source': str(tmp_path / 'photos'), 'clean': str(tmp_path / 'clean'), 'count': 1}
+    if role == 'photo':
+        source['source'] += '/fig-6-a.png'
+    options = {'source': None, 'config': tiny_config} if role == 'set' else source
+    (tmp_path / 'link').symlink_to(tmp_path / ('photos' if role == 'photo' else role))
+    before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+    with pytest.raises(UserError, match=r'link/fig-6-a\.png is the input .* would be overwritten'):
+        figures.run('6', output=tmp_path / 'link', named=[str(tmp_path / 'out')], name='a', **options)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
 
 
 def test_all_figures_that_the_methods_allow(root, tmp_path):

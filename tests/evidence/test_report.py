@@ -196,13 +196,29 @@ def test_what_leaves_the_axis_ends_in_an_arrow():
 def test_a_row_that_the_report_cannot_make_sense_of_is_named(tmp_path, without_pictures):
     """Of the right types, and still none: the report of before stays as it was."""
     results = write_study(tmp_path)
-    (results / 'README.md').write_text('before')
+    before = f'# {report.TITLES[0]}\n\nbefore'
+    (results / 'README.md').write_text(before)
     row = make_row('V2', 1)
     row['sets']['pairs']['images']['output_rgb_psnr'] = [30.0] * 5  # of six images
     write(results, [row])
     with pytest.raises(UserError, match=r'small-V2-1\.json holds what the report cannot make sense of'):
         report.report(results)
-    assert (results / 'README.md').read_text() == 'before'
+    assert (results / 'README.md').read_text() == before
+
+
+@pytest.mark.parametrize('name', ['README.md', 'tables.md', 'report.html'])
+def test_what_no_report_wrote_stays(reported, name, monkeypatch):
+    """A page of that name is refused before anything is made; one of the report's own is made anew."""
+    path = reported / name
+    own = path.read_bytes()
+    report._refuse_foreign(path)
+    monkeypatch.setattr(report, '_make', lambda *_: pytest.fail('made'))
+    for text in ('my notes', f'# {report.TITLES[0]}? No', ''):
+        path.write_text(text)
+        with pytest.raises(UserError, match=rf'{name} is not of this program.* Move it, or name another --results'):
+            report.report(reported)
+        assert path.read_text() == text
+    path.write_bytes(own)
 
 
 def test_an_obstacle_of_every_claim_is_said_once(found, without_pictures):

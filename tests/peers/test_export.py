@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from qsnet_jax import UserError, derain, model, weights
+from qsnet_jax import UserError, derain, main, model, weights
 from qsnet_jax.peers import export
 from qsnet_jax.weights import files
 
@@ -163,7 +163,7 @@ def test_an_export_that_differs_is_not_written(tmp_path, monkeypatch):
     path.write_text('old')
     monkeypatch.setattr(export, '_mirrored', lambda extent, stride: export.jnp.zeros(extent, int))
     with pytest.raises(UserError, match='would differ from JAX by .* nothing was written'):
-        export.export(save(tmp_path), path)
+        export.export(save(tmp_path), path, overwrite=True)
     assert path.read_text() == 'old' and not path.with_name('out.stablehlo.json').exists()
 
 
@@ -186,6 +186,23 @@ def test_what_cannot_be_exported_is_refused_at_once(tmp_path, monkeypatch):
                 patch.setitem(sys.modules, name, None)
             with pytest.raises(UserError, match=rf"needs {', '.join(names)}: pip install 'qsnet-jax\[export\]'.$"):
                 export.run(str(source), str(tmp_path / f'out{suffix}'))
+
+
+@pytest.mark.parametrize('name', ['out.pth', 'out.safetensors', 'out.onnx', 'out.stablehlo', 'out.stablehlo.json'])
+def test_what_is_there_is_replaced_only_when_asked_for(tmp_path, monkeypatch, capsys, name):
+    """Other trained weights among them; the weights that are exported not even then."""
+    source, path = save(tmp_path), tmp_path / name
+    path.write_text('old')
+    monkeypatch.setattr(export, '_need_all', lambda _: None)
+    monkeypatch.setattr(export, '_read', lambda _: pytest.fail('read'))
+    given = ['--mode=export', f'--weights={source}', f'--output={path.with_name(name.removesuffix(".json"))}']
+    assert main.run(given) == 1
+    assert f'{path} is there already and would be replaced. Name another --output, or give' in capsys.readouterr().err
+    assert path.read_text() == 'old'
+    with pytest.raises(pytest.fail.Exception, match='read'):
+        main.run([*given, '--overwrite'])
+    assert main.run(['--mode=export', f'--weights={source}', f'--output={source}', '--overwrite']) == 1
+    assert 'the weights themselves' in capsys.readouterr().err
 
 
 def example(suffix):

@@ -47,7 +47,7 @@ def test_photos_come_out_as_with_jax(runtime, weights, tmp_path, monkeypatch):
     needs(runtime)
     made = []
     write = export.export
-    monkeypatch.setattr(runtimes.export, 'export', lambda *given: made.append(given) or write(*given))
+    monkeypatch.setattr(runtimes.export, 'export', lambda *given, **how: made.append(given) or write(*given, **how))
     monkeypatch.setattr(cache, 'folder', lambda: tmp_path)
     (tmp_path / 'in').mkdir()
     images.save(tmp_path / 'in/a.png', picture(97, 131))
@@ -121,7 +121,7 @@ def test_names_of_runtimes_are_those_of_the_flag():
 
 def test_the_export_is_of_these_weights(weights, tmp_path, monkeypatch):
     """Other weights, or another exporter, have another file."""
-    monkeypatch.setattr(runtimes.export, 'export', lambda source, path: path.write_text('made'))
+    monkeypatch.setattr(runtimes.export, 'export', lambda source, path, **_: path.write_text('made'))
     first = runtimes._exported(weights, tmp_path)
     assert runtimes._exported(weights, tmp_path) == first != runtimes._exported('default', tmp_path)
     assert derain.load(str(weights)).runtime is None

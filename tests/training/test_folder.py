@@ -7,13 +7,15 @@ import json
 import logging
 import os
 import shutil
+import sys
+import tempfile
 import threading
 
 import jax
 import pytest
 from tensorboardX import record_writer
 
-from qsnet_jax import UserError, storage
+from qsnet_jax import UserError, main, storage
 from qsnet_jax.data import images
 from qsnet_jax.training import checkpoint, folder, log, parallel, study, train
 
@@ -55,6 +57,29 @@ def test_any_name_of_a_folder(run, tmp_path):
     assert checkpoint.steps_in(place / 'checkpoints') == [2, 4, 5]
     assert run(place)['step'] == 5
     assert train.restore_variables(run.config, place, '4')[2]['step'] == 4
+
+
+def test_the_link_to_an_odd_name_has_a_plain_one(run, tmp_path, monkeypatch):
+    """Whatever $TMPDIR is called; where no other place is left, that is said before the first step."""
+    place = tmp_path / 'run [1]'
+    (tmp_path / 't[m]p').mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 't[m]p'))
+    run(place)
+    assert train.restore_variables(run.config, place, '4')[2]['step'] == 4
+    monkeypatch.setattr(checkpoint, '_PLACES', (str(tmp_path / 'none'),))
+    with pytest.raises(UserError, match=r'other \[2\].* cannot hold checkpoints .* set TMPDIR'):
+        run(tmp_path / 'other [2]')
+    assert not (tmp_path / 'other [2]/config.json').exists()
+
+
+def test_letters_go_through_a_link_where_files_have_names_of_another_encoding(run, tmp_path, monkeypatch):
+    """TensorStore writes a name in UTF-8, whatever the locale says."""
+    place = shutil.copytree(run.workdir, tmp_path / 'Läufe') / 'checkpoints'
+    for encoding, is_itself in (('utf-8', True), ('iso8859-1', False)):
+        monkeypatch.setattr(sys, 'getfilesystemencoding', lambda encoding=encoding: encoding)
+        with checkpoint.Checkpoints(place, read_only=True) as checkpoints:
+            assert (str(checkpoints._manager.directory) == str(place)) == is_itself
+            assert str(checkpoints._manager.directory).isascii() != is_itself
 
 
 def test_the_same_data_elsewhere_go_on(run, tmp_path, pairs_root):
@@ -173,6 +198,19 @@ def test_an_empty_folder_among_the_checkpoints_is_named(run):
     assert checkpoint.steps_in(run.workdir / 'checkpoints')[-1] == 5
 
 
+@pytest.mark.parametrize('step', [5, 9])
+def test_a_file_in_the_place_of_a_checkpoint_is_named(run, step):
+    """Orbax would pass it over, and the run go on from the one before without a word."""
+    place = run.workdir / 'checkpoints' / str(step)
+    shutil.rmtree(place, ignore_errors=True)
+    place.write_text('x')
+    for call in (run, lambda: train.restore_variables(run.config, run.workdir, 'latest')):
+        with pytest.raises(UserError, match=rf'Checkpoint {step} is damaged \(it is a file .*Remove {place}, and the'):
+            call()
+    place.unlink()
+    assert run()['step'] == 5
+
+
 def test_other_values_than_were_saved_are_refused(run, monkeypatch):
     """A checkpoint that can be read and holds something else."""
     monkeypatch.setattr(checkpoint, 'digest', lambda _: 'another')
@@ -245,6 +283,29 @@ def test_a_network_that_lacks_settings_is_damage(run):
     record.unlink()
     with pytest.raises(UserError, match=r'config\.json lacks model\.rates'):
         train.restore_variables(run.config, run.workdir, 'latest')
+
+
+def test_weights_without_a_checkpoint_are_not_replaced(run):
+    """Somebody else's, or those of a run whose checkpoints were removed; without them a start of before goes on."""
+    weights = run.workdir / 'weights.safetensors'
+    shutil.rmtree(run.workdir / 'checkpoints')
+    content = weights.read_bytes()
+    with pytest.raises(UserError, match=r'weights\.safetensors and no checkpoint.* another --workdir, or move'):
+        run()
+    assert weights.read_bytes() == content and not (run.workdir / 'checkpoints').exists()
+    weights.unlink()
+    assert run()['step'] == 5
+
+
+def test_scoring_says_whose_settings_count(run, monkeypatch, capsys):
+    """A field given by hand that is not the network's changes nothing, which one line says; the same is no news."""
+    monkeypatch.setattr(study, 'score', lambda config, *_: config.model)
+    given = '--mode=eval --config=quickstart --config.model.rates=(2,)'
+    for source in (f'--workdir={run.workdir}', f'--weights={run.workdir / "weights.safetensors"}'):
+        for field, line in (('channels=24', 'model.channels=12, not 24'), ('channels=12', ''), ('dtype=bfloat16', '')):
+            assert main.run([*given.split(), source, f'--config.model.{field}']) == 0
+            shown = f'the settings of {source.partition("=")[2]} count: {line}\n' if line else ''
+            assert capsys.readouterr().out == shown
 
 
 def test_a_run_without_both_is_not_taken_for_another(run):

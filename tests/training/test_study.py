@@ -255,6 +255,15 @@ def test_every_variant_is_checked_before_the_first_runs(tiny_study, tmp_path, mo
         study.study(tiny_study, tmp_path / 'runs', tmp_path)
 
 
+def test_weights_in_the_place_of_a_run_stop_a_study_before_its_first(tiny_study, tmp_path, monkeypatch):
+    """A run would replace them; the message names its folder."""
+    monkeypatch.setattr(study, 'run_variant', None)
+    (tmp_path / 'runs/flipped-0').mkdir(parents=True)
+    (tmp_path / 'runs/flipped-0/weights.safetensors').write_text('foreign')
+    with pytest.raises(UserError, match='flipped-0 holds weights.safetensors and no checkpoint'):
+        study.study(tiny_study, tmp_path / 'runs', tmp_path)
+
+
 def test_a_variant_may_start_from_what_another_leaves(tiny_study):
     """Its weights are not there before; without the other they are asked for."""
     start = {'train': {'start_from': 'runs/tiny/paper-0/weights.safetensors'}}
