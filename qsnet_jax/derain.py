@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qsnet_jax import UserError, layers, memory, model, progress
+from qsnet_jax import UserError, devices, layers, memory, model, progress
 from qsnet_jax.data import images
 from qsnet_jax.weights import files
 
@@ -206,6 +206,7 @@ def load(
       training.
     few_shapes, runtime: see Derainer.
     """
+    devices.check()
     variables, settings = files.load_weights(weights or files.INCLUDED / 'default.safetensors')
     settings = {**settings, 'dtype': dtype or settings['dtype']}
     return Derainer(variables, settings, choose_tile(settings) if tile == 0 else tile, few_shapes, runtime)

@@ -222,14 +222,6 @@ def test_the_study_of_the_readme_works(tmp_path):
         assert f'`{name}`' in text or name == 'default'
 
 
-def test_a_backend_that_is_not_there_is_one_line():
-    """JAX_PLATFORMS of another machine: what it is, and how to unset it."""
-    command = [sys.executable, '-m', 'qsnet_jax.main', '--mode=derain', '--input=a', '--output=b']
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, 'JAX_PLATFORMS': 'tpu'}, capture_output=True, text=True)
-    assert done.returncode == 1 and 'Traceback' not in done.stderr
-    assert 'JAX_PLATFORMS=tpu' in done.stderr and 'unset JAX_PLATFORMS' in done.stderr
-
-
 def test_faults_of_drives_are_one_line(capsys, tmp_path):
     """A file where the results must go, found before anything is computed; a row that lies where no file can."""
     (tmp_path / 'file').write_text('')
