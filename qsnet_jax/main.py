@@ -320,6 +320,9 @@ def _run(arguments: list[str]) -> int:
     mode, rest = command_line.take(arguments, 'mode')
     name, table = mode or 'train', command_line.Table(VERBS, FLAGS)
     wants_help = any(each.lstrip('-') in ('help', 'h', 'helpfull', 'helpshort') for each in rest)
+    if {'--version', '-version'} & set(rest):
+        print(command_line.version())
+        return 0
     if name not in VERBS:
         raise UserError(f'--mode={name} is not known{config_files.nearest(name, VERBS)}.')
     if wants_help:
