@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import config_dict
 
 import qsnet_jax.configs
-from qsnet_jax import UserError, fields
+from qsnet_jax import UserError, fields, storage
 from qsnet_jax.configs import bench
 
 
@@ -61,6 +61,11 @@ def load(value: str) -> config_dict.ConfigDict:
         config = module.get_config(*([variant] if variant else []))
     except UserError:
         raise
+    except PermissionError as error:
+        place = error.filename or path
+        raise UserError(
+            f'--config={value}: {place} cannot be read: {error.strerror or error}. {storage.remedy(error, True)}.'
+        ) from error
     except (Exception, SystemExit) as error:  # of somebody's own file, whatever it trips over
         raise UserError(f'--config={value} does not load: {_first_line(error)}') from error
     if not isinstance(config, config_dict.ConfigDict):

@@ -183,6 +183,9 @@ def test_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
         config_files.load('mine.py')
     with pytest.raises(UserError, match='write --config=mine.py'):
         config_files.load('mine')
+    (tmp_path / 'mine.py').write_text('raise PermissionError(13, "Permission denied", "kept")\n')
+    with pytest.raises(UserError, match='kept cannot be read: Permission denied. Take the rights to read it'):
+        config_files.load('mine.py')
     (tmp_path / 'mine.py').write_text('import nothing_there\n')
     with pytest.raises(UserError, match='does not load: ModuleNotFoundError'):
         config_files.load('mine.py')
