@@ -26,6 +26,7 @@ WIDE = {LIGHT: 4, HEAVY: 4, GARG06: 1, RAIN800: 2, DRAWN_LIGHT: 0.5, DRAWN_HEAVY
 WIDE_VARIANTS = {'default': WIDE, 'further': WIDE, 'light': VARIANTS['light'], 'heavy': VARIANTS['heavy']}
 LARGE = {'data.crop': 96, 'data.batch': 8, 'train.schedule': 'cosine'}  # of all but the first
 WIDE_STRETCHES = {'further': ('default', 0.6), 'light': ('further', 0.2), 'heavy': ('further', 0.2)}
+SIZES = ('cpu', 'wide')  # beside the full one
 NOTE = (
     'Weights: Apache-2.0. They were trained on images that may be used for research only or whose licence is unstated '
     '(RainTrainL, RainTrainH and their BSDS500 backgrounds, Rain800, streaks of Garg and Nayar 2006); none is included.'
@@ -33,7 +34,7 @@ NOTE = (
 
 
 def get_config(selection=''):
-    size, name = studies.split(selection, 'cpu', 'wide')
+    size, name = studies.split(selection, *SIZES)
     config = default.get_config()
     config.note = NOTE
     config.loss.detail_threshold = 8 / 255  # Rain800's JPEG differences are no rain
@@ -64,7 +65,7 @@ def get_config(selection=''):
             'train.learning_rate': config.train.learning_rate / 2,
             'train.steps': int(config.train.steps * steps),
         }
-    return studies.arrange(config, study, overrides, name, seeds=(0,))
+    return studies.arrange(config, study, overrides, name, seeds=(0,), sizes=SIZES)
 
 
 def _small(config):

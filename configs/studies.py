@@ -3,6 +3,7 @@
 from qsnet_jax.configs import default, qsnet, quickstart
 
 SEEDS = (0, 1, 2)
+SIZES = ('small', 'wide')  # beside the full one
 PAPER = 'paper'  # the variant without overrides, the same in every study and trained once for all of them
 
 
@@ -15,9 +16,9 @@ def make(variants, selection):
         the resolution, both for CPUs; 'NAME', 'small-NAME' or 'wide-NAME' for one alone, as a config to train and
         evaluate by itself.
     """
-    size, name = split(selection, 'small', 'wide')
+    size, name = split(selection, *SIZES)
     config = {'': qsnet.get_config, 'small': small, 'wide': wide}[size]()
-    return arrange(config, size or 'full', {PAPER: {}, **variants}, name)
+    return arrange(config, size or 'full', {PAPER: {}, **variants}, name, sizes=SIZES)
 
 
 def split(selection, *sizes):
@@ -28,15 +29,18 @@ def split(selection, *sizes):
     return size, name
 
 
-def arrange(config, size, variants, name='', seeds=SEEDS):
-    """A study of these variants of a config, {name: {'section.field': value}}, or the variant `name` alone."""
+def arrange(config, size, variants, name='', seeds=SEEDS, sizes=()):
+    """A study of these variants of a config, {name: {'section.field': value}}, or the variant `name` alone.
+
+    sizes: others that the study has, for the message where there is no such variant.
+    """
     config.study = default.config_dict.ConfigDict()
     config.study.size = size
     config.study.seeds = seeds
     config.study.variants = default.config_dict.ConfigDict(
         {variant: _nested(overrides) for variant, overrides in variants.items()}, sort_keys=False
     )
-    return _choose(config, name) if name else config
+    return _choose(config, name, sizes) if name else config
 
 
 def select(config, name):
@@ -44,10 +48,12 @@ def select(config, name):
     return _choose(config.copy_and_resolve_references(), name)
 
 
-def _choose(config, name):
+def _choose(config, name, sizes=()):
     """Turns a study's config into that of one variant; fields without a value can still be overridden."""
     if name not in config.study.variants:
-        raise ValueError(f'There is no variant {name!r}; there are {", ".join(config.study.variants)}.')
+        variants = list(config.study.variants)
+        end = f'; and {" and ".join(sizes)}, all of them at that size, as in {sizes[0]}-{variants[0]}' if sizes else ''
+        raise ValueError(f'There is no variant {name!r}; there are {", ".join(variants)}{end}.')
     overrides = config.study.variants[name].to_dict()
     with config.unlocked():
         del config.study

@@ -1,5 +1,7 @@
 """From a command line to the values of one verb: a flag that it does not read, or a slip, is one line of help."""
 
+import importlib.metadata
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +12,11 @@ from qsnet_jax import UserError, config_files
 from qsnet_jax import fields as config_fields
 
 COMMON = ('compilation_cache', 'verbosity')
+_PLAIN = (  # what absl and Python say of a value, as a pattern, and the same for people
+    (r"\('Non-boolean argument to boolean flag', .*\)", 'is neither true nor false'),
+    (r'invalid literal for int\(\) with base 10: .*', 'is no whole number'),
+    (r'could not convert string to float: .*', 'is no number'),
+)
 
 
 class Flag(NamedTuple):
@@ -70,17 +77,18 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
             raise UserError(_unknown(table, name, flag))
     if (source or fields) and not verb.config:
         raise UserError(f'--mode={name} reads no config. {_flags_of(table, name)}')
-    config = None
-    if source:
-        config = define_config(source, rest, values)
-    elif fields or verb.config == 'needed':
-        raise UserError(f'--mode={name} needs --config=NAME or FILE.py; start with --config=quickstart.')
+    config = define_config(source, rest, values) if source else None
+    lacks_config = not source and (fields or verb.config == 'needed')
+    if lacks_config:  # which may be because of a slip in its name, to be told first
+        rest = [each for each in rest if not _fields_of([each])]
     try:
         left = values(['qsnet', *rest])[1:]
     except flags.UnrecognizedFlagError as error:
         raise UserError(_unknown(table, name, error.flagname)) from None
     except (flags.Error, TypeError, ValueError, AttributeError) as error:
         raise UserError(wrong_value(str(error), config)) from None
+    if lacks_config:
+        raise UserError(f'--mode={name} needs --config=NAME or FILE.py; start with --config=quickstart.')
     if left:
         raise UserError(f'{" ".join(left)} not understood; flags are written --name=value. {_flags_of(table, name)}')
     check_tuples(rest, config)
@@ -153,15 +161,20 @@ def take(arguments: list[str], name: str) -> tuple[str, list[str]]:
 
 def _unknown(table: Table, name: str, flag: str) -> str:
     """The message for a flag that a verb does not read."""
-    own = [*table.verbs[name].flags, *COMMON, 'config', 'mode', 'help']
     if flag in table.flags:
         return f'--{flag} is not read by --mode={name}. {_flags_of(table, name)}'
-    return f'--{flag} is not known{config_files.nearest(flag, own)}. {_flags_of(table, name)}'
+    own = [*table.verbs[name].flags, *COMMON, 'config', 'mode', 'help', 'version']
+    section, dot, field = flag.partition('.')
+    if dot and table.verbs[name].config:  # a field of the config, with a slip in that word or without it
+        own = [f'config.{flag if flag in config_fields.default_fields() else field}', *own]
+    return f'--{flag} is not known{config_files.nearest(flag, own, "--")}. {_flags_of(table, name)}'
 
 
 def wrong_value(message: str, config: config_dict.ConfigDict | None) -> str:
     """The message for a value that a flag does not take; of fields it says what they hold now."""
     line = ' '.join(message.split())
+    for pattern, words in _PLAIN:
+        line = re.sub(f': {pattern}$', f' {words}', line)
     name = line.partition('--config.')[2].partition('=')[0]
     if not name or config is None:
         return line.removeprefix('flag ')
@@ -179,6 +192,14 @@ def _flags_of(table: Table, name: str) -> str:
     return f'It reads {", ".join(own)}; see --mode={name} --help.'
 
 
+def version() -> str:
+    """Name and version of the package."""
+    try:
+        return f'qsnet-jax {importlib.metadata.version("qsnet-jax")}'
+    except importlib.metadata.PackageNotFoundError:
+        return 'qsnet-jax, not installed (pip install -e .), so that its version is not known'
+
+
 def help_of_all(table: Table) -> str:
     """All verbs."""
     lines = [
@@ -186,7 +207,14 @@ def help_of_all(table: Table) -> str:
         '',
     ]
     lines += [f'  {name:10}{verb.does}' for name, verb in table.verbs.items()]
-    return '\n'.join([*lines, '', 'Configs of the package: ' + ', '.join(config_files.names())])
+    return '\n'.join(
+        [
+            *lines,
+            '',
+            'Configs of the package: ' + ', '.join(config_files.names()),
+            '--version tells which version this is.',
+        ]
+    )
 
 
 def help_of(table: Table, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import inspect
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from ml_collections import config_dict
 
 import qsnet_jax.configs
-from qsnet_jax import UserError, fields
+from qsnet_jax import UserError, fields, storage
 from qsnet_jax.configs import bench
 
 
@@ -37,6 +38,8 @@ def find(value: str) -> tuple[pathlib.Path, str]:
         return pathlib.Path(folder) / f'{path.stem}.py', variant
     if pathlib.Path(f'{place}.py').is_file():
         raise UserError(f'--config={value} is no name of the package; for the file write --config={place}.py.')
+    if path.is_dir():
+        raise UserError(f'--config={value} is a folder; name a file in it, as {path}/my_study.py.')
     raise UserError(
         f'--config={value}: configs/{path.stem}.py is not there{nearest(path.stem, names())}. Name a file, as '
         f'my/study.py, or one of {", ".join(names())}.'
@@ -51,9 +54,18 @@ def load(value: str) -> config_dict.ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        if variant and not inspect.signature(module.get_config).parameters:
+            raise UserError(
+                f'--config={value}: this config has no variants; write --config={value.removesuffix(f":{variant}")}.'
+            )
         config = module.get_config(*([variant] if variant else []))
     except UserError:
         raise
+    except PermissionError as error:
+        place = error.filename or path
+        raise UserError(
+            f'--config={value}: {place} cannot be read: {error.strerror or error}. {storage.remedy(error, True)}.'
+        ) from error
     except (Exception, SystemExit) as error:  # of somebody's own file, whatever it trips over
         raise UserError(f'--config={value} does not load: {_first_line(error)}') from error
     if not isinstance(config, config_dict.ConfigDict):
@@ -109,11 +121,11 @@ def check_field(path: str, config: config_dict.ConfigDict, flag: str) -> None:
         raise UserError(f'{flag}: {path} is a section; give one of its fields: {", ".join(place)}.')
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' as the middle of a message, or the names that there are."""
+def nearest(name: str, known: Iterable[str], mark: str = '') -> str:
+    """' (did you mean X?)' as the middle of a message, or the names that there are. mark: put before each."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, 1, 0.5)
-    return f' (did you mean {close[0]}?)' if close else f' (there are {", ".join(known)})'
+    return f' (did you mean {mark}{close[0]}?)' if close else f' (there are {", ".join(mark + each for each in known)})'
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qsnet_jax import UserError, layers, memory, model, progress
+from qsnet_jax import UserError, devices, layers, memory, model, progress
 from qsnet_jax.data import images
 from qsnet_jax.weights import files
 
@@ -111,6 +111,8 @@ def check_tile(network: model.QSNet, tile: int | None) -> int:
     smallest = _smallest_tile(network)
     if tile is None:
         return max(TILE, smallest)
+    if isinstance(tile, bool) or not isinstance(tile, int | np.integer):
+        raise UserError(f'tile is {tile!r}; expected a whole number of pixels, as {TILE}, 0 or None.')
     if tile // BUCKET * BUCKET < smallest:
         raise UserError(
             f'A tile of {tile} pixels leaves nothing of its margins of {_halo(network)}; use --tile={smallest} or more.'
@@ -206,6 +208,8 @@ def load(
       training.
     few_shapes, runtime: see Derainer.
     """
+    devices.check()
     variables, settings = files.load_weights(weights or files.INCLUDED / 'default.safetensors')
     settings = {**settings, 'dtype': dtype or settings['dtype']}
+    model.from_config(settings).check_settings()
     return Derainer(variables, settings, choose_tile(settings) if tile == 0 else tile, few_shapes, runtime)

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from qsnet_jax import Stopped, UserError, command_line, config_files, memory, signals, spelling, storage
+from qsnet_jax import Stopped, UserError, command_line, config_files, devices, memory, signals, spelling, storage
 from qsnet_jax.command_line import Given, Verb
 from qsnet_jax.flag_table import FLAGS
 
@@ -322,6 +322,9 @@ def _run(arguments: list[str]) -> int:
     mode, rest = command_line.take(arguments, 'mode')
     name, table = mode or 'train', command_line.Table(VERBS, FLAGS)
     wants_help = any(each.lstrip('-') in ('help', 'h', 'helpfull', 'helpshort') for each in rest)
+    if {'--version', '-version'} & set(rest):
+        print(command_line.version())
+        return 0
     if name not in VERBS:
         raise UserError(f'--mode={name} is not known{config_files.nearest(name, VERBS)}.')
     if wants_help:
@@ -354,13 +357,12 @@ def _tells_no_trace(record: standard_logging.LogRecord) -> bool:
 
 
 def _start_jax(name: str, given: Given) -> None:
-    """Settings that JAX must have before it starts, and a backend that is there; the report needs none."""
+    """Settings that JAX must have before it starts, and a backend that is there; the report starts it late."""
+    devices.import_jax()
     if name == 'report':
         return
     if name in TWO_FRAMEWORKS:
         os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # two frameworks share a GPU
-    import jax
-
     from qsnet_jax import cache
 
     cache.use(given.values.compilation_cache)
@@ -368,16 +370,7 @@ def _start_jax(name: str, given: Given) -> None:
         from qsnet_jax.training import parallel
 
         parallel.start(given.values.distributed)
-    try:
-        jax.devices()
-    except (RuntimeError, AssertionError) as error:
-        wanted = os.environ.get('JAX_PLATFORMS')
-        if not wanted:
-            raise UserError(f'JAX finds no device: {" ".join(str(error).split())[:300]}') from error
-        raise UserError(
-            f'JAX_PLATFORMS={wanted} names a backend that is not installed, or that has no device here. Unset it '
-            '(unset JAX_PLATFORMS) for what is there, or install it (cuda: pip install "qsnet-jax[cuda12]").'
-        ) from error
+    devices.check()
 
 
 def _workdir(given: Given, default: str) -> pathlib.Path:

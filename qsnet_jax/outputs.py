@@ -128,10 +128,7 @@ def _try(folder: pathlib.Path) -> Callable[[str], str]:
     except OSError as error:
         with contextlib.suppress(OSError):
             probe.unlink()
-        raise UserError(
-            f'--output={folder} cannot be written: {error.strerror}. Name another folder, or see to its permissions '
-            'and free space.'
-        ) from error
+        raise UserError(f'--output={folder} cannot be written: {error.strerror}. {storage.remedy(error)}.') from error
     return _fold if takes_both else str
 
 

@@ -23,7 +23,8 @@ from qsnet_jax import UserError
 _TEMPORARY = re.compile(r'\.qsnet-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp(\.\w+)?')
 _STARTED = time.time()
 _FORGOTTEN = 24 * 3600  # seconds after which a temporary file of another machine is an orphan too
-_SPACE = 'Free some space or name another folder; a run goes on from its last whole checkpoint'
+_SPACE = 'Free some space or name another folder'
+_READING = 'Take the rights to read it (chmod, chown), or name another one'
 _RIGHTS = 'Take the rights to write there (chmod, chown), or name another folder'
 _REMEDIES = {
     errno.ENOSPC: _SPACE,
@@ -40,10 +41,10 @@ _REMEDIES = {
     errno.ENFILE: 'The system has too many files open; end other programs and give the command again',
     errno.EIO: 'The drive reports a fault; look at its health and name a folder on another',
     errno.ESTALE: 'The network drive has lost the folder; mount it again and give the command again',
-    errno.ENOENT: 'Something has removed it meanwhile; give the command again',
+    errno.ENOENT: 'Something has removed it meanwhile, or nothing can be made there; name another folder, or try again',
     errno.EFBIG: 'The drive or ulimit -f allows no file of that size; name a folder on another drive',
     errno.ENOMEM: 'Memory ran out; end other programs and give the command again',
-    errno.EINVAL: 'The drive does not take such a name; name another folder',
+    errno.EINVAL: 'The drive refuses that, as a name or an operation which it does not know; name a folder on another',
 }
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _unfinished: set[pathlib.Path] = set()  # temporary files that are being written
@@ -180,8 +181,10 @@ def _finite(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def remedy(error: BaseException) -> str:
-    """What to do about an error of a drive."""
+def remedy(error: BaseException, reads: bool = False) -> str:
+    """What to do about an error of a drive. reads: that was met in reading, not in writing."""
+    if reads and isinstance(error, PermissionError):
+        return _READING
     return _REMEDIES.get(_number(error) or 0, 'Name another folder')
 
 
@@ -200,8 +203,11 @@ def _number(error: BaseException) -> int | None:
 
 
 @contextlib.contextmanager
-def writable(folder: pathlib.Path) -> Iterator[None]:
-    """Creates a folder and turns errors of writing to it, also a full disk under Orbax's threads, into UserErrors."""
+def writable(folder: pathlib.Path, keeps: str = '') -> Iterator[None]:
+    """Creates a folder and turns errors of writing to it, also a full disk under Orbax's threads, into UserErrors.
+
+    keeps: what a full disk leaves to go on from, the end of that message.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
@@ -211,7 +217,8 @@ def writable(folder: pathlib.Path) -> Iterator[None]:
             raise
         lines = str(error).splitlines() or [repr(error)]
         fault = lines[0][:300] if isinstance(error, OSError) else os.strerror(cast(int, number))
-        raise UserError(f'{folder} cannot be written: {fault}. {remedy(error)}.') from error
+        end = f' {keeps}' if keeps and number in (errno.ENOSPC, errno.EDQUOT) else ''
+        raise UserError(f'{folder} cannot be written: {fault}. {remedy(error)}.{end}') from error
 
 
 def check_writable(folder: pathlib.Path, flag: str) -> None:

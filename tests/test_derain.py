@@ -221,3 +221,21 @@ def test_another_runtime_takes_the_place_of_the_network(stride):
     np.testing.assert_array_equal(derainer(image), image // 2)
     assert len(given) > 4 and {tile.dtype.name for tile in given} == {'uint8'} and {len(tile) for tile in given} == {1}
     np.testing.assert_array_equal(given[0][0], image[: given[0].shape[1], : given[0].shape[2]])
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        ({'weights': 3}, "3 names no weights; expected a path as str or Path, or one of 'default'"),
+        ({'weights': b'light'}, "b'light' names no weights"),
+        ({'weights': ['light']}, 'names no weights'),
+        ({'tile': 'a'}, "tile is 'a'; expected a whole number"),
+        ({'tile': 512.5}, 'tile is 512.5; expected a whole number'),
+        ({'dtype': 'int8'}, "dtype is 'int8'; it must be one of float32"),
+    ],
+)
+def test_what_load_does_not_take_is_said(given, message):
+    """In one line, with what is expected, and not when the first image is restored."""
+    with pytest.raises(UserError) as caught:
+        derain.load(**given)
+    assert message in str(caught.value)

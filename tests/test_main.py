@@ -34,17 +34,27 @@ def say(capsys, *arguments):
         ([], 'needs --config'),
         ([QUICK, '--weights=X'], '--weights is not read by --mode=train. It reads --config, --workdir'),
         ([QUICK, '--only=V1'], '--only is not read by --mode=train'),
-        ([QUICK, '--wrkdir=x'], 'did you mean workdir?'),
+        ([QUICK, '--wrkdir=x'], 'did you mean --workdir?'),
         (['--config=quikstart'], 'did you mean quickstart?'),
         (['--config=configs/quikstart.py'], 'did you mean quickstart?'),
         (['--config=losses:V9'], "no variant 'V9'"),
         (['--config=losses'], 'choose one'),
+        (['--config=losses:smal'], 'paper, V1, V2, V3; and small and wide, all of them at that size'),
+        (['--config=release:smal'], 'heavy; and cpu and wide,'),
+        (['--config=quickstart:x'], 'this config has no variants; write --config=quickstart.'),
+        (['--config=.'], 'is a folder'),
+        (['--cofnig=quickstart'], '--cofnig is not known (did you mean --config?)'),
+        (['--versoin'], '--versoin is not known (did you mean --version?)'),
+        (['--config.seed=3'], 'needs --config'),
+        ([QUICK, '--confg.train.steps=3'], '--confg.train.steps is not known (did you mean --config.train.steps?)'),
+        ([QUICK, '--train.steps=3'], '(did you mean --config.train.steps?)'),
+        (['--mode=derain', '--layers=yes'], '--layers=yes is neither true nor false'),
         ([QUICK, '--config.modl.channels=3'], "no section 'modl' (did you mean model?)"),
         ([QUICK, '--config.model.chanels=3'], "no field 'chanels' of model (did you mean channels?)"),
         ([QUICK, '--config.sed=3'], 'did you mean seed?'),
         ([QUICK, '--config.model=3'], 'model is a section'),
         ([QUICK, '--config.seed.x=3'], 'seed is a field'),
-        ([QUICK, '--config.train.steps=abc'], 'expected int, as 800'),
+        ([QUICK, '--config.train.steps=abc'], 'steps=abc is no whole number; expected int, as 800'),
         ([QUICK, '--config.train.steps=1.5'], 'expected int, as 800'),
         ([QUICK, '--config.train.learning_rate=fast'], 'expected float, as 0.003'),
         ([QUICK, '--config.data.flip=maybe'], 'expected bool'),
@@ -59,7 +69,7 @@ def say(capsys, *arguments):
         ([QUICK, 'train'], 'not understood'),
         (['--mode=derain'], 'needs --input=... and --output=...'),
         (['--mode=derain', '--input=a', '--output=b', '--tile=0'], '--tile=0'),
-        (['--mode=derain', '--input=a', '--output=b', '--tile=big'], '--tile=big'),
+        (['--mode=derain', '--input=a', '--output=b', '--tile=big'], '--tile=big is no whole number'),
         (['--mode=derain', '--input=a', '--output=b', '--dtype=int8'], '--dtype=int8'),
         (['--mode=derain', '--input=a', '--output=b', QUICK], 'reads no config'),
         (['--mode=report', '--config.seed=1'], 'reads no config'),
@@ -108,6 +118,14 @@ def test_every_verb_has_its_help(capsys):
             assert bool(given.config) == ('--config=' in example)
     assert main.run(['--help']) == 0
     assert all(f'  {name}' in capsys.readouterr().out or name for name in main.VERBS)
+
+
+def test_the_version_is_told_without_jax():
+    """Of any verb, and at once."""
+    code = 'import sys; from qsnet_jax import main; status = main.run(sys.argv[1:]); assert "jax" not in sys.modules'
+    for arguments in (['--version'], ['--mode=derain', '--version']):
+        done = subprocess.run([sys.executable, '-c', code, *arguments], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, '') and re.fullmatch(r'qsnet-jax \d[\w.]*\n', done.stdout)
 
 
 def test_help_says_what_a_flag_means_to_its_verb(capsys):
@@ -165,6 +183,9 @@ def test_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
         config_files.load('mine.py')
     with pytest.raises(UserError, match='write --config=mine.py'):
         config_files.load('mine')
+    (tmp_path / 'mine.py').write_text('raise PermissionError(13, "Permission denied", "kept")\n')
+    with pytest.raises(UserError, match='kept cannot be read: Permission denied. Take the rights to read it'):
+        config_files.load('mine.py')
     (tmp_path / 'mine.py').write_text('import nothing_there\n')
     with pytest.raises(UserError, match='does not load: ModuleNotFoundError'):
         config_files.load('mine.py')
@@ -220,14 +241,6 @@ def test_the_study_of_the_readme_works(tmp_path):
     assert config_files.load(f'{tmp_path}/my_study.py:small-wider').model.scale_channels == 24
     for name in config_files.names():
         assert f'`{name}`' in text or name == 'default'
-
-
-def test_a_backend_that_is_not_there_is_one_line():
-    """JAX_PLATFORMS of another machine: what it is, and how to unset it."""
-    command = [sys.executable, '-m', 'qsnet_jax.main', '--mode=derain', '--input=a', '--output=b']
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, 'JAX_PLATFORMS': 'tpu'}, capture_output=True, text=True)
-    assert done.returncode == 1 and 'Traceback' not in done.stderr
-    assert 'JAX_PLATFORMS=tpu' in done.stderr and 'unset JAX_PLATFORMS' in done.stderr
 
 
 def test_faults_of_drives_are_one_line(capsys, tmp_path):

@@ -34,6 +34,19 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path, error):
     assert path.read_bytes() == b'old' and list(tmp_path.iterdir()) == [path]
 
 
+def test_only_a_run_goes_on_from_what_it_keeps(tmp_path):
+    """And only a drive that is full is said to leave it."""
+    for number, keeps, end in (
+        (errno.ENOSPC, '', 'Free some space or name another folder.'),
+        (errno.ENOSPC, 'Go on.', 'Free some space or name another folder. Go on.'),
+        (errno.EACCES, 'Go on.', 'or name another folder.'),
+        (errno.EINVAL, '', 'as a name or an operation which it does not know; name a folder on another.'),
+    ):
+        with pytest.raises(UserError) as caught, storage.writable(tmp_path, keeps):
+            raise OSError(number, os.strerror(number))
+        assert str(caught.value).endswith(end)
+
+
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     """While it lives its file stays; once it is killed, the next run removes it."""
     program = 'import pathlib, sys, time; from qsnet_jax import storage\n'

@@ -61,7 +61,9 @@ def _misfit(image) -> tuple[str, str]:
         return found, 'it has no pixels'
     if image.ndim == 4:
         return found, 'give one image after another'
-    if image.ndim == 2 or (image.ndim == 3 and image.shape[-1] == 1):
+    if image.ndim == 3 and image.shape[-1] == 1:
+        return found, 'give np.repeat(image, 3, axis=-1) of a grey (H, W, 1)'
+    if image.ndim == 2:
         return found, 'give np.stack([image] * 3, axis=-1) of a grey (H, W)'
     if image.ndim == 3 and image.shape[-1] == 4:
         return found, 'give image[..., :3], without alpha'

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-from qsnet_jax import UserError, spelling
+from qsnet_jax import UserError, spelling, storage
 from qsnet_jax.data import images
 
 # Pattern of the files of each side: 'rainy', 'clean', 'layer', or 'image' for files that hold rainy and clean side by
@@ -46,6 +46,8 @@ class Found:
 
 def describe(layout: Layout) -> str:
     """'rain-* with norain-*'."""
+    if len(layout) > 1 and set(layout.values()) == {'*'}:
+        return ' and '.join(layout) + ' images of equal names'
     return ' with '.join(layout.values()) + (' (both halves in one file)' if 'image' in layout else '')
 
 
@@ -121,7 +123,9 @@ def _children(folder: pathlib.Path | None) -> list[pathlib.Path]:
     try:
         return sorted(folder.iterdir()) if folder and folder.is_dir() else []
     except OSError as error:
-        raise UserError(f'The folder of images {folder} cannot be read: {error.strerror}.') from error
+        raise UserError(
+            f'The folder of images {folder} cannot be read: {error.strerror}. {storage.remedy(error, True)}.'
+        ) from error
 
 
 def unreadable(items: Iterable[Item]) -> list[str]:
@@ -164,7 +168,7 @@ def _pair(layout: Layout, sides: dict[str, dict[tuple[str, str], pathlib.Path]],
     """Items of the keys that all sides have; the files of others are problems."""
     keys = {side: {key for key, _ in files} for side, files in sides.items()}
     problems = problems + [
-        f'{path.name} has no {layout[other]}'
+        f'{path.name} has no {f"{other} image of that name" if layout[other] == "*" else layout[other]}'
         for side, files in sides.items()
         for (key, _), path in files.items()
         for other in sides

@@ -26,7 +26,9 @@ def load(results: pathlib.Path) -> Rows:
     """All rows, each with its `kind` and `file`. Raises UserError for what `report` refuses."""
     paths = [path for folder in ('rows', 'sparsity', 'bench') for path in sorted((results / folder).glob('*.json'))]
     if not paths:
-        raise UserError(f'There are no rows under {results}; --mode=study, sparsity and bench write them.')
+        raise UserError(
+            f'There are no rows under {results}; --mode=study, score, compare, sparsity and bench write them.'
+        )
     rows = [_read(path) for path in paths]
     check_studies([row for row in rows if row['kind'] == 'study'])
     return rows

@@ -24,6 +24,8 @@ from qsnet_jax.evidence import evaluate
 from qsnet_jax.training import checkpoint, folder, log, memory, optimiser, parallel, settings
 from qsnet_jax.weights import files
 
+_KEEPS = 'The same command goes on from the last whole checkpoint, if there is one.'
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -141,7 +143,7 @@ def train(
     mesh = mesh or parallel.make_mesh()
     settings.check_fields(config)
     parallel.check_batch(config.data.batch, mesh)
-    with storage.writable(workdir), folder.claimed(workdir), contextlib.ExitStack() as stack:
+    with storage.writable(workdir, _KEEPS), folder.claimed(workdir), contextlib.ExitStack() as stack:
         config = folder.read_config(config, workdir) if folder.is_begun(workdir) else config
         opened = sets.open_run(config.data, sources.Cache(config.data.cache_gib * 2**30))
         watched = dict(itertools.islice(opened.validation.items(), config.train.eval_sets))

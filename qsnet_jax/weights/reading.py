@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from qsnet_jax import UserError, spelling
+from qsnet_jax import UserError, spelling, storage
 
 INCLUDED = pathlib.Path(__file__).parent  # weights that come with the package
 DATA_LIMIT = 64 * 2**20  # bytes of all tensors: thirty times those of the full-size network
@@ -46,9 +46,22 @@ def fault(path: object, text: str) -> UserError:
 
 def find_weights(name: str | os.PathLike) -> pathlib.Path:
     """The file itself or, for a name without folder and extension such as 'default', that of the package."""
+    if not isinstance(name, str | os.PathLike):
+        names = ', '.join(map(repr, _names()))
+        raise fault(repr(name), f' names no weights; expected a path as str or Path, or one of {names}.')
     path, included = pathlib.Path(os.path.expanduser(name)), INCLUDED / f'{name}.safetensors'
     is_name = path == pathlib.Path(path.stem) and not os.path.isfile(path)
     return included if is_name and os.path.isfile(included) else path
+
+
+def _names() -> list[str]:
+    """Weights that come with the package."""
+    return sorted(each.stem for each in INCLUDED.glob('*.safetensors'))
+
+
+def unreadable(path: pathlib.Path, error: OSError) -> UserError:
+    """What is said of a file that the system does not let be read."""
+    return fault(path, f' cannot be opened: {error.strerror or error}. {storage.remedy(error, True)}.')
 
 
 def check_file(path: pathlib.Path, limit: int) -> None:
@@ -56,12 +69,14 @@ def check_file(path: pathlib.Path, limit: int) -> None:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        names = ', '.join(sorted(each.stem for each in INCLUDED.glob('*.safetensors')))
+        names = ', '.join(_names())
         raise fault(
             path, f' does not exist; expected a weights file or a name of those in the package: {names}.'
         ) from None
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise fault(path, f' cannot be opened: {getattr(error, "strerror", None) or error}.') from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:  # a zero byte in the name
+        raise fault(path, f' cannot be opened: {error}.') from error
     if not stat.S_ISREG(status.st_mode):
         kind = 'a folder' if stat.S_ISDIR(status.st_mode) else 'a pipe, socket or device'
         raise fault(path, f' is {kind}; expected a weights file.')
@@ -82,6 +97,8 @@ def open_tensors(path: pathlib.Path) -> Iterator[Tensors]:
         opened = safetensors.safe_open(path, framework='numpy')
     except UserError:
         raise
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise fault(path, f' is not a readable safetensors file: {error}.') from error
     with opened as file:

@@ -201,6 +201,8 @@ def _plain_archive(path: pathlib.Path) -> io.BytesIO:
                 target.writestr(entry.filename, data)
     except UserError:
         raise
+    except PermissionError as error:
+        raise reading.unreadable(path, error) from error
     except Exception as error:  # zipfile raises nine kinds, and NotImplementedError is one of them
         raise fault(path, f' is not a readable state_dict (an archive of PyTorch 1.6 or later): {error}.') from error
     content.seek(0)

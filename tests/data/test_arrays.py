@@ -21,6 +21,7 @@ MENDED = [
     (jnp.asarray(RGB), 'np.asarray(image)'),
     (np.ma.masked_array(RGB, RGB > 9), 'np.asarray(image)'),
     (RGB[..., 0], 'np.stack([image] * 3, axis=-1)'),
+    (RGB[..., :1], 'np.repeat(image, 3, axis=-1)'),
     (np.dstack([RGB, RGB[..., 0]]), 'image[..., :3]'),
     (np.moveaxis(RGB, -1, 0), 'np.moveaxis(image, 0, -1)'),
     (RGB.astype(np.float32) / 255, 'qsnet_jax.images.to_uint8(image)'),

@@ -314,7 +314,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, data, monkeypatch):
 
     (tmp_path / 'clean').mkdir()
     monkeypatch.setattr(pathlib.Path, 'iterdir', refuse)
-    with pytest.raises(UserError, match=f'{tmp_path}.* cannot be read: Permission denied'):
+    with pytest.raises(UserError, match=f'{tmp_path}.* cannot be read: Permission denied. Take the rights to read'):
         open_source('layers', data)
 
 

@@ -142,7 +142,7 @@ def test_versions_of_one_scene_are_no_independent_evidence(tmp_path):
 @pytest.mark.parametrize(
     'change, words',
     [
-        (lambda root: (root / 'out/1.png').unlink(), r'1\.png has no \*'),
+        (lambda root: (root / 'out/1.png').unlink(), r'1\.png has no restored image of that name'),
         (lambda root: (root / 'rainy/1.png').unlink(), "'1' has no rainy image"),
         (lambda root: images.save(root / 'out/1.png', np.zeros((8, 9, 3), np.uint8)), '8x9'),
         (lambda root: (root / 'out/1.png').write_bytes(b'no picture'), 'damaged or of another kind'),
@@ -273,3 +273,14 @@ def test_scored_results_stand_beside_ours_in_the_report(folders, tmp_path):
     gap, ends = row['against']['difference']['y']['psnr'], row['against']['interval']['y']['psnr']
     start = f'| PReNet (scored here) | input | rain100h | 100 | y | {gap:+.2f} | {ends[0]:+.2f} .. {ends[1]:+.2f} |'
     assert [line for line in lines if line.startswith(start)]
+
+
+def test_names_that_do_not_match_are_said_so(tmp_path):
+    """Where no pattern fits, what is on both sides has no partner of its name."""
+    for side, name in (('out', '0_[x]'), ('clean', '0')):
+        (tmp_path / side).mkdir()
+        images.save(tmp_path / f'{side}/{name}.png', np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UserError) as caught:
+        run(tmp_path, tmp_path, rainy=False)
+    assert 'recognised as restored and clean images of equal names: ' in str(caught.value)
+    assert '0_[x].png has no clean image of that name; 0.png has no restored image of that name' in str(caught.value)

@@ -1,6 +1,8 @@
 """Weights files: whoever holds one can rebuild the network; wrong ones are refused in words."""
 
+import errno
 import json
+import os
 import pathlib
 
 import flax
@@ -159,3 +161,17 @@ def test_the_weights_that_come_with_the_package_say_what_they_are(path):
         if purpose:
             general = files.load_record('default')['scores'][name]
             assert all(each[protocol]['psnr'] > general[protocol]['psnr'] for protocol in ('rgb', 'y'))
+
+
+@pytest.mark.parametrize('name', ['w.safetensors', 'w.pth'])
+def test_a_file_that_may_not_be_read_is_no_damaged_one(tmp_path, monkeypatch, name):
+    """It is said that permission is missing, and how to take it."""
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (tmp_path / name).write_bytes(b'x' * 99)
+    monkeypatch.setattr('zipfile.io.open', refuse)
+    monkeypatch.setattr(pathlib.Path, 'open', refuse)
+    with pytest.raises(UserError, match='cannot be opened: Permission denied. Take the rights to read it'):
+        files.load_weights(tmp_path / name)

@@ -1,0 +1,57 @@
+"""JAX as the environment wants it: a variable that it cannot follow is one line, not a traceback of JAX's."""
+
+import os
+import re
+
+from qsnet_jax import UserError
+
+_PLATFORMS = ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME')  # in the order in which JAX heeds them
+
+
+def import_jax() -> None:
+    """Imports JAX, which reads its variables then. Raises UserError that names one whose value it does not take."""
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        named = _named(str(error))
+        if not named:
+            raise
+        shown = ' and '.join(f'{name}={os.environ[name]}' for name in named)
+        raise UserError(
+            f'{shown} is not what JAX takes: {" ".join(str(error).split())[:300]}. Unset it (unset {" ".join(named)}), '
+            'or give it a value that JAX knows.'
+        ) from error
+
+
+def _named(message: str) -> list[str]:
+    """The variables of JAX whose name a message has, as jax_x or JAX_X or jax.x; else those whose value it has."""
+    given = {name: value for name, value in os.environ.items() if name.startswith('JAX_')}
+    words = set(re.findall(r'\w+', message.lower().replace('jax.', 'jax_')))
+    return [name for name in given if name.lower() in words] or [
+        name for name, value in given.items() if f"'{value}'" in message or f'"{value}"' in message
+    ]
+
+
+def check() -> None:
+    """Starts JAX. Raises UserError where it finds no device, as where a variable names a backend that is not there."""
+    import jax
+
+    names = [name for name in _PLATFORMS if os.environ.get(name)]
+    try:
+        jax.devices()
+        names = ['JAX_DEFAULT_DEVICE']
+        if isinstance(jax.config.values['jax_default_device'], str):
+            jax.devices(jax.config.values['jax_default_device'])
+    except (RuntimeError, AssertionError) as error:
+        if not names or names[0] not in os.environ:
+            raise UserError(f'JAX finds no device: {" ".join(str(error).split())[:300]}{_set()}') from error
+        raise UserError(
+            f'{names[0]}={os.environ[names[0]]} names a backend that is not installed, or that has no device here. '
+            f'Unset it (unset {names[0]}) for what is there, or install it (cuda: pip install "qsnet-jax[cuda12]").'
+        ) from error
+
+
+def _set() -> str:
+    """What of JAX's variables is set, which may be the reason, as the end of a message."""
+    given = [f'{name}={value}' for name, value in os.environ.items() if name.startswith('JAX_')]
+    return f'. Unset what may be the reason: {", ".join(given)}.' if given else ''
