@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from qsnet_jax.configs import release
 
 from qsnet_jax import UserError, model
 from qsnet_jax.weights import files
@@ -175,3 +176,13 @@ def test_a_file_that_may_not_be_read_is_no_damaged_one(tmp_path, monkeypatch, na
     monkeypatch.setattr(pathlib.Path, 'open', refuse)
     with pytest.raises(UserError, match='cannot be opened: Permission denied. Take the rights to read it'):
         files.load_weights(tmp_path / name)
+
+
+def test_what_is_being_trained_can_go_on():
+    """The network of configs/release.py that WEIGHTS.md names, from a clean commit, better than the rainy images."""
+    path = pathlib.Path(__file__).parents[2] / 'results/training/wide.safetensors'
+    record, settings = files.load_record(path), files.load_weights(path)[1]
+    assert model.from_config(settings) == model.from_config(release.get_config('wide-further').model)
+    assert not any(start['commit'].endswith('+changes') for start in record['starts'])
+    scores = record['scores']['layers/RainTrainL']
+    assert scores['y']['psnr'] > scores['input']['y']['psnr']
