@@ -15,8 +15,8 @@ MODELS = {
     'not shared': {'share_groups': False, 'share_scales': 'none'},
     'decoders without groups': {'share_groups': False, 'share_scales': 'none', 'decoder_groups': 1},
     'quickstart': {'channels': 24, 'units': 4, 'scale_channels': 12},
-    'half resolution': {'encoder_stride': 2},  # of `default` and `heavy` in the package
-    'narrow': {'channels': 48, 'units': 6, 'scale_channels': 24},  # of the others
+    'stride 2': {'encoder_stride': 2},
+    'shipped': {'channels': 48, 'units': 6, 'scale_channels': 24},  # of the weights in the package
 }
 
 

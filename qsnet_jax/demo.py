@@ -65,7 +65,7 @@ class Networks:
     """Derainers by name, loaded when they are first asked for."""
 
     def __init__(self, weights: str | None):
-        self.names = sorted(each.stem for each in files.INCLUDED.glob('*.safetensors'))
+        self.names = files.names()
         self.names.sort(key=lambda name: name != 'default')
         if weights and weights not in self.names:
             files.load_weights(weights)  # what is wrong with them is said before the page opens

@@ -140,10 +140,9 @@ def parse(text: str) -> Method:
         )
     found = path / RUN if path.is_dir() else files.find_weights(where)
     if not found.is_file():
-        names = ', '.join(sorted(each.stem for each in files.INCLUDED.glob('*.safetensors')))
         raise UserError(
             f'The method {spelling.quoted(text)} is neither a folder nor weights; expected FOLDER, a file of weights, '
-            f'a run that holds {RUN}, or one of {names}; NAME= in front gives it a name.'
+            f'a run that holds {RUN}, or one of {", ".join(files.names())}; NAME= in front gives it a name.'
         )
     return Network(label or (path.resolve().name if path.is_dir() else path.stem), found)
 

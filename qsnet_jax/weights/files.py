@@ -14,9 +14,9 @@ import safetensors.numpy
 
 from qsnet_jax import storage
 from qsnet_jax.weights import checks, reading, torch_files
-from qsnet_jax.weights.reading import INCLUDED, find_weights
+from qsnet_jax.weights.reading import INCLUDED, find_weights, names
 
-__all__ = ['INCLUDED', 'find_weights', 'load_record', 'load_weights', 'save_weights']
+__all__ = ['INCLUDED', 'find_weights', 'load_record', 'load_weights', 'names', 'save_weights']
 MARK = 'qsnet_jax weights 1'
 
 

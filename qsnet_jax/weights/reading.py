@@ -47,14 +47,14 @@ def fault(path: object, text: str) -> UserError:
 def find_weights(name: str | os.PathLike) -> pathlib.Path:
     """The file itself or, for a name without folder and extension such as 'default', that of the package."""
     if not isinstance(name, str | os.PathLike):
-        names = ', '.join(map(repr, _names()))
-        raise fault(repr(name), f' names no weights; expected a path as str or Path, or one of {names}.')
+        known = ', '.join(map(repr, names()))
+        raise fault(repr(name), f' names no weights; expected a path as str or Path, or one of {known}.')
     path, included = pathlib.Path(os.path.expanduser(name)), INCLUDED / f'{name}.safetensors'
     is_name = path == pathlib.Path(path.stem) and not os.path.isfile(path)
     return included if is_name and os.path.isfile(included) else path
 
 
-def _names() -> list[str]:
+def names() -> list[str]:
     """Weights that come with the package."""
     return sorted(each.stem for each in INCLUDED.glob('*.safetensors'))
 
@@ -69,9 +69,9 @@ def check_file(path: pathlib.Path, limit: int) -> None:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        names = ', '.join(_names())
+        known = ', '.join(names())
         raise fault(
-            path, f' does not exist; expected a weights file or a name of those in the package: {names}.'
+            path, f' does not exist; expected a weights file or a name of those in the package: {known}.'
         ) from None
     except OSError as error:
         raise unreadable(path, error) from error
