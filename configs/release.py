@@ -24,9 +24,15 @@ VARIANTS = {  # weights of the sources in each mixture; none sees a background o
 }
 STRETCHES = {'further': ('default', 1.2), 'light': ('further', 0.5), 'heavy': ('further', 0.5)}  # from, share of steps
 WIDE = {LIGHT: 4, HEAVY: 4, GARG06: 1, RAIN800: 2, DRAWN_LIGHT: 0.5, DRAWN_HEAVY: 1, DRAWN_WIDE: 0.5}
-WIDE_VARIANTS = {'default': WIDE, 'further': WIDE, 'light': VARIANTS['light'], 'heavy': VARIANTS['heavy']}
+WIDER = WIDE | {LIGHT: 6, HEAVY: 3, GARG06: 0.5, DRAWN_HEAVY: 0.5}  # thin streaks had further to go
+WIDE_VARIANTS = {'default': WIDE, 'further': WIDE, 'longer': WIDER} | {name: VARIANTS[name] for name in ('light', 'heavy')}
 LARGE = {'data.crop': 96, 'data.batch': 8, 'train.schedule': 'cosine'}  # of all but the first
-WIDE_STRETCHES = {'further': ('default', 0.6), 'light': ('further', 0.2), 'heavy': ('further', 0.2)}
+WIDE_STRETCHES = {
+    'further': ('default', 0.6),
+    'longer': ('further', 1.3),
+    'light': ('longer', 0.2),
+    'heavy': ('longer', 0.2),
+}
 SIZES = ('cpu', 'wide')  # beside the full one
 NOTE = (
     'Weights: Apache-2.0. They were trained on images that may be used for research only or whose licence is unstated '

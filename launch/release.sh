@@ -24,9 +24,10 @@ failed=0
 python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$root" \
   --results="$results" "$@" ||
   { failed=$?; [ "$failed" = 3 ]; } # 3: a run failed, and left a row
-for name in default further light heavy; do
+for name in default further longer light heavy; do
   weights="runs/$size/$name-0/weights.safetensors"
-  if [ -f "$weights" ]; then cp -v "$weights" "qsnet_jax/weights/${name/further/default}.safetensors"; fi
+  case $name in further | longer) name=default ;; esac # they go on with it
+  if [ -f "$weights" ]; then cp -v "$weights" "qsnet_jax/weights/$name.safetensors"; fi
 done
 python -m qsnet_jax.main --mode=report --results="$results"
 exit $failed
