@@ -25,7 +25,9 @@ VARIANTS = {  # weights of the sources in each mixture; none sees a background o
 STRETCHES = {'further': ('default', 1.2), 'light': ('further', 0.5), 'heavy': ('further', 0.5)}  # from, share of steps
 WIDE = {LIGHT: 4, HEAVY: 4, GARG06: 1, RAIN800: 2, DRAWN_LIGHT: 0.5, DRAWN_HEAVY: 1, DRAWN_WIDE: 0.5}
 WIDER = WIDE | {LIGHT: 6, HEAVY: 3, GARG06: 0.5, DRAWN_HEAVY: 0.5}  # thin streaks had further to go
-WIDE_VARIANTS = {'default': WIDE, 'further': WIDE, 'longer': WIDER} | {name: VARIANTS[name] for name in ('light', 'heavy')}
+WIDE_VARIANTS = {'default': WIDE, 'further': WIDE, 'longer': WIDER} | {
+    name: VARIANTS[name] for name in ('light', 'heavy')
+}
 LARGE = {'data.crop': 96, 'data.batch': 8, 'train.schedule': 'cosine'}  # of all but the first
 WIDE_STRETCHES = {
     'further': ('default', 0.6),
