@@ -31,7 +31,7 @@ WIDE_VARIANTS = {'default': WIDE, 'further': WIDE, 'longer': WIDER} | {
 LARGE = {'data.crop': 96, 'data.batch': 8, 'train.schedule': 'cosine'}  # of all but the first
 WIDE_STRETCHES = {
     'further': ('default', 0.6),
-    'longer': ('further', 1.3),
+    'longer': ('further', 1.0),
     'light': ('longer', 0.2),
     'heavy': ('longer', 0.2),
 }
