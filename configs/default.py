@@ -92,7 +92,8 @@ def _training(config):
     config.train.steps = 100_000  # not in the paper
     config.train.learning_rate = 1e-3
     config.train.clip = 0.0  # largest norm of the gradients, which are scaled down to it; 0: any
-    config.train.average = 0.0  # decay per step of averaged weights (.999, say), which are scored and kept; 0: none
+    # Decay per step of averaged weights, .999 say, which are scored and kept; first (1 + step) / (10 + step), if less.
+    config.train.average = 0.0  # 0: none
     # Gradients compute the encoder's units anew: the paper's recipe then takes 10.2 GiB on an H100 in tf32, not 17.2.
     config.train.remat = False
     config.train.start_from = config_dict.placeholder(str)  # weights (a file, or default) to go on from: fine-tuning
@@ -113,7 +114,7 @@ def _training(config):
 
     # The sparsity study, Sec. 3.1 (--mode=sparsity). The paper gives neither rule nor bins nor filter.
     config.sparsity = config_dict.ConfigDict()
-    config.sparsity.bins = 64  # of the log-histograms
+    config.sparsity.bins = 64  # of the log-histograms; of signed responses one more where even
     config.sparsity.filter = 'd_x'  # of the figures, of contrast and of the verdict: 'd_x', 'd_y', 'd_xx' or 'd_yy'
     config.sparsity.response = 'absolute'  # or 'signed': a histogram with two sides, each with a chord of its own
     # Sets, or folders of photos (written ./A or /A), that are studied one by one and then as one share with these

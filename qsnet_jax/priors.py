@@ -50,17 +50,23 @@ def quasi_sparse_density(response, scale: float, weight: float = 0.5):
 def log_histogram(response, bins: int = 64, is_signed: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Log-histogram of responses: centres of the bins and log counts, both (<= bins,). Sec. 3.1, Fig. 2.
 
-    The bins are equally wide from 0 up to the largest magnitude or, of signed responses, from minus that to that; empty
-    ones are left out. Raises ValueError for no response and for responses that are all 0, whose histogram is a point.
+    The bins are equally wide from 0 up to the largest magnitude or, of signed responses, from minus that to that, and
+    then odd in number (`bins_of`); empty ones are left out. Raises ValueError for no response and for responses that
+    are all 0, whose histogram is a point.
     """
     values = np.asarray(response, np.float64).ravel()
     values = values if is_signed else np.abs(values)
     largest = np.abs(values).max(initial=0.0)
     if not largest:
         raise ValueError('The response is empty or 0 everywhere; it has no histogram to compare with a line.')
-    counts, edges = np.histogram(values, bins, (-largest if is_signed else 0.0, largest))
+    counts, edges = np.histogram(values, bins_of(bins, is_signed), (-largest if is_signed else 0.0, largest))
     held = counts > 0
     return ((edges[1:] + edges[:-1]) / 2)[held], np.log(counts[held])
+
+
+def bins_of(bins: int, is_signed: bool) -> int:
+    """The number of bins of a histogram: of signed responses an odd one, or 0 would be the edge of a bin."""
+    return bins + 1 if is_signed and bins % 2 == 0 else bins
 
 
 def chord(centres: np.ndarray, curve: np.ndarray, is_signed: bool = False) -> np.ndarray:
@@ -87,13 +93,13 @@ def _lowest(curve: np.ndarray) -> int:
 def sparsity(response, bins: int = 64, is_signed: bool = False) -> dict[str, float | bool]:
     """Whether responses are sparser than a Laplacian, whose log-histogram is its own chord. Sec. 3.1.
 
-    Returns `excess`, the mean of curve - chord in nats; `mean`, whether it is below 0; `every`, whether all bins but
-    the ends of the chords are below them. The paper does not say which of the two it means by "sparse".
+    Returns `excess`, the mean of curve - chord in nats; `mean`, whether it is below 0; `every`, whether there are bins
+    beside the ends of the chords and all are below them. The paper does not say which of the two it means by "sparse".
     """
     centres, curve = log_histogram(response, bins, is_signed)
     above, high = curve - chord(centres, curve, is_signed), int(np.argmax(curve))
     ends = [high, _lowest(curve)]
     if is_signed:
         ends = [high, high + _lowest(curve[high:]), high - _lowest(curve[high::-1])]
-    excess = float(above.mean())
-    return {'excess': excess, 'mean': excess < 0, 'every': bool((np.delete(above, ends) < 0).all())}
+    excess, between = float(above.mean()), np.delete(above, ends)
+    return {'excess': excess, 'mean': excess < 0, 'every': bool(between.size and (between < 0).all())}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from qsnet_jax import metrics, progress
-from qsnet_jax.data import overlap, prepared, public, sets, sources
+from qsnet_jax.data import held_out, overlap, prepared, public, sets, sources
 
 MOST_SCORED = 3000  # images of a set whose input scores are computed, evenly spaced
 LISTED = 10  # shared backgrounds that are named
@@ -19,7 +19,7 @@ def prepare(config: Any, find_shared: bool) -> None:
     find_shared: also compare the backgrounds of each training set, all of it, with those of each evaluation set.
     Raises UserError where a set cannot be used.
     """
-    named = [config.data.train, config.data.eval, *([config.data.exclude] if config.data.exclude else [])]
+    named = [config.data.train, *sets.beside_training(config.data)]
     bases = [sets.public_name(name) for names in named for name, _ in sets.parse_names(names)]
     for base in dict.fromkeys(bases):
         there = [each for each in sets.TEST_I if prepared.splits_there(each, config.data)] if base == 'test_i' else []
@@ -31,6 +31,8 @@ def prepare(config: Any, find_shared: bool) -> None:
         'train': sets.open_training(config.data, cache),
         'eval': sets.open_evaluation(config.data, config.data.eval, cache),
     }
+    if config.data.validation != held_out.NAME:
+        opened['validation'] = sets.open_evaluation(config.data, config.data.validation, cache)
     lines = [_HEAD]
     for role, by_name in opened.items():
         lines += [_describe(role, name, source) for name, source in by_name.items()]

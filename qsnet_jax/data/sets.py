@@ -173,14 +173,19 @@ def parse_names(names: Any) -> list[tuple[str, float]]:
     return parsed
 
 
+def beside_training(data: Any) -> list[Any]:
+    """The values of `config.data` that name sets a run reads and does not learn from: scored, watched, left out."""
+    watched = None if data.validation == held_out.NAME else data.validation
+    return [names for names in (data.eval, watched, data.exclude) if names]
+
+
 def note_unread_root(config: Any, is_learning: bool) -> None:
     """Prints a note where `data.root` is given and none of the named sets lies there.
 
     is_learning: whether the sets that are learned from count, beside those that are scored.
     """
     data, pool = config.data, config.sparsity.pool
-    given = [data.eval, *([data.train, data.exclude] if is_learning else [pool])]
-    given += [data.validation] if is_learning and data.validation != held_out.NAME else []
+    given = [data.train, *beside_training(data)] if is_learning else [data.eval, pool]
     for variant in config.study.variants.values() if 'study' in config else ():
         own = variant.get('data') or {}
         given += [own.get(field) for field in ('train', 'eval', 'validation', 'exclude')]

@@ -8,12 +8,12 @@ import numpy as np
 
 from qsnet_jax.configs import scales, studies
 from qsnet_jax.evidence import obstacles, page, verdicts
-from qsnet_jax.evidence.rows import Rows, by_variant, label, test_of
+from qsnet_jax.evidence.rows import Rows, by_variant, label, sizes, test_of
 from qsnet_jax.evidence.verdicts import Claim
 
 TESTS = ('Test-I', 'Test-II', 'Test-III')
-FEW = 10  # images that are not sparse, below which nothing is said of why
-ENOUGH = 30  # images, for a share
+FEW = 10  # scenes that are not sparse, below which nothing is said of why
+ENOUGH = 30  # scenes, for a share
 _ORDERS = (
     ('table_4', 'V1', 'V2', 'The quasi-sparsity loss helps (V2 over V1)'),
     ('table_4', 'V2', 'V3', 'The detail loss helps (V3 over V2)'),
@@ -33,7 +33,7 @@ _SCALES = (
 def collect(rows: Rows, paper: dict[str, Any]) -> list[Claim]:
     """All claims about decibels for which there are rows, judged."""
     found: list[Claim] = []
-    for size in ('full', 'small'):
+    for size in sizes(rows):
         variants = by_variant(rows, size)
         found += _of_orders(variants, size, paper) + _of_scales(variants, size, paper)
     return verdicts.judge(found + _of_table_1(by_variant(rows, 'full'), paper))
@@ -130,8 +130,8 @@ def sentence(same: list[Claim], said: Collection[tuple[str, str]] = ()) -> str:
         words = _WORDS.get(claim.verdict.why) or _WORDS[claim.verdict.word]
         told.append(f'{words} on {claim.sample} ({claim.effect.mean:+.2f} dB{hidden})')
     effects = ', '.join(f'{claim.paper:+.2f} dB on {claim.test}' for claim in same)
-    subject = 'Full-size networks' if same[0].size == 'full' else 'Small networks'
-    told = [f' {subject} {", ".join(told)}.'] if told else []
+    subject = 'Full-size' if same[0].size == 'full' else same[0].size.capitalize()
+    told = [f' {subject} networks {", ".join(told)}.'] if told else []
     return f'**{same[0].text}** ({same[0].table}). The paper: {effects}.{"".join(told + silent)}'
 
 
@@ -150,15 +150,15 @@ def table(claims: list[Claim], title: str) -> page.Table:
         effect, ends = claim.effect, claim.interval
         plain = effect.interval()
         cells.append([
-            claim.table, claim.text, claim.sample, f'{claim.paper:+.2f} ({claim.test})',
+            claim.size, claim.table, claim.text, claim.sample, f'{claim.paper:+.2f} ({claim.test})',
             f'{effect.mean:+.2f}' if effect.by_seed else '-',
             f'{plain[0]:+.2f} .. {plain[1]:+.2f}' if plain else '-',
             f'{ends[0]:+.2f} .. {ends[1]:+.2f}' if ends and not claim.blocked else '-',
             ', '.join(f'{value:+.2f}' for value in effect.by_seed) or '-',
             str(effect.scenes), f'{100 * effect.better:.0f} %' if effect.by_seed else '-', str(claim.verdict),
         ])  # fmt: skip
-    columns = ['where', 'claim', 'our set (images)', 'paper, dB', 'ours, dB', '95 %', "Holm's", 'by seed', 'scenes',
-               'images better', 'verdict']  # fmt: skip
+    columns = ['size', 'where', 'claim', 'our set (images)', 'paper, dB', 'ours, dB', '95 %', "Holm's", 'by seed',
+               'scenes', 'images better', 'verdict']  # fmt: skip
     return page.Table(title, columns, cells)
 
 
@@ -184,13 +184,18 @@ _OF_SPARSITY = {  # verdicts of Sec. 3.1 as the end of 'in so many, ...'
 }
 
 
-def counts(found: list[Claim], other: page.Table) -> list[str]:
-    """How many verdicts there are of each kind: of gains in dB, of sparsity, and of what nothing here can test."""
+def counts(found: list[Claim], other: page.Table, rows: Collection[dict[str, Any]] = ()) -> list[str]:
+    """How many verdicts there are of each kind: of gains in dB, of sparsity, and of what nothing here can test.
+
+    rows: those behind them, to say which runs failed.
+    """
     lines = []
     if found:
         kinds = collections.Counter(claim.verdict.word for claim in found).most_common()
         each = ', '.join(f'{count} {word}' for word, count in kinds)
         lines += [f'**{len(found)} verdicts on gains in dB**, one for each claim and each of our sets: {each}.']
+    if failed := [f'{row["size"]}-{row["variant"]}-{row["seed"]}' for row in rows if 'failed' in row]:
+        lines += [f'**{len(failed)} runs failed** and count in no verdict: {", ".join(failed)}.']
     words = [cells[-1].partition(':')[0] for cells in other.rows]
     if told := [word for word in words if word != _UNTESTED]:
         each = '; '.join(f'in {n}, {_OF_SPARSITY[word]}' for word, n in collections.Counter(told).most_common())
@@ -208,8 +213,8 @@ def _of_sparsity(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:
         key, chance = row.get('filter', 'd_x'), row['control']['share']
         shares, where = row['share'][key], _name(row)
         texts = {rule: percent(cell) for rule, cell in shares.items()}
-        fewest = row['fewest'] if 'pooled' in row else row['count']  # of a pool, in its smallest set
-        few = f'too few: {fewest} of {ENOUGH} images' if fewest < ENOUGH else ''
+        fewest: Any = row['fewest'] if 'pooled' in row else row.get('scenes', row['count'])  # of a pool's smallest set
+        few = f'too few: {fewest} of {ENOUGH} scenes' if fewest < ENOUGH else ''
         low, high = shares['mean']['interval']
         verdict = 'consistent' if low <= claimed <= high else 'inconsistent'
         if verdict == 'consistent' and chance['mean'] >= low:
@@ -236,7 +241,7 @@ def _name(row: dict[str, Any]) -> str:
 def _of_contrast(row: dict[str, Any], where: str, few: str) -> list[str]:
     found = row['contrast']
     if found['count_not_sparse'] < FEW or found['p_lower'] is None:
-        verdict = f'too few: {found["count_not_sparse"]} of {FEW} images that are not sparse'
+        verdict = f'too few: {found["count_not_sparse"]} of {FEW} scenes that are not sparse'
     elif found['p_lower'] < 0.05:
         verdict = 'reproduced'
     else:

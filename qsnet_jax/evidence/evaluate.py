@@ -206,12 +206,13 @@ def _mean_of_sets(name: str, results: list[dict[str, Any]], scores: list[Scores]
         label: {key: [each[label][key] for each in scores] for key in scores[0][label]} for label in scores[0]
     }
     prints = {result['dataset']: result['provenance']['dataset'] for result in results}
+    seconds = sum(result['provenance']['evaluation_seconds'] for result in results)
     return {
         'dataset': name,
         'count': sum(result['count'] for result in results),
         **_tree(together, lambda values, _: statistics.mean(values)),
         'interval': _tree(together, statistics.interval),
-        'provenance': {**results[0]['provenance'], 'dataset': prints},
+        'provenance': {**results[0]['provenance'], 'dataset': prints, 'evaluation_seconds': seconds},
     }
 
 

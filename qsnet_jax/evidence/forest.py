@@ -66,13 +66,11 @@ def draw(found: list[Claim], is_wide: bool, is_alone: bool = False) -> str:
     most = math.ceil(1.2 * max((abs(claim.paper) for claim in found), default=1.0))
     axis = _Axis(270, width - 190, most) if is_wide else _Axis(24, width - 24, most)
     body, y = _legend(is_wide)
-    for size, title in (
-        ('full', 'Full size: what speaks of the paper'),
-        ('small', 'Reduced size: speaks of small networks alone'),
-    ):
-        chosen = [claim for claim in found if (claim.size == 'full') == (size == 'full')]
+    for size in dict.fromkeys(['full', *(claim.size for claim in found)]):
+        chosen = [claim for claim in found if claim.size == size]
         y += 34
-        body.append(text(0, y, title, 'bold'))
+        speaks = 'what speaks of the paper' if size == 'full' else 'speaks of itself alone'
+        body.append(text(0, y, f'{size.capitalize()} size: {speaks}', 'bold'))
         if not chosen:
             y += 22
             body.append(text(0, y, 'No row yet of the network and recipe of the paper.', 'small'))

@@ -7,11 +7,20 @@ from typing import Any
 import matplotlib.figure
 
 from qsnet_jax import storage
-from qsnet_jax.configs import atrous_rates, encoder_stride, loss_weights, scales, sharing, studies
+from qsnet_jax.configs import atrous_rates, encoder_stride, loss_weights, losses, scales, sharing, studies
 from qsnet_jax.evidence import claims as claims_
 from qsnet_jax.evidence import curves, page, tables
 from qsnet_jax.evidence import rows as rows_
 from qsnet_jax.weights import files
+
+STUDIES = {  # tables of variants beside the paper's own setting
+    'Which losses': losses.VARIANTS,
+    'Which sharing': sharing.VARIANTS,
+    'Atrous rates': atrous_rates.VARIANTS,
+    'Weights of the loss and range of the pixels': loss_weights.VARIANTS,
+    'Stride of the encoder, and norm': encoder_stride.VARIANTS,
+    'Weight of the auxiliary loss, for Table 3': scales.VARIANTS,
+}
 
 
 def studies_items(found: dict[str, rows_.Rows], size: str, paper: dict[str, Any], results: pathlib.Path) -> list[Any]:
@@ -22,13 +31,9 @@ def studies_items(found: dict[str, rows_.Rows], size: str, paper: dict[str, Any]
     for variant in (studies.PAPER, *scales.VARIANTS):
         if variant in found:
             items.append(tables.table_3(found[variant], variant, paper['table_3']))
-    for heading, names in (
-        ('Which sharing', sharing.VARIANTS),
-        ('Atrous rates', atrous_rates.VARIANTS),
-        ('Weights of the loss and range of the pixels', loss_weights.VARIANTS),
-        ('Stride of the encoder, and norm', encoder_stride.VARIANTS),
-        ('Weight of the auxiliary loss, for Table 3', scales.VARIANTS),
-    ):
+    known = {studies.PAPER}.union(*STUDIES.values())
+    others = [name for name in found if name not in known]
+    for heading, names in {**STUDIES, 'Other variants': others}.items():
         items.append(tables.against_paper_settings(found, names, heading))
     path = results / 'figures' / f'curves-{size}.png'
     _save(curves.draw_curves(found), path)
@@ -39,14 +44,15 @@ def studies_items(found: dict[str, rows_.Rows], size: str, paper: dict[str, Any]
 
 def released_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
     """The trainings of configs/release.py; of one whose weights are in the package the scores are those in its file."""
-    found = [row for row in rows if row['kind'] == 'study' and row['size'].startswith('release') and row['sets']]
+    found = [row for row in rows if rows_.is_released(row) and row['sets']]
     if not found:
         return []
-    included, cells, trainings = included_names(rows), [], []
+    included, scenes, cells, trainings = included_names(rows), _scenes(found), [], []
     for row in found:
         names, shown = included[row['file']], rows_.released_name(row)
         for name, each in row['sets'].items():
-            cells.append([shown, rows_.label(name, row), *tables.in_out(each), tables.interval(each)])
+            interval = tables.interval(each, scenes[each['fingerprint']['sha256']])
+            cells.append([shown, rows_.label(name, row), *tables.in_out(each), interval])
         record, config = row['provenance'], row['provenance']['config']
         network = f'width {config["model"]["channels"]}, {config["model"]["units"]} units'
         size = f'{config["data"]["batch"]} x {config["data"]["crop"]}²'
@@ -70,13 +76,22 @@ def released_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
     ]
 
 
+def _scenes(rows: rows_.Rows) -> dict[str, list[str]]:
+    """The scenes of the images of each set, by its fingerprint: the fewest, for older rows tell them by name alone."""
+    found: dict[str, list[str]] = {}
+    for each in (each for row in rows for each in row['sets'].values()):
+        sha256, scenes = each['fingerprint']['sha256'], each['images']['scene']
+        found[sha256] = min(found.get(sha256, scenes), scenes, key=lambda names: len(set(names)))
+    return found
+
+
 def included_names(rows: rows_.Rows) -> dict[str, list[str]]:
     """Of each row of configs/release.py, by its file, the weights of the package that have its scores."""
     paths = sorted(files.INCLUDED.glob('*.safetensors'))
     included = {path.stem: files.load_record(path).get('scores', {}) for path in paths}
     found = {}
     for row in rows:
-        if row['kind'] == 'study' and row['size'].startswith('release'):
+        if rows_.is_released(row):
             own = {name: each['y'] for name, each in row['sets'].items()}
             names = [name for name, scores in included.items() if {key: scores[key]['y'] for key in scores} == own]
             found[row['file']] = names
@@ -95,7 +110,8 @@ def speed_items(rows: rows_.Rows, paper: dict[str, Any], results: pathlib.Path) 
                         seconds = each['seconds']['median']
                         method = f'{case["model"]}, {peer}, {case["precision"]}'
                         device = row['file'].removesuffix('.json')
-                        cells.append([method, device, f'{seconds:.3f} s', f'{each["ratio"]:.2f}'])
+                        ratio = '-' if each['ratio'] is None else f'{each["ratio"]:.2f}'  # where ours could not run
+                        cells.append([method, device, f'{seconds:.3f} s', ratio])
         path = (results / 'bench' / row['file']).with_suffix('.png')
         is_choice = row['provenance']['config']['bench'].get('shipped')
         what = 'Quality against time' if is_choice else 'Time against pixels and batch'

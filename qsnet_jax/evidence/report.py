@@ -75,16 +75,17 @@ def _culprit(rows: rows_.Rows, paper: dict[str, Any]) -> str:
 def _make(rows: rows_.Rows, paper: dict[str, Any], results: pathlib.Path) -> dict[str, str]:
     """The texts of the report by their names in RESULTS; pictures are written."""
     found, others = claims_.collect(rows, paper), claims_.others(rows, paper)
-    items = [*opening(found, others, results), *details(rows, paper, results)]
+    counts = claims_.counts(found, others, rows)
+    items = [*opening(found, others, counts, results), *details(rows, paper, results)]
     return {
         'figures/verdicts.svg': forest.draw(found, True, is_alone=True),
-        'README.md': overview(found, others, results),
+        'README.md': overview(found, counts),
         'tables.md': page.markdown([item for item in items if not isinstance(item, page.Sliders)], results),
         'report.html': page.html(items, forest.STYLE),
     }
 
 
-def opening(found: list[Claim], others: page.Table, results: pathlib.Path) -> list[Any]:
+def opening(found: list[Claim], others: page.Table, counts: list[str], results: pathlib.Path) -> list[Any]:
     """What everybody should see: the plot, a sentence for every claim, and the tables of verdicts."""
     full = [claim for claim in found if claim.size == 'full']
     reduced = [claim for claim in found if claim.size != 'full']
@@ -93,9 +94,11 @@ def opening(found: list[Claim], others: page.Table, results: pathlib.Path) -> li
     sentences = [(_kind(same), claims_.sentence(same, reasons)) for same in claims_.by_text(found)]
     top = page.Text(_SHORT.format(standing=standing(found)))
     items: list[Any] = [page.Heading(TITLES[0]), top, plot]
-    items += [page.Text(line) for line in claims_.counts(found, others)]
+    items += [page.Text(line) for line in counts]
     items += [page.Text(_MEANINGS), page.Heading('Verdicts in words'), page.Points(sentences)]
-    items += [page.Text(f'{sample} counts for none of them: {why}.') for (_, sample), why in reasons.items()]
+    items += [
+        page.Text(f'At {size} size {sample} counts for none of them: {why}.') for (size, sample), why in reasons.items()
+    ]
     if full:
         items.append(claims_.table(full, 'Verdicts at full size'))
     if reduced:
@@ -119,10 +122,8 @@ def details(rows: rows_.Rows, paper: dict[str, Any], results: pathlib.Path) -> l
     ]
     items += [page.Heading('Table 1: scores'), tables.table_1(rows, paper), tables.evaluations(rows)]
     items.append(tables.in_pairs(rows))
-    for size in ('full', 'small'):
-        found = rows_.by_variant(rows, size)
-        if found:
-            items += parts.studies_items(found, size, paper, results)
+    for size in rows_.sizes(rows):
+        items += parts.studies_items(rows_.by_variant(rows, size), size, paper, results)
     failed = [row for row in rows if 'failed' in row]
     if failed:
         cells = [[row['variant'], str(row['seed']), row['size'], row['failed']] for row in failed]
@@ -144,12 +145,12 @@ def _speed_and_quality(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
     return [page.Heading('Speed and quality of what ships'), plot, scatter.table(found)]
 
 
-def overview(found: list[Claim], others: page.Table, results: pathlib.Path) -> str:
+def overview(found: list[Claim], counts: list[str]) -> str:
     """README.md of the results: the plot, fifteen lines, and where the rest is."""
     return _OVERVIEW.format(
         title=TITLES[0],
         caption=_PLOT,
-        counts='\n'.join(f'- {line}' for line in claims_.counts(found, others)),
+        counts='\n'.join(f'- {line}' for line in counts),
         full=standing(found),
     )
 
@@ -164,8 +165,8 @@ def standing(found: list[Claim]) -> str:
 _NO_FULL_SIZE = "No run at full size yet: nothing here confirms or refutes the paper's numbers."
 _SHORT = (
     'QSNet takes rain streaks out of a photo. This page holds what its paper claims against our own runs. '
-    '**{standing}** Only the network and recipe of the paper (full size) speak of the paper; small networks, trained '
-    'for minutes, speak of themselves. Each line is a claim on one of our sets: the triangle is what the '
+    '**{standing}** Only the network and recipe of the paper (full size) speak of the paper; those of a reduced size, '
+    'trained for minutes, speak of themselves. Each line is a claim on one of our sets: the triangle is what the '
     'paper reports, the mark is what our runs gave.'
 )
 _PLOT = (
@@ -190,8 +191,8 @@ _RULES = (
     'smallest effect that would have shown in four of five repetitions. `no verdict` names what forbids one: fewer '
     'than three seeds, shared backgrounds or layers, a checkpoint chosen on the scored set, or a comparison across '
     "commits, versions, devices or precisions. Sets that are not the paper's tests stand in for one of them: drawn "
-    'heavy rain for Test-II, wide streaks for Test-III, all others for Test-I. Scores are PSNR in dB / SSIM; ± is the '
-    'standard deviation over seeds, brackets are 95 % intervals.'
+    'heavy rain and other pairs of Rain100H for Test-II, wide streaks for Test-III, all others for Test-I. Scores are '
+    'PSNR in dB / SSIM; ± is the standard deviation over seeds, brackets are 95 % intervals.'
 )
 _OVERVIEW = """# {title}
 
@@ -199,7 +200,7 @@ _OVERVIEW = """# {title}
 
 *{caption}*
 
-- {full} Small networks (20 k parameters, minutes of training) speak only of themselves.
+- {full} Networks of a reduced size, trained for minutes, speak only of themselves.
 {counts}
 - *No evidence*: our interval holds both 0 and the paper's effect, so our runs cannot tell whether the claim is true.
 - *No verdict*: something forbids one, as fewer than three seeds, or training and test images whose backgrounds nobody \

@@ -69,8 +69,10 @@ def check_studies(rows: Rows) -> None:
     Other differences (commit, versions, device, precision) only keep those runs from a verdict; see `obstacles`.
     """
     for size in {row['size'] for row in rows}:
-        chosen = sorted((row for row in rows if row['size'] == size), key=lambda row: len(row['overrides']))
-        first = chosen[0]  # the paper's own settings, where there is a row of them
+        chosen = [row for row in rows if row['size'] == size]
+        _check_seeds(chosen)
+        chosen.sort(key=lambda row: ('failed' in row, len(row['overrides'])))
+        first = chosen[0]  # the paper's own settings, where there is a finished row of them
         for row in chosen[1:]:
             own = {*fields.flat(row['overrides']), *fields.flat(first['overrides'])}
             ours, theirs = _common(first), _common(row)
@@ -86,10 +88,21 @@ def check_studies(rows: Rows) -> None:
                 )
 
 
+def _check_seeds(rows: Rows) -> None:
+    """Refuses two runs of one variant and seed, which would count as two seeds."""
+    known: dict[tuple[str, int], str] = {}
+    for row in rows:
+        other = known.setdefault((row['variant'], row['seed']), row['file'])
+        if other != row['file']:
+            raise UserError(
+                f'{row["file"]} and {other} are both of {row["variant"]} with seed {row["seed"]}. Remove one of them.'
+            )
+
+
 def _common(row: dict[str, Any]) -> dict[str, Any]:
     """What runs of one size have in common: config but for the seed, and data, but not where they lie."""
     record = row['provenance']
-    config = fields.default_fields() | fields.flat(record['config'])
+    config = fields.flat(fields.complete(record['config']))
     free = ('seed', 'data.root', *fields.WITHOUT_EFFECT)
     kept = {name: value for name, value in config.items() if name not in free}
     kept |= {f'scored images of {name}': each['fingerprint']['sha256'] for name, each in row['sets'].items()}
@@ -122,6 +135,17 @@ def test_of(name: str, row: dict[str, Any]) -> tuple[str, bool]:
 def released_name(row: dict[str, Any]) -> str:
     """A training of configs/release.py to read: its size and its mixture."""
     return f'{row["size"].removeprefix("release").removeprefix("-") or "full"} {row["variant"]}'
+
+
+def is_released(row: dict[str, Any]) -> bool:
+    """Whether a row is a training of configs/release.py."""
+    return row['kind'] == 'study' and row['size'].startswith('release')
+
+
+def sizes(rows: Rows) -> list[str]:
+    """The sizes of the studies with finished rows, the paper's own first."""
+    found = {row['size'] for row in rows if row['kind'] == 'study' and 'failed' not in row and not is_released(row)}
+    return sorted(found, key=lambda size: (size != 'full', size))
 
 
 def by_variant(rows: Rows, size: str) -> dict[str, Rows]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from qsnet_jax.evidence import forest, page
-from qsnet_jax.evidence.rows import Rows, label
+from qsnet_jax.evidence.rows import Rows, is_released, label
 
 # What time depends on.
 _SHAPE = ('channels', 'units', 'scale_channels', 'groups', 'decoder_groups', 'rates', 'encoder_stride', 'norm')
@@ -33,8 +33,7 @@ def points(rows: Rows, included: dict[str, list[str]]) -> list[Point]:
     """
     found = []
     for row in rows:
-        is_released = row['kind'] == 'study' and row['size'].startswith('release') and included.get(row['file'])
-        if is_released:
+        if is_released(row) and included.get(row['file']):
             names, sets = ', '.join(included[row['file']]), row['sets']
         elif row['kind'] == 'evaluation':
             names, sets = row['file'].removesuffix('.json'), {row['dataset']: row | {'fingerprint': {}}}
@@ -49,13 +48,14 @@ def points(rows: Rows, included: dict[str, list[str]]) -> list[Point]:
 
 
 def _time(row: dict[str, Any], rows: Rows) -> tuple[float | None, str]:
-    """Seconds a megapixel of a network of these settings, and where: the fastest bench nearest to 512²."""
+    """Seconds a megapixel of a network of these settings and precision, and where: the fastest nearest to 512²."""
     model, found = row['provenance']['config']['model'], []
     for bench in (each for each in rows if each['kind'] == 'bench'):
         config = bench['provenance']['config']
         for case in bench['cases']:
             settings = config['model'] | config['bench']['models'].get(case['model'], {})
             is_same = all(settings.get(name) == model.get(name) for name in _SHAPE)
+            is_same &= case['precision'] == (model.get('dtype') or 'float32')  # as it was scored
             seconds = case['peers'].get('JAX', {}).get('seconds')
             if is_same and seconds and case['batch'] == 1 and not case['training']:
                 each = seconds['median'] / case['size'] ** 2 * 1e6

@@ -117,7 +117,7 @@ def study(
         'scenes': len(set(scenes)),
         'share': {key: {rule: _share(verdicts, key, rule, scenes) for rule in RULES} for key in NAMES},
         'control': chance,
-        'contrast': _contrast(verdicts, settings.filter),
+        'contrast': _contrast(verdicts, settings.filter, scenes),
         'not_sparse': _not_sparse(verdicts, settings.filter),
         'without_gradient': flat,
     }
@@ -167,7 +167,7 @@ def pool(
     row = {
         **_begin(name, fingerprint, record, rows[0]),
         'count': count,
-        'fewest': min(row['count'] for row in rows),
+        'fewest': min(row['scenes'] for row in rows),
         'scenes': sum(row['scenes'] for row in rows),
         'pooled': {row['name']: weight for weight, row in parts},
         'share': shares,
@@ -282,7 +282,7 @@ def draw(row: dict[str, Any], verdicts: dict[str, Any], examples: list[Any]) -> 
 def _expected(response: np.ndarray, bins: int, is_signed: bool) -> tuple[np.ndarray, np.ndarray]:
     """Places and log counts of Eq. (2) with the s of greatest likelihood, in the bins of `priors.log_histogram`."""
     largest, scale = float(np.abs(response).max()), float(np.abs(response).mean())
-    places = np.linspace(-largest if is_signed else 0.0, largest, 200)
+    places, bins = np.linspace(-largest if is_signed else 0.0, largest, 200), priors.bins_of(bins, is_signed)
     width, sides = (2 * largest / bins, 1.0) if is_signed else (largest / bins, 2.0)
     counts = response.size * width * sides * priors.quasi_sparse_density(places, scale)
     return places[counts >= 1], np.log(counts[counts >= 1])
@@ -294,14 +294,15 @@ def _share(verdicts: dict[str, Any], key: str, rule: str, scenes: list[str]) -> 
     return {'share': float(hits.mean()), 'interval': statistics.share_interval(hits, np.array(scenes))}
 
 
-def _contrast(verdicts: dict[str, Any], key: str) -> dict[str, float | int | None]:
-    """Contrast of the images that the mean rule refuses by this filter, and of the others.
+def _contrast(verdicts: dict[str, Any], key: str, scenes: list[str]) -> dict[str, float | int | None]:
+    """Contrast of the scenes that the mean rule refuses by this filter, and of the others.
 
-    p_lower: one-sided p-value (Mann and Whitney) of the former having lower contrast; None where there are none.
-    rank_correlation: of excess and contrast over all images (Spearman).
+    A scene has the means of its images. p_lower: one-sided p-value (Mann and Whitney) of the former having lower
+    contrast; None where there are none. rank_correlation: of excess and contrast over all scenes (Spearman).
     """
-    contrast = np.array([each['contrast'] for each in verdicts.values()])
-    excess = np.array([each[key]['excess'] for each in verdicts.values()])
+    images = [(each['contrast'], each[key]['excess']) for each in verdicts.values()]
+    _, groups = np.unique(scenes, return_inverse=True)
+    contrast, excess = (np.bincount(groups, values) / np.bincount(groups) for values in zip(*images, strict=True))
     sparse, others = contrast[excess < 0], contrast[excess >= 0]
     found: dict[str, float | int | None] = {'count_not_sparse': len(others), 'p_lower': None, 'rank_correlation': None}
     if len(sparse) and len(others):

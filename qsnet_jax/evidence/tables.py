@@ -28,12 +28,11 @@ def scores(rows: rows_.Rows, name: str, protocol: str, head: str | None = None) 
     return f'{mean_and_spread(psnr)} / {np.mean(ssim):.3f}'
 
 
-def interval(result: dict[str, Any], protocol: str = 'y', measure: str = 'psnr') -> str:
-    """The 95 % interval of a study row's score on a set, from its images and their scenes; '-' where there is none."""
-    scores = np.array([np.nan if x is None else x for x in result['images'][f'output_{protocol}_{measure}']])
-    held = np.isfinite(scores)
-    most = 1.0 if measure == 'ssim' else np.inf
-    found = statistics.interval([(scores[held], np.array(result['images']['scene'])[held])], most)
+def interval(result: dict[str, Any], scenes: list[str]) -> str:
+    """The 95 % interval of a study row's PSNR y on a set, from its images and their scenes; '-' where there is none."""
+    psnr = np.array([np.nan if x is None else x for x in result['images']['output_y_psnr']])
+    held = np.isfinite(psnr)
+    found = statistics.interval([(psnr[held], np.array(scenes)[held])])
     return f'{found[0]:.2f} .. {found[1]:.2f}' if found else '-'
 
 
@@ -79,23 +78,25 @@ def ladder(
 
 
 def against_paper_settings(found: dict[str, rows_.Rows], names: Any, heading: str) -> page.Table | None:
-    """A study that the paper does not have: each variant's scores and its gain over the paper's setting."""
+    """Variants beside the paper's own setting: scores and, where that setting was trained too, gains over it."""
     present = [name for name in names if name in found]
-    if not present or studies.PAPER not in found:
+    if not present:
         return None
-    reference = found[studies.PAPER]
-    sets = list(reference[0]['sets'])
-    columns = ['variant', 'seeds in common']
+    reference = found.get(studies.PAPER, [])
+    first = (reference or found[present[0]])[0]
+    sets = list(first['sets'])
+    columns = ['variant', 'seeds in common' if reference else 'seeds']
     for name in sets:
-        columns += [rows_.label(name, reference[0]), "better than the paper's by"]
+        columns += [rows_.label(name, first), "better than the paper's by"]
     rows = []
-    for variant in [studies.PAPER, *present]:
-        common = {row['seed'] for row in found[variant]} & {row['seed'] for row in reference}
-        cells = [variant, str(len(common))]
-        paired = [row for row in found[variant] if row['seed'] in common]
+    for variant in [studies.PAPER] * bool(reference) + present:
+        paired = [row for row in found[variant] if not reference or row['seed'] in {each['seed'] for each in reference}]
+        cells = [variant, str(len(paired))]
         for name in sets:
-            gain = '' if variant == studies.PAPER else str(verdicts.effect(found[variant], reference, name))
-            cells += [scores(paired, name, 'rgb') if paired else '-', gain]
+            held = [row for row in paired if name in row['sets']]
+            has_gain = held and reference and variant != studies.PAPER
+            gain = str(verdicts.effect(held, reference, name)) if has_gain else ''
+            cells += [scores(held, name, 'rgb') if held else '-', gain]
         rows.append(cells)
     return page.Table(heading, columns, rows)
 
@@ -103,7 +104,7 @@ def against_paper_settings(found: dict[str, rows_.Rows], names: Any, heading: st
 def table_1(rows: rows_.Rows, paper: dict[str, Any]) -> page.Table:
     cells = [[f'{name} (paper)', *(f'{each[test][0]:.2f} / {each[test][1]:.3f}' for test in claims_.TESTS)]
              for name, each in paper['table_1'].items()]  # fmt: skip
-    for size in ('full', 'small'):
+    for size in dict.fromkeys(['full', *rows_.sizes(rows)]):
         found = rows_.by_variant(rows, size).get(studies.PAPER, [])
         ours = {test: '-' for test in claims_.TESTS}
         for name in found[0]['sets'] if found else ():
@@ -120,7 +121,7 @@ def evaluations(rows: rows_.Rows) -> page.Table:
     cells = []
     for row in (row for row in rows if row['kind'] == 'evaluation'):
         cells.append([row['file'].removesuffix('.json'), row['dataset'], str(row['count']), *in_out(row)])
-    for size in ('full', 'small'):
+    for size in rows_.sizes(rows):
         for row in rows_.by_variant(rows, size).get(studies.PAPER, []):
             cells += [[row['file'].removesuffix('.json'), rows_.label(name, row), str(each['count']), *in_out(each)]
                       for name, each in row['sets'].items()]  # fmt: skip
@@ -212,15 +213,21 @@ def _reading(settings: dict[str, Any]) -> str:
     return 'decoders without groups' if settings.get('decoder_groups') == 1 else 'no shuffles'
 
 
+def _precision(record: dict[str, Any]) -> str:
+    """That of the network, which sets its matrix products too; '-' where a record is of several."""
+    config = record['config']
+    return '-' if 'bench' in config else (config.get('model') or {}).get('dtype') or '-'
+
+
 def provenance(rows: rows_.Rows) -> page.Table:
     """Where each number comes from."""
     cells = []
     for row in rows:
         record = row['provenance']
         training = record.get('training') or {}
-        minutes = training.get('training_seconds')
+        seconds = training.get('training_seconds')
         cells.append([row['file'], row['kind'], str(record['seed']), record['commit'][:10] + record['commit'][40:],
-                      f'{record["device"]["kind"]} x {record["device"]["count"]}', record['precision']['matmul'],
-                      f'{minutes / 60:.1f}' if minutes else '', record['date'][:10], record['command']])  # fmt: skip
-    columns = ['row', 'kind', 'seed', 'commit', 'device', 'matmul', 'training, min', 'date', 'command']
+                      f'{record["device"]["kind"]} x {record["device"]["count"]}', _precision(record),
+                      f'{seconds / 60:.1f}' if seconds else '', record['date'][:10], record['command']])  # fmt: skip
+    columns = ['row', 'kind', 'seed', 'commit', 'device', 'precision', 'training, min', 'date', 'command']
     return page.Table('How each number came about', columns, cells)

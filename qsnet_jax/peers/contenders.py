@@ -163,9 +163,10 @@ def _cuda_peak(torch: Any, call: Call) -> float | None:
     if jax.default_backend() != 'gpu':
         return None
     call()
+    kept = torch.cuda.memory_allocated()  # by everybody who is timed
     torch.cuda.reset_peak_memory_stats()
     call()
-    return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return round((torch.cuda.max_memory_allocated() - kept) / 2**20, 1)
 
 
 def _runtime_call(config: Any, rainy: np.ndarray, variables: Any, runtime: str) -> tuple[Call, None]:

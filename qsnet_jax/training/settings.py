@@ -26,6 +26,11 @@ def check_fields(config: Any) -> None:
         sets.parse_names(names)
     _check_loss(config.loss.to_json())
     _check_network(config.model.to_json())
+    if config.data.crop % config.model.encoder_stride:
+        raise UserError(
+            f'data.crop is {config.data.crop}; it must be a multiple of model.encoder_stride, '
+            f'which is {config.model.encoder_stride}.'
+        )
 
 
 def _check_whole(config: Any) -> None:

@@ -151,7 +151,8 @@ def _check_sources(data: str) -> None:
     settings = ml_collections.ConfigDict(json.loads(data))
     for name, _ in sets.parse_names(settings.train):
         sets.open_source(name, settings, 'train', sources.Cache(0))
-    sets.open_evaluation(settings, settings.eval, sources.Cache(0))
+    for names in sets.beside_training(settings):
+        sets.open_evaluation(settings, names, sources.Cache(0))
 
 
 def _chosen_by(data: Any, training: dict[str, Any]) -> list[str]:

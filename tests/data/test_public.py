@@ -11,7 +11,7 @@ import pytest
 from qsnet_jax.configs import default
 
 from qsnet_jax import UserError
-from qsnet_jax.data import images, overlap, prepared, public, sets, sources
+from qsnet_jax.data import images, overlap, prepare, prepared, public, sets, sources
 
 SIZE = (24, 40)
 
@@ -233,7 +233,7 @@ def test_one_folder_under_two_names_is_refused(data, tmp_path):
     assert sources.fingerprint(opened['rain100h']) == sources.fingerprint(opened['test_ii'])
 
 
-def test_other_files_than_prepared_are_refused_or_replace(data, tmp_path):
+def test_other_files_than_prepared_are_refused_or_replace(data, tmp_path, capsys):
     """A root that changed since is an error for training and evaluation, and prepared anew when asked."""
     layout = {'rainy': 'rain-*', 'clean': 'norain-*'}
     write_layout(tmp_path / 'root', layout, numbers=(1, 2))
@@ -241,7 +241,10 @@ def test_other_files_than_prepared_are_refused_or_replace(data, tmp_path):
     write_layout(tmp_path / 'root', layout, numbers=(3,))
     with pytest.raises(UserError, match='was prepared from other files.*--mode=prepare'):
         open_source('rain100h', data)
-    prepared.prepare('rain100h', data, replace=True)
+    config = default.get_config()
+    config.data.update({**data.to_dict(), 'train': 'drawn_light', 'eval': 'drawn_light', 'validation': 'rain100h'})
+    prepare.prepare(config, find_shared=False)  # as the message says, whatever the set is named for
+    assert 'validation rain100h ' in capsys.readouterr().out
     assert open_source('rain100h', data).names == ['1', '2', '3']
 
 

@@ -270,3 +270,15 @@ def test_a_table_takes_any_name(tmp_path, name):
     with (tmp_path / 'a.csv').open(newline='', encoding='utf-8', errors='surrogateescape') as file:
         (row,) = csv.DictReader(file)
     assert row['gain'] == '-0.5' and row['name'][0] not in '=-' and spelling.uncell(row['name']) == name
+
+
+def test_the_mean_of_sets_took_as_long_as_all_of_them():
+    """Its record is that of the first set but for what is of them all."""
+    column = (np.array([30.0]), np.array(['a']))
+    columns = {(protocol, measure): column for protocol in ('rgb', 'y') for measure in ('psnr', 'ssim')}
+    score = dict.fromkeys(('input', 'output', 'gain'), columns)
+    results = [{'dataset': name, 'count': 1, 'provenance': {'dataset': {'count': 1}, 'evaluation_seconds': seconds}}
+               for name, seconds in (('a', 2.0), ('b', 3.0))]  # fmt: skip
+    mean = evaluate._mean_of_sets('both', results, [score, score])
+    assert mean['count'] == 2 and mean['provenance']['evaluation_seconds'] == 5.0
+    assert list(mean['provenance']['dataset']) == ['a', 'b']

@@ -1,5 +1,6 @@
 """The report that is made of rows, and the page that it is."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -112,7 +113,7 @@ def test_verdicts_are_counted_in_plain_words(reported):
     text = (reported / 'README.md').read_text()
     assert '- **7 verdicts on gains in dB**, one for each claim and each of our sets: 6 seen, 1 not seen.' in text
     assert '- **4 claims of Tables 1 and 2 cannot be tested here**' in text and 'how sparse' not in text
-    words = ('some images are', 'too few: 4 of 30 images', 'some images are', 'not testable here: never released')
+    words = ('some images are', 'too few: 4 of 30 scenes', 'some images are', 'not testable here: never released')
     other = page.Table('Other claims', ['verdict'], [[word] for word in words])
     assert claims.counts([], other) == [
         '**3 verdicts on how sparse rainy images are** (Sec. 3.1): in 2, some images are sparser than a Laplacian '
@@ -183,6 +184,10 @@ def test_the_plot_shows_every_claim(found):
         assert f'{claim.sample} for {claim.test}: {claim.verdict.word}' in narrow
     assert wide.count('class="paper"') == narrow.count('class="paper"') == len(made) + 1  # and one in the legend
     assert 'No row yet of the network and recipe of the paper.' in wide
+    full = [dataclasses.replace(claim, size='full') for claim in made]
+    titles = re.findall('[A-Z][a-z]* size: [a-z ]*', forest.draw([*full, *made], True))
+    assert titles == ['Full size: what speaks of the paper', 'Small size: speaks of itself alone']
+    assert 'No row yet' not in forest.draw(full, True) and 'Small' not in forest.draw(full, True)
 
 
 def test_what_leaves_the_axis_ends_in_an_arrow():
@@ -227,8 +232,22 @@ def test_an_obstacle_of_every_claim_is_said_once(found, without_pictures):
         path.unlink()
     report.report(found)
     text = (found / 'tables.md').read_text()
-    assert len(re.findall('^pairs .6. counts for none of them: .*seed', text, re.MULTILINE)) == 1
+    assert len(re.findall('^At small size pairs .6. counts for none of them: .*seed', text, re.MULTILINE)) == 1
     assert 'does not count' not in text
+
+
+def test_studies_of_other_sizes_and_variants_stand_in_the_report(found, without_pictures):
+    """Verdicts and tables as those of `small`; a variant of one's own beside the paper's setting, or alone."""
+    write(found, [make_row(name, seed, shift, 'wide') for name, shift in (('V1', 0), ('V2', 1)) for seed in range(3)])
+    own = {'variant': 'wider', 'overrides': {'model': {'scale_channels': 24}}}
+    write(found, [make_row('paper', 0, 2.0, size) | own for size in ('small', 'mine')])
+    report.report(found)
+    text = (found / 'tables.md').read_text()
+    assert 'Wide networks show it on pairs (6) (+1.00 dB).' in text and '| wide | Table 4 | The quasi-sparsity' in text
+    _, small, *_ = re.split('#+ Studies, (?:mine|small|wide) size', text)[1:]
+    assert re.search(r'Other variants\n.*?\| wider \| 1 \| 34\.50 / 0\.900 \| \+0\.49', small, re.DOTALL)
+    mine = re.split('#+ Studies, mine size', text)[1]
+    assert re.search(r'\| wider \| 1 \| 34\.50 / 0\.900 \|  \|', mine)
 
 
 def test_the_papers_figures_stand_in_the_report_with_their_numbers(found, reported, without_pictures):
@@ -252,6 +271,21 @@ def test_the_papers_figures_stand_in_the_report_with_their_numbers(found, report
     assert places == sorted(places) and text.count('Images: cat. Weights or method: light.') == 2 * 2
     assert '| cat | input | 26.65 / - | 28.00 / 0.900 |' in text
     assert '| cat | input | -1.42 | sparse |' in text and '| dog | input | -1.42 | not sparse |' in text
+
+
+def test_a_network_is_drawn_at_the_time_of_its_own_precision():
+    """What was scored in float32 does not stand at the time of bfloat16."""
+    model = dict.fromkeys(scatter._SHAPE, 1) | {'dtype': 'float32'}
+    case = {'model': 'a', 'batch': 1, 'size': 512, 'training': False}
+    cases = [{**case, 'precision': precision, 'peers': {'JAX': {'seconds': {'median': seconds}}}}
+             for precision, seconds in (('bfloat16', 1.0), ('float32', 2.0))]  # fmt: skip
+    config = {'model': model, 'bench': {'models': {}}}
+    bench = {'kind': 'bench', 'file': 'gpu.json', 'cases': cases, 'provenance': {'config': config}}
+    found = {dtype: scatter._time({'provenance': {'config': {'model': {**model, 'dtype': dtype}}}}, [bench])
+             for dtype in ('float32', 'bfloat16', 'tf32')}  # fmt: skip
+    assert found['float32'] == (pytest.approx(2e6 / 512**2), 'gpu, float32, 512²')
+    assert found['bfloat16'] == (pytest.approx(1e6 / 512**2), 'gpu, bfloat16, 512²')
+    assert found['tf32'] == (None, 'not timed')
 
 
 def test_names_in_the_plot_of_speed_do_not_cover_each_other():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 from made_rows import RESULTS, make_row, write
@@ -51,6 +52,36 @@ def test_a_variant_does_not_hide_a_difference_of_another(tmp_path):
     other['provenance']['config']['loss']['detail'] = 0.5
     with pytest.raises(UserError, match='V3-0.json and small-paper-0.json .* differ in loss.detail'):
         rows.load(write(tmp_path, [make_row('V1', 0), make_row('paper', 0), other]))
+
+
+def test_one_run_counts_once(tmp_path):
+    """A copy of a row under another name would be a second seed."""
+    write(tmp_path, [make_row('V1', 0), make_row('V1', 1)])
+    shutil.copy(tmp_path / 'rows/small-V1-0.json', tmp_path / 'rows/small-V1-0-before.json')
+    with pytest.raises(UserError, match='small-V1-0.json and small-V1-0-before.json are both of V1 with seed 0'):
+        rows.load(tmp_path)
+
+
+def test_a_run_that_failed_does_not_hide_a_difference_of_others(tmp_path):
+    """It scored nothing, so the finished ones are compared with one another."""
+    failed = {**make_row('paper', 0), 'sets': {}, 'failed': 'total not finite'}
+    other = make_row('V2', 0)
+    other['sets']['pairs']['fingerprint']['sha256'] = 'e' * 64
+    with pytest.raises(UserError, match='V2-0.json and small-V1-0.json .* differ in scored images of pairs'):
+        rows.load(write(tmp_path, [failed, make_row('V1', 0), other]))
+
+
+def test_a_row_of_before_stands_beside_one_of_today(tmp_path):
+    """Values that were written otherwise, and fields that did not exist, are read as what was done then."""
+    old, new = make_row('V1', 0), make_row('V1', 1)
+    for row, share_scales in ((old, True), (new, 'all')):
+        row['provenance']['config']['model']['share_scales'] = share_scales
+        row['provenance']['config']['data']['validation'] = row['provenance']['config']['data']['eval']
+    del old['provenance']['config']['data']['validation']
+    assert len(rows.load(write(tmp_path, [old, new]))) == 2
+    new['provenance']['config']['data']['validation'] = 'held_out'
+    with pytest.raises(UserError, match='differ in data.validation.'):
+        rows.load(write(tmp_path, [new]))
 
 
 def test_a_difference_that_only_forbids_verdicts_is_no_reason_to_refuse(tmp_path):

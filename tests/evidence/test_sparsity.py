@@ -94,6 +94,19 @@ def test_signed_histograms_have_a_chord_on_each_side():
     assert (sparse['mean'], sparse['every']) == (True, True)
 
 
+def test_the_mirror_image_of_signed_responses_is_as_sparse():
+    """0, where most responses lie, is amid a bin, also where an even number of bins was asked for."""
+    response = sample('laplacian', 3, 20_000) + 0.1
+    response[::3] = 0.0
+    found, mirrored = (priors.sparsity(each, 64, is_signed=True) for each in (response, -response))
+    assert found['excess'] == pytest.approx(mirrored['excess'])
+
+
+def test_nothing_between_the_ends_lies_below_its_chord():
+    """A histogram of two bins is its chord; the strict rule cannot hold where the other does not."""
+    assert priors.sparsity(np.array([0.0, 0.0, 1.0])) == {'excess': 0.0, 'mean': False, 'every': False}
+
+
 def test_of_even_responses_signs_change_little():
     """Both readings agree on which of the known distributions are sparse."""
     for kind, expected in (('gaussian', False), ('mixture', True)):
@@ -116,7 +129,7 @@ def test_the_curve_of_equation_2_is_that_of_laplacian_samples():
     """On the log-histogram of many samples it lies within the noise of their counts."""
     for is_signed in (False, True):
         response = sample('laplacian', 5, 1_000_000)
-        centres, curve = priors.log_histogram(response, 60, is_signed)
+        centres, curve = priors.log_histogram(response, 60, is_signed)  # 61 of signed ones
         places, expected = sparsity._expected(response, 60, is_signed)
         is_full = curve > np.log(1000)
         difference = np.interp(centres, places, expected)[is_full] - curve[is_full]
@@ -162,11 +175,22 @@ def test_contrast_of_the_images_that_are_not_sparse(sign, p):
     verdicts = {
         f'{n}': {'d_x': {'excess': (6 - n - 0.5) * sign}, 'contrast': 0.1 + 0.01 * n} for n in range(12)
     }  # fmt: skip
-    found = sparsity._contrast(verdicts, 'd_x')
+    found = sparsity._contrast(verdicts, 'd_x', list(verdicts))
     assert (found['p_lower'] < p) if sign > 0 else (found['p_lower'] > p)
     assert found['rank_correlation'] == pytest.approx(-sign) and found['count_not_sparse'] == 6
     expected = (0.125, 0.185) if sign > 0 else (0.185, 0.125)
     assert (found['median_not_sparse'], found['median_sparse']) == pytest.approx(expected)
+
+
+def test_contrast_counts_scenes():
+    """Fourteen versions of each of three photos are as little as three: the darkest one is not sparse."""
+    verdicts = {
+        f'{n}': {'d_x': {'excess': 0.5 if n % 3 == 0 else -0.5}, 'contrast': 0.1 * (n % 3 + 1) + n / 1000}
+        for n in range(42)
+    }
+    found = sparsity._contrast(verdicts, 'd_x', [f'{n % 3}' for n in range(42)])
+    assert found['count_not_sparse'] == 1 and found['p_lower'] == pytest.approx(1 / 3)
+    assert sparsity._contrast(verdicts, 'd_x', list(verdicts))['p_lower'] < 1e-6
 
 
 def test_the_study_of_one_photo_is_called_after_it(photos, tmp_path):
@@ -240,7 +264,7 @@ def test_several_sets_are_pooled_with_weights(photos, pairs_root, tmp_path, caps
     table = claims.others(rows_.load(tmp_path), paper)
     pooled = next(line for line in table.rows if line[2].startswith('25 %'))
     assert pooled[1:3] == ['Rainy images are sparse in d_y', f'25 % {photos.name}, 75 % pairs-train (10)']
-    assert pooled[-1] == 'too few: 4 of 30 images'
+    assert pooled[-1] == 'too few: 4 of 30 scenes'
     report.report(tmp_path)  # a pool has neither contrast nor names
 
 

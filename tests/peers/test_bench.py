@@ -136,3 +136,29 @@ def test_readings_of_the_paper_are_timed_beside_the_network():
     config = bench_config.get_config('sharing').bench
     assert config.beside in config.models and not config.models[config.beside].to_dict()
     assert sum('decoder_groups' in settings for settings in config.models.values()) == 1
+
+
+def test_memory_on_a_card_is_that_of_the_call_alone(monkeypatch):
+    """What the networks before it keep there does not count."""
+    gib = 2**30
+
+    class Cuda:
+        held, peak = 3 * gib, 3 * gib
+
+        def memory_allocated(self):
+            return self.held
+
+        def reset_peak_memory_stats(self):
+            self.peak = self.held
+
+        def max_memory_allocated(self):
+            return self.peak
+
+    class Torch:
+        cuda = Cuda()
+
+    def call():
+        Torch.cuda.peak = Torch.cuda.held + gib
+
+    monkeypatch.setattr(contenders.jax, 'default_backend', lambda: 'gpu')
+    assert contenders._cuda_peak(Torch, call) == 1024
