@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from qsnet_jax import UserError, progress, storage
+from qsnet_jax import UserError, progress, spelling, storage
 
 EXTENSIONS = ('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi')
 # Of the codecs that can be written: PyAV's name of the encoder, and options close to no visible loss. Others get H.264.
@@ -56,7 +56,7 @@ class Summary:
 
 def is_video(path: str | pathlib.Path) -> bool:
     """Whether a file's name is that of a video that can be read and written."""
-    return pathlib.Path(path).suffix.lower().strip() in EXTENSIONS
+    return spelling.extension(path) in EXTENSIONS
 
 
 def derain_video(
@@ -72,7 +72,8 @@ def derain_video(
     """
     av = _av()
     source, target = pathlib.Path(source), pathlib.Path(target)
-    if target.suffix.lower() != source.suffix.lower():
+    extension = spelling.extension(source)
+    if spelling.extension(target) != extension:
         raise VideoError(f'{target}: expected the extension of {source}; change the name of the result')
     if target.exists() and target.samefile(source):
         raise VideoError(f'{target}: is the input itself, which would be overwritten; name another folder')
@@ -82,9 +83,9 @@ def derain_video(
         reader = stack.enter_context(av.open(os.path.abspath(source), options=CONTAINERS))
         picture = _check(source, reader)
         muxer = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska', '.webm': 'webm', '.avi': 'avi'}
-        options = {'movflags': '+faststart'} if muxer[source.suffix.lower()] in ('mp4', 'mov') else {}
+        options = {'movflags': '+faststart'} if muxer[extension] in ('mp4', 'mov') else {}
         writer = stack.enter_context(
-            av.open(os.path.abspath(temporary), 'w', format=muxer[source.suffix.lower()], container_options=options)
+            av.open(os.path.abspath(temporary), 'w', format=muxer[extension], container_options=options)
         )
         return _Job(source, reader, picture, writer, derainer).run(show_progress)
 
@@ -143,7 +144,7 @@ class _Job:
     def _start(self, frame: Any) -> None:
         """Opens the streams of the result, like those of the input."""
         name = self.picture.codec_context.codec.canonical_name
-        wanted = OTHER.get(self.source.suffix.lower(), name if name in ENCODERS else 'h264')
+        wanted = OTHER.get(spelling.extension(self.source), name if name in ENCODERS else 'h264')
         encoder, options = ENCODERS[wanted]
         if wanted != name:
             self.notes.append(f'{name} pictures are written as {wanted}')

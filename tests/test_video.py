@@ -9,7 +9,7 @@ import pytest
 import skimage.data
 from test_derain import make
 
-from qsnet_jax import UserError, derain, metrics, video
+from qsnet_jax import UserError, derain, metrics, photos, video
 from qsnet_jax.data import rain
 
 av = pytest.importorskip('av', reason='PyAV is not installed (extra video)')
@@ -248,6 +248,16 @@ def test_a_name_is_no_address(tmp_path, monkeypatch):
     os.mkdir('out:x')
     os.rename('in.mp4', 'tcp:in.mp4')
     assert video.derain_video(identity, pathlib.Path('tcp:in.mp4'), pathlib.Path('out:x/a.mp4')).frames == 2
+
+
+@pytest.mark.parametrize('extension', video.EXTENSIONS)
+def test_a_space_behind_a_name_ends_no_run(tmp_path, extension):
+    """In a folder, beside others; the result has the name."""
+    (tmp_path / 'in').mkdir()
+    write_clip(tmp_path / f'x{extension}', 2, sound=False, codec='libvpx' if extension == '.webm' else 'mpeg4')
+    os.rename(tmp_path / f'x{extension}', tmp_path / f'in/x{extension.upper()} ')
+    assert photos.derain_files(identity, str(tmp_path / 'in'), str(tmp_path / 'out')) == 0
+    assert len(read(tmp_path / f'out/x{extension.upper()} ')[0]) == 2
 
 
 def test_without_the_extra_one_line_says_so(tmp_path, without):
