@@ -155,12 +155,18 @@ class _Job:
             self.notes.append(f'{bits} bits of each sample reduced to 8')
         is_even = frame.width % 2 == 0 and frame.height % 2 == 0
         context.width, context.height = frame.width, frame.height
-        context.pix_fmt = 'yuv420p' if is_even and _is_subsampled(frame.format) else 'yuv444p'
+        chroma = _chroma(frame.format)
+        context.pix_fmt = 'yuv420p' if is_even and chroma != (8, 8) else 'yuv444p'
+        if context.pix_fmt == 'yuv420p' and max(chroma) > 4:
+            self.notes.append(f'colour samples of {frame.format.name} reduced to those of yuv420p')
         context.time_base = output.time_base = self.picture.time_base
         if given.sample_aspect_ratio:
             context.sample_aspect_ratio = given.sample_aspect_ratio
         for tag in ('color_range', 'color_primaries', 'color_trc', 'colorspace'):
             setattr(context, tag, int(getattr(given, tag)))
+        matrix = int(given.colorspace)
+        if matrix == 0 or (given.format.is_rgb and matrix not in MATRICES):  # 0: samples are G, B, R; now they are not
+            context.colorspace = 2  # not said: players guess, as `_matrix` does
         if _is_full(given):  # also of the yuvj formats, which say it by their name alone
             context.color_range = 2
         self.turns = round(frame.rotation / 90) % 4  # quarter turns to the left that make it upright
@@ -278,8 +284,11 @@ def _count(stream: Any) -> int | None:
     return round(length * _rate(stream)) if length else None
 
 
-def _is_subsampled(format_: Any) -> bool:
-    return format_.name not in ('gbrp', 'rgb24', 'bgr24', 'bgr0') and '444' not in format_.name
+def _chroma(format_: Any) -> tuple[int, int]:
+    """Columns and rows of colour samples to 8 of pixels: (8, 8) where every pixel has its own, (0, 0) of grey."""
+    if len(format_.components) == 1 and not format_.has_palette:
+        return 0, 0
+    return format_.chroma_width(8), format_.chroma_height(8)
 
 
 def _is_full(context: Any) -> bool:

@@ -120,6 +120,35 @@ def test_colour_tags_and_colours_stay(tmp_path, matrix, range_):
             assert abs(difference.mean()) < 0.15 and np.sqrt(np.mean(difference**2)) < 3
 
 
+@pytest.mark.parametrize(
+    'name, codec, pix_fmt, matrix',
+    [
+        ('x.mp4', 'libx264rgb', 'rgb24', 0),
+        ('x.mov', 'png', 'rgb24', 0),
+        ('x.mov', 'png', 'rgb48be', 0),
+        ('x.webm', 'libvpx-vp9', 'gbrp', 0),
+        ('x.mkv', 'ffv1', 'bgr0', 2),
+        ('x.mkv', 'ffv1', 'bgr0', 1),
+        ('x.mkv', 'ffv1', 'bgr0', 8),
+        ('x.mkv', 'ffv1', 'gbrp10le', 2),
+        ('x.mkv', 'ffv1', 'yuv422p', 2),
+        ('x.mkv', 'ffv1', 'yuv444p', 0),
+        ('x.avi', 'rawvideo', 'bgr24', 2),
+    ],
+)
+def test_colours_of_rgb_stay(tmp_path, name, codec, pix_fmt, matrix):
+    """Results are YUV and say nothing else; colours of every pixel stay those of every pixel, less is noted."""
+    write_clip(tmp_path / name, 2, codec=codec, pix_fmt=pix_fmt, tags={'colorspace': matrix}, sound=False)
+    summary = video.derain_video(identity, tmp_path / name, tmp_path / f'out-{name}', show_progress=False)
+    images, copies = read(tmp_path / name)[0], read(tmp_path / f'out-{name}')[0]
+    assert min(metrics.psnr(a, b, 'rgb') for a, b in zip(images, copies, strict=True)) > 35
+    with av.open(str(tmp_path / f'out-{name}')) as container:
+        made = container.streams.video[0].codec_context.format.name
+    assert made[-4:] == ('420p' if pix_fmt == 'yuv422p' else '444p')
+    lost = 'colour samples of yuv422p reduced to those of yuv420p'
+    assert [note for note in summary.notes if 'colour' in note] == [lost] * (pix_fmt == 'yuv422p')
+
+
 def test_other_codecs(tmp_path):
     """HEVC stays so; MPEG-4 becomes H.264, which is said; odd sizes keep their last row and column."""
     for codec, name, notes in (('libx265', 'hevc', []), ('mpeg4', 'h264', ['mpeg4 pictures are written as h264'])):
