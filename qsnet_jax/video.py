@@ -11,8 +11,9 @@ import dataclasses
 import fractions
 import os
 import pathlib
+import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -82,6 +83,7 @@ def derain_video(
     with storage.replacing(target) as temporary, _explained(av, source), contextlib.ExitStack() as stack:
         reader = stack.enter_context(av.open(os.path.abspath(source), options=CONTAINERS))
         picture = _check(source, reader)
+        _check_end(source, reader.format.name)
         muxer = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska', '.webm': 'webm', '.avi': 'avi'}
         options = {'movflags': '+faststart'} if muxer[extension] in ('mp4', 'mov') else {}
         writer = stack.enter_context(
@@ -133,7 +135,8 @@ class _Job:
         wanted = [stream for stream in self.reader.streams if stream.type in COPIED]
         for packet in self.reader.demux([self.picture, *wanted]):
             if packet.stream.index == self.picture.index:
-                self.packets += packet.dts is not None
+                if packet.dts is not None:  # AVI lists places, of which some stand empty: the picture before stays
+                    self.packets = packet.dts + 1 if self.reader.format.name == 'avi' else self.packets + 1
                 for frame in packet.decode():
                     yield frame, waiting
                     waiting = []
@@ -261,7 +264,8 @@ def _check(source: pathlib.Path, reader: Any) -> Any:
         raise VideoError(f'{source}: holds high dynamic range; expected {expected}; convert it to SDR (BT.709)')
     if context.format is None or not context.width:
         raise VideoError(f'{source}: holds pictures that cannot be decoded; expected {expected}; export it as MP4')
-    if 'alpha' in context.format.name or context.format.name.startswith(('yuva', 'rgba', 'bgra', 'argb')):
+    is_apart = streams[0].metadata.get('alpha_mode', '0') != '0'  # of VP8 and VP9, which FFmpeg decodes without it
+    if is_apart or any(component.is_alpha for component in context.format.components):
         raise VideoError(f'{source}: holds transparent pictures; expected {expected}; put it on a background')
     if context.width * context.height > MAX_PIXELS:
         raise VideoError(
@@ -269,6 +273,44 @@ def _check(source: pathlib.Path, reader: Any) -> Any:
         )
     streams[0].thread_type = 'AUTO'
     return streams[0]
+
+
+def _check_end(source: pathlib.Path, container: str) -> None:
+    """Refuses truncated files of the kinds that do not list how many pictures they hold."""
+    size = source.stat().st_size
+    with source.open('rb') as file:
+        listed = _segment_end(file) if 'matroska' in container else _fragments_end(file, size)
+    if listed > size:
+        found = f'holds {size} of the {listed} bytes that it lists'
+        raise VideoError(f'{source}: {found}; expected a whole video; fetch or export it again')
+
+
+def _segment_end(file: BinaryIO) -> int:
+    """Where a Matroska file says that it ends; 0 where it does not, as recordings of live pictures."""
+    head = file.read(4096)
+    start = head.find(b'\x18\x53\x80\x67') + 4  # of the length of the segment, which all pictures are in
+    if start < 4 or head[start : start + 1] in (b'', b'\0'):
+        return 0
+    count = 9 - head[start].bit_length()  # its bytes: one more than the zeros before the first one
+    unknown = (1 << 7 * count) - 1
+    length = int.from_bytes(head[start : start + count]) & unknown
+    return 0 if length == unknown else start + count + length
+
+
+def _fragments_end(file: BinaryIO, size: int) -> int:
+    """Where the last fragment of an MP4 file says that it ends; 0 of files without."""
+    place = end = 0
+    while place + 8 <= size:
+        file.seek(place)
+        length, kind = struct.unpack('>I4s', file.read(8))
+        if length == 1:  # too long for four bytes
+            length = int.from_bytes(file.read(8))
+        if length < 8:  # 0: all the rest; others are no part of a video
+            break
+        place += length
+        if kind == b'moof' or (kind == b'mdat' and end):  # a fragment's table, and its pictures
+            end = place
+    return end
 
 
 def _rate(stream: Any) -> fractions.Fraction:
