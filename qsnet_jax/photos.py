@@ -162,7 +162,7 @@ def _walk(found: Found, target: pathlib.Path | None) -> None:
 
 def _judge(found: Found, path: pathlib.Path, entry: os.DirEntry) -> pathlib.Path | None:
     """Takes a file, passes over it, or returns a folder to look into."""
-    suffix = path.suffix.lower().strip()
+    suffix = spelling.extension(path)
     if entry.name.startswith('.') or SYSTEM.fullmatch(entry.name):
         found.passed['hidden or of a system'] += 1
         return None
@@ -207,7 +207,7 @@ def _derain_file(derainer: derain.Derainer, job: outputs.Job, record: outputs.Re
     """One photo in, one photo out, with its format, alpha, profile and EXIF data, or a video; returns notes, pixels."""
     if video.is_video(job.source):
         return _derain_video(derainer, job, record)
-    if job.source.suffix.lower() in RAW:
+    if spelling.extension(job.source) in RAW:
         raise images.ImageError(
             f'{job.source}: raw data of a camera; expected a developed photo; export it as TIFF or JPEG'
         )

@@ -1,6 +1,7 @@
 """How names and messages are spelled for people: what a terminal would obey, or cannot show, is escaped."""
 
 import codecs
+import pathlib
 import sys
 from typing import Any
 
@@ -20,6 +21,11 @@ def shown(text: object, keep: str = '') -> str:
         character if character.isprintable() or character in keep or _is_harmless(character) else _escaped(character)
         for character in str(text)
     )
+
+
+def extension(path: str | pathlib.Path) -> str:
+    """What a file's name says of its kind: '.jpg' of 'A.JPG ', since people leave spaces behind."""
+    return pathlib.Path(path).suffix.lower().strip()
 
 
 def print_escaped() -> None:

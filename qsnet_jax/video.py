@@ -11,12 +11,13 @@ import dataclasses
 import fractions
 import os
 import pathlib
+import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from qsnet_jax import UserError, progress, storage
+from qsnet_jax import UserError, progress, spelling, storage
 
 EXTENSIONS = ('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi')
 # Of the codecs that can be written: PyAV's name of the encoder, and options close to no visible loss. Others get H.264.
@@ -56,7 +57,7 @@ class Summary:
 
 def is_video(path: str | pathlib.Path) -> bool:
     """Whether a file's name is that of a video that can be read and written."""
-    return pathlib.Path(path).suffix.lower().strip() in EXTENSIONS
+    return spelling.extension(path) in EXTENSIONS
 
 
 def derain_video(
@@ -72,7 +73,8 @@ def derain_video(
     """
     av = _av()
     source, target = pathlib.Path(source), pathlib.Path(target)
-    if target.suffix.lower() != source.suffix.lower():
+    extension = spelling.extension(source)
+    if spelling.extension(target) != extension:
         raise VideoError(f'{target}: expected the extension of {source}; change the name of the result')
     if target.exists() and target.samefile(source):
         raise VideoError(f'{target}: is the input itself, which would be overwritten; name another folder')
@@ -81,10 +83,11 @@ def derain_video(
     with storage.replacing(target) as temporary, _explained(av, source), contextlib.ExitStack() as stack:
         reader = stack.enter_context(av.open(os.path.abspath(source), options=CONTAINERS))
         picture = _check(source, reader)
+        _check_end(source, reader.format.name)
         muxer = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska', '.webm': 'webm', '.avi': 'avi'}
-        options = {'movflags': '+faststart'} if muxer[source.suffix.lower()] in ('mp4', 'mov') else {}
+        options = {'movflags': '+faststart'} if muxer[extension] in ('mp4', 'mov') else {}
         writer = stack.enter_context(
-            av.open(os.path.abspath(temporary), 'w', format=muxer[source.suffix.lower()], container_options=options)
+            av.open(os.path.abspath(temporary), 'w', format=muxer[extension], container_options=options)
         )
         return _Job(source, reader, picture, writer, derainer).run(show_progress)
 
@@ -132,7 +135,8 @@ class _Job:
         wanted = [stream for stream in self.reader.streams if stream.type in COPIED]
         for packet in self.reader.demux([self.picture, *wanted]):
             if packet.stream.index == self.picture.index:
-                self.packets += packet.dts is not None
+                if packet.dts is not None:  # AVI lists places, of which some stand empty: the picture before stays
+                    self.packets = packet.dts + 1 if self.reader.format.name == 'avi' else self.packets + 1
                 for frame in packet.decode():
                     yield frame, waiting
                     waiting = []
@@ -143,7 +147,7 @@ class _Job:
     def _start(self, frame: Any) -> None:
         """Opens the streams of the result, like those of the input."""
         name = self.picture.codec_context.codec.canonical_name
-        wanted = OTHER.get(self.source.suffix.lower(), name if name in ENCODERS else 'h264')
+        wanted = OTHER.get(spelling.extension(self.source), name if name in ENCODERS else 'h264')
         encoder, options = ENCODERS[wanted]
         if wanted != name:
             self.notes.append(f'{name} pictures are written as {wanted}')
@@ -154,12 +158,18 @@ class _Job:
             self.notes.append(f'{bits} bits of each sample reduced to 8')
         is_even = frame.width % 2 == 0 and frame.height % 2 == 0
         context.width, context.height = frame.width, frame.height
-        context.pix_fmt = 'yuv420p' if is_even and _is_subsampled(frame.format) else 'yuv444p'
+        chroma = _chroma(frame.format)
+        context.pix_fmt = 'yuv420p' if is_even and chroma != (8, 8) else 'yuv444p'
+        if context.pix_fmt == 'yuv420p' and max(chroma) > 4:
+            self.notes.append(f'colour samples of {frame.format.name} reduced to those of yuv420p')
         context.time_base = output.time_base = self.picture.time_base
         if given.sample_aspect_ratio:
             context.sample_aspect_ratio = given.sample_aspect_ratio
         for tag in ('color_range', 'color_primaries', 'color_trc', 'colorspace'):
             setattr(context, tag, int(getattr(given, tag)))
+        matrix = int(given.colorspace)
+        if matrix == 0 or (given.format.is_rgb and matrix not in MATRICES):  # 0: samples are G, B, R; now they are not
+            context.colorspace = 2  # not said: players guess, as `_matrix` does
         if _is_full(given):  # also of the yuvj formats, which say it by their name alone
             context.color_range = 2
         self.turns = round(frame.rotation / 90) % 4  # quarter turns to the left that make it upright
@@ -254,7 +264,8 @@ def _check(source: pathlib.Path, reader: Any) -> Any:
         raise VideoError(f'{source}: holds high dynamic range; expected {expected}; convert it to SDR (BT.709)')
     if context.format is None or not context.width:
         raise VideoError(f'{source}: holds pictures that cannot be decoded; expected {expected}; export it as MP4')
-    if 'alpha' in context.format.name or context.format.name.startswith(('yuva', 'rgba', 'bgra', 'argb')):
+    is_apart = streams[0].metadata.get('alpha_mode', '0') != '0'  # of VP8 and VP9, which FFmpeg decodes without it
+    if is_apart or any(component.is_alpha for component in context.format.components):
         raise VideoError(f'{source}: holds transparent pictures; expected {expected}; put it on a background')
     if context.width * context.height > MAX_PIXELS:
         raise VideoError(
@@ -262,6 +273,44 @@ def _check(source: pathlib.Path, reader: Any) -> Any:
         )
     streams[0].thread_type = 'AUTO'
     return streams[0]
+
+
+def _check_end(source: pathlib.Path, container: str) -> None:
+    """Refuses truncated files of the kinds that do not list how many pictures they hold."""
+    size = source.stat().st_size
+    with source.open('rb') as file:
+        listed = _segment_end(file) if 'matroska' in container else _fragments_end(file, size)
+    if listed > size:
+        found = f'holds {size} of the {listed} bytes that it lists'
+        raise VideoError(f'{source}: {found}; expected a whole video; fetch or export it again')
+
+
+def _segment_end(file: BinaryIO) -> int:
+    """Where a Matroska file says that it ends; 0 where it does not, as recordings of live pictures."""
+    head = file.read(4096)
+    start = head.find(b'\x18\x53\x80\x67') + 4  # of the length of the segment, which all pictures are in
+    if start < 4 or head[start : start + 1] in (b'', b'\0'):
+        return 0
+    count = 9 - head[start].bit_length()  # its bytes: one more than the zeros before the first one
+    unknown = (1 << 7 * count) - 1
+    length = int.from_bytes(head[start : start + count]) & unknown
+    return 0 if length == unknown else start + count + length
+
+
+def _fragments_end(file: BinaryIO, size: int) -> int:
+    """Where the last fragment of an MP4 file says that it ends; 0 of files without."""
+    place = end = 0
+    while place + 8 <= size:
+        file.seek(place)
+        length, kind = struct.unpack('>I4s', file.read(8))
+        if length == 1:  # too long for four bytes
+            length = int.from_bytes(file.read(8))
+        if length < 8:  # 0: all the rest; others are no part of a video
+            break
+        place += length
+        if kind == b'moof' or (kind == b'mdat' and end):  # a fragment's table, and its pictures
+            end = place
+    return end
 
 
 def _rate(stream: Any) -> fractions.Fraction:
@@ -277,8 +326,11 @@ def _count(stream: Any) -> int | None:
     return round(length * _rate(stream)) if length else None
 
 
-def _is_subsampled(format_: Any) -> bool:
-    return format_.name not in ('gbrp', 'rgb24', 'bgr24', 'bgr0') and '444' not in format_.name
+def _chroma(format_: Any) -> tuple[int, int]:
+    """Columns and rows of colour samples to 8 of pixels: (8, 8) where every pixel has its own, (0, 0) of grey."""
+    if len(format_.components) == 1 and not format_.has_palette:
+        return 0, 0
+    return format_.chroma_width(8), format_.chroma_height(8)
 
 
 def _is_full(context: Any) -> bool:

@@ -292,12 +292,12 @@ def test_every_extension_is_read_and_written_again(tmp_path, extension):
 
 
 @pytest.mark.parametrize(
-    'name', ['a.srw', 'b.NRW', 'h.kc2', 'i.R3D', 'j.ari', 'c.heic', 'd.gif', 'e.avif', 'f.psd', 'g.exr']
+    'name', ['a.srw', 'b.NRW', 'h.kc2', 'i.R3D', 'j.ari', 'c.heic', 'd.gif', 'e.avif', 'f.psd', 'g.exr', 'k.CR2 ']
 )
 def test_kinds_that_are_not_read_are_named(tmp_path, capsys, name):
     """Also raw data that begin as a TIFF does, in a folder and alone."""
     save(tmp_path / 'in/a.png')
-    save(tmp_path / 'in' / name, format='TIFF' if name.lower()[1:] in photos.RAW else 'GIF')
+    save(tmp_path / 'in' / name, format='TIFF' if name.lower()[1:].strip() in photos.RAW else 'GIF')
     assert run(tmp_path / 'in', tmp_path / 'out') == (1, 1)
     assert run(tmp_path / 'in' / name, tmp_path / 'out') == (1, 0)
     assert capsys.readouterr().out.count(f'failed: {tmp_path}/in/{name}: ') == 2

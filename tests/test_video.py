@@ -9,11 +9,12 @@ import pytest
 import skimage.data
 from test_derain import make
 
-from qsnet_jax import UserError, derain, metrics, video
+from qsnet_jax import UserError, derain, metrics, photos, video
 from qsnet_jax.data import rain
 
 av = pytest.importorskip('av', reason='PyAV is not installed (extra video)')
 RATE, HEIGHT, WIDTH = 25, 96, 128
+CODECS = {'.webm': 'libvpx', '.avi': 'mpeg4'}  # others H.264
 
 
 def moving_photo(count, height=HEIGHT, width=WIDTH):
@@ -120,6 +121,35 @@ def test_colour_tags_and_colours_stay(tmp_path, matrix, range_):
             assert abs(difference.mean()) < 0.15 and np.sqrt(np.mean(difference**2)) < 3
 
 
+@pytest.mark.parametrize(
+    'name, codec, pix_fmt, matrix',
+    [
+        ('x.mp4', 'libx264rgb', 'rgb24', 0),
+        ('x.mov', 'png', 'rgb24', 0),
+        ('x.mov', 'png', 'rgb48be', 0),
+        ('x.webm', 'libvpx-vp9', 'gbrp', 0),
+        ('x.mkv', 'ffv1', 'bgr0', 2),
+        ('x.mkv', 'ffv1', 'bgr0', 1),
+        ('x.mkv', 'ffv1', 'bgr0', 8),
+        ('x.mkv', 'ffv1', 'gbrp10le', 2),
+        ('x.mkv', 'ffv1', 'yuv422p', 2),
+        ('x.mkv', 'ffv1', 'yuv444p', 0),
+        ('x.avi', 'rawvideo', 'bgr24', 2),
+    ],
+)
+def test_colours_of_rgb_stay(tmp_path, name, codec, pix_fmt, matrix):
+    """Results are YUV and say nothing else; colours of every pixel stay those of every pixel, less is noted."""
+    write_clip(tmp_path / name, 2, codec=codec, pix_fmt=pix_fmt, tags={'colorspace': matrix}, sound=False)
+    summary = video.derain_video(identity, tmp_path / name, tmp_path / f'out-{name}', show_progress=False)
+    images, copies = read(tmp_path / name)[0], read(tmp_path / f'out-{name}')[0]
+    assert min(metrics.psnr(a, b, 'rgb') for a, b in zip(images, copies, strict=True)) > 35
+    with av.open(str(tmp_path / f'out-{name}')) as container:
+        made = container.streams.video[0].codec_context.format.name
+    assert made[-4:] == ('420p' if pix_fmt == 'yuv422p' else '444p')
+    lost = 'colour samples of yuv422p reduced to those of yuv420p'
+    assert [note for note in summary.notes if 'colour' in note] == [lost] * (pix_fmt == 'yuv422p')
+
+
 def test_other_codecs(tmp_path):
     """HEVC stays so; MPEG-4 becomes H.264, which is said; odd sizes keep their last row and column."""
     for codec, name, notes in (('libx265', 'hevc', []), ('mpeg4', 'h264', ['mpeg4 pictures are written as h264'])):
@@ -203,6 +233,45 @@ def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
 
 
+def cut_a_fifth(path):
+    """Takes the last pictures."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 4 // 5])
+
+
+def write_again(path, template, **options):
+    """The packets of `template` in a container with other options."""
+    with av.open(str(template)) as reader, av.open(str(path), 'w', options=options) as writer:
+        copies = {stream.index: writer.add_stream_from_template(stream) for stream in reader.streams}
+        for packet in reader.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream.index]
+                writer.mux(packet)
+
+
+FRAGMENTS = {'movflags': 'frag_keyframe+empty_moov', 'frag_duration': '200000'}
+
+
+def cut_fragments(path):
+    """Of an MP4 file whose table does not list all pictures."""
+    write_clip(path.with_name('whole.mp4'), 20, sound=False)
+    write_again(path, path.with_name('whole.mp4'), **FRAGMENTS)
+    path.with_name('whole.mp4').unlink()
+    cut_a_fifth(path)
+
+
+def write_transparent(path, codec='libvpx', pix_fmt='yuva420p'):
+    """Two pictures that one can see through."""
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream(codec, rate=RATE, options={'auto-alt-ref': '0'} if codec == 'libvpx' else {})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
+        for index, (rainy, _) in enumerate(moving_photo(2)):
+            seen_through = np.dstack([rainy, np.full(rainy.shape[:2], 99, np.uint8)])
+            picture = av.VideoFrame.from_ndarray(seen_through, format='rgba')
+            picture.pts = index
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
 def cut_behind_the_table(path):
     """Takes the last pictures of a file whose table comes first."""
     video.derain_video(identity, path, path.with_name('whole.mp4'), show_progress=False)
@@ -211,24 +280,47 @@ def cut_behind_the_table(path):
 
 
 @pytest.mark.parametrize(
-    'change, words',
+    'extension, change, words',
     [
-        (lambda path: path.write_bytes(b''), 'truncated, damaged'),
-        (lambda path: path.write_bytes(b'no video at all' * 99), 'truncated, damaged'),
-        (cut, 'truncated, damaged'),
-        (cut_behind_the_table, 'holds . of the 4 pictures|truncated, damaged'),
-        (lambda path: write_clip(path, 2, tags={'color_trc': 16}), 'high dynamic range'),
+        ('.mp4', lambda path: path.write_bytes(b''), 'truncated, damaged'),
+        ('.mp4', lambda path: path.write_bytes(b'no video at all' * 99), 'truncated, damaged'),
+        ('.mp4', cut, 'truncated, damaged'),
+        ('.mp4', cut_behind_the_table, 'holds . of the 4 pictures|truncated, damaged'),
+        ('.mp4', cut_fragments, 'bytes that it lists'),
+        ('.avi', cut_a_fifth, 'pictures that it lists'),
+        ('.mkv', cut_a_fifth, 'bytes that it lists'),
+        ('.webm', cut_a_fifth, 'bytes that it lists'),
+        ('.mp4', lambda path: write_clip(path, 2, tags={'color_trc': 16}), 'high dynamic range'),
+        ('.webm', write_transparent, 'transparent'),
+        ('.webm', lambda path: write_transparent(path, 'libvpx-vp9'), 'transparent'),
+        ('.avi', lambda path: write_transparent(path, 'utvideo', 'gbrap'), 'transparent'),
+        ('.mov', lambda path: write_transparent(path, 'png', 'rgba'), 'transparent'),
     ],
 )
-def test_what_cannot_come_out_right_is_refused(tmp_path, change, words):
+def test_what_cannot_come_out_right_is_refused(tmp_path, extension, change, words):
     """In one line, and nothing is left."""
-    write_clip(tmp_path / 'in.mp4', 4, sound=False)
-    change(tmp_path / 'in.mp4')
+    source, target = tmp_path / f'in{extension}', tmp_path / f'out{extension}'
+    write_clip(source, 4, sound=False, codec=CODECS.get(extension, 'libx264'))
+    change(source)
     with pytest.raises(video.VideoError, match=words):
-        video.derain_video(identity, tmp_path / 'in.mp4', tmp_path / 'out.mp4', show_progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == ['in.mp4']
+        video.derain_video(identity, source, target, show_progress=False)
+    assert list(tmp_path.iterdir()) == [source]
     with pytest.raises(video.VideoError, match='input itself'):
-        video.derain_video(identity, tmp_path / 'in.mp4', tmp_path / 'in.mp4')
+        video.derain_video(identity, source, source)
+
+
+@pytest.mark.parametrize(
+    'name, options',
+    [('x.mp4', FRAGMENTS), ('x.mkv', {'live': '1'}), ('x.webm', {'live': '1'}), ('x.webm', {}), ('x.avi', {})],
+)
+def test_what_is_whole_is_taken(tmp_path, name, options):
+    """Also where no number of pictures and no length is given, times are uneven and sound goes on behind them."""
+    codec = CODECS.get(pathlib.Path(name).suffix, 'libx264')
+    write_clip(tmp_path / name, 20, codec=codec, sound='webm' not in name, gaps=True)
+    if options:
+        (tmp_path / name).rename(tmp_path / f'first-{name}')
+        write_again(tmp_path / name, tmp_path / f'first-{name}', **options)
+    assert video.derain_video(identity, tmp_path / name, tmp_path / f'out-{name}', show_progress=False).frames == 20
 
 
 def test_what_is_no_video_file_is_refused_at_once(tmp_path):
@@ -248,6 +340,16 @@ def test_a_name_is_no_address(tmp_path, monkeypatch):
     os.mkdir('out:x')
     os.rename('in.mp4', 'tcp:in.mp4')
     assert video.derain_video(identity, pathlib.Path('tcp:in.mp4'), pathlib.Path('out:x/a.mp4')).frames == 2
+
+
+@pytest.mark.parametrize('extension', video.EXTENSIONS)
+def test_a_space_behind_a_name_ends_no_run(tmp_path, extension):
+    """In a folder, beside others; the result has the name."""
+    (tmp_path / 'in').mkdir()
+    write_clip(tmp_path / f'x{extension}', 2, sound=False, codec=CODECS.get(extension, 'mpeg4'))
+    os.rename(tmp_path / f'x{extension}', tmp_path / f'in/x{extension.upper()} ')
+    assert photos.derain_files(identity, str(tmp_path / 'in'), str(tmp_path / 'out')) == 0
+    assert len(read(tmp_path / f'out/x{extension.upper()} ')[0]) == 2
 
 
 def test_without_the_extra_one_line_says_so(tmp_path, without):

@@ -28,7 +28,7 @@ import stat
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from qsnet_jax import storage
+from qsnet_jax import spelling, storage
 from qsnet_jax.data import containers, metadata, quiet
 from qsnet_jax.data.arrays import check_picture as check_picture
 from qsnet_jax.data.arrays import to_float as to_float
@@ -219,7 +219,7 @@ def _check_is_file(path) -> None:
 
 def _formats(path) -> tuple[str, ...]:
     """What a file may be. A TGA has no signature, so that its name decides whether it may be one."""
-    return (*_FORMATS, 'TGA') if pathlib.Path(path).suffix.lower().strip() in TGA else _FORMATS
+    return (*_FORMATS, 'TGA') if spelling.extension(path) in TGA else _FORMATS
 
 
 def _describe(path, content: bytes | None) -> str:

@@ -114,7 +114,7 @@ def image_files(folder: pathlib.Path | None) -> list[pathlib.Path]:
     return [
         path
         for path in _children(folder)
-        if path.suffix.lower().strip() in images.EXTENSIONS and not path.name.startswith('.')
+        if spelling.extension(path) in images.EXTENSIONS and not path.name.startswith('.')
     ]
 
 
