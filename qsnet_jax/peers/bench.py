@@ -82,23 +82,25 @@ def _name(settings: Any) -> str:
 
 
 def _cases(settings: Any) -> list[dict[str, Any]]:
-    """What is timed, in order: the first network at every size and batch, the others at one of each."""
+    """What is timed, in order; the networks after the first one take all shapes only where `every` says so."""
     cases = []
     for number, name in enumerate(settings.models):
         for precision in settings.precisions:
-            shapes = [(batch, size) for size in settings.sizes for batch in settings.batches]
-            shapes = shapes if number == 0 else shapes[:: len(settings.batches)][:1]
-            kinds = [(False, shape) for shape in shapes]
-            kinds += [(True, tuple(settings.training))] if settings.training else []
-            for is_training, (batch, size) in kinds:
-                cases.append(
-                    {'model': name, 'batch': batch, 'size': size, 'precision': precision, 'training': is_training}
-                )
+            for is_training, shapes in _shapes(settings).items():
+                for batch, size in shapes if settings.every or number == 0 else shapes[:1]:
+                    case = {'model': name, 'batch': batch, 'size': size}
+                    cases.append({**case, 'precision': precision, 'training': is_training})
     return cases
 
 
+def _shapes(settings: Any) -> dict[bool, list[tuple[int, int]]]:
+    """Images and their side, of inference and of training."""
+    inference = [(batch, size) for size in settings.sizes for batch in settings.batches]
+    return {False: inference, True: [(batch, size) for batch, size in settings.training]}
+
+
 def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
-    """One case: every peer's time, memory and start, and where our own time goes."""
+    """One case: every peer's time, memory and start, and, at the first shape, where our own time goes."""
     config, reference = (ml_collections.ConfigDict(config.to_dict()) for _ in range(2))
     other = config.bench.beside
     if other:
@@ -133,7 +135,8 @@ def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
     seconds = machine.take_turns(calls, config.bench.rounds)
     parts: dict[str, float] = {}
     try:
-        parts = {} if other else contenders.parts(config, rainy, clean, variables, case['training'])
+        if not other and (case['batch'], case['size']) == _shapes(config.bench)[case['training']][0]:
+            parts = contenders.parts(config, rainy, clean, variables, case['training'])
     except Exception as error:
         absent['parts'] = _reason(error)
     calls.clear()

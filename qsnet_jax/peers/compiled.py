@@ -69,8 +69,7 @@ def _cases(settings: Any) -> Any:
     for (name, form, precision), size, batch in itertools.product(networks, settings.sizes, settings.batches):
         case = {'model': name, 'form': form, 'precision': precision, 'training': False, 'remat': False}
         yield {**case, 'batch': batch, 'size': size}
-    batch, size = settings.training
-    for (name, form, precision), remat in itertools.product(networks, (False, True)):
+    for (name, form, precision), (batch, size), remat in itertools.product(networks, settings.training, (False, True)):
         if form == first:
             case = {'model': name, 'form': form, 'precision': precision, 'training': True, 'remat': remat}
             yield {**case, 'batch': batch, 'size': size}

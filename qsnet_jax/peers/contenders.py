@@ -29,10 +29,8 @@ def inference(config: Any, rainy: np.ndarray, variables: Any) -> Iterator[tuple[
         return _jax_call(model.from_config({**config.model, 'form': form}), variables, images)
 
     yield OURS, lambda: jax_call('auto')
-    yield f'{OURS} plain', lambda: jax_call('plain')
-    if jax.default_backend() != 'cpu':  # which of the two is faster there is a prediction until somebody measures it
-        yield f'{OURS} split', lambda: jax_call('split')
-        yield f'{OURS} fused', lambda: jax_call('fused')
+    for form in config.bench.forms:
+        yield f'{OURS} {form}', partial(jax_call, form)
     if not config.bench.peers:
         return
     yield 'PyTorch NCHW', lambda: _torch_call(config, rainy, variables, channels_last=False)

@@ -15,7 +15,7 @@ def tiny(**settings):
     """The smallest config that times something."""
     config = bench_config.get_config('small')
     config.bench.models = {'tiny': {'channels': 12, 'units': 1, 'scale_channels': 6, 'rates': (1,)}}
-    config.bench.update({'sizes': (16, 32), 'batches': (1,), 'training': (2, 16), 'rounds': 3, 'peers': False})
+    config.bench.update({'sizes': (16, 32), 'batches': (1,), 'training': ((2, 16),), 'rounds': 3, 'peers': False})
     config.bench.update(settings)
     return config
 
@@ -35,9 +35,10 @@ def test_report_holds_every_case_and_adds_up(tmp_path):
         assert ours['megapixels_per_second'] == pytest.approx(ours['images_per_second'] * case['size'] ** 2 / 1e6)
         assert ours['memory_mib'] > 0
         assert case['gmac'] > 0
-        assert {'stem', 'encoder', 'scales', 'auxiliary decoders', 'main decoder'} <= set(case['parts'])
     assert cases[1]['gmac'] == pytest.approx(4 * cases[0]['gmac'])
-    assert {'loss', 'gradients', 'optimiser'} <= set(cases[2]['parts'])
+    parts = {'stem', 'encoder', 'scales', 'auxiliary decoders', 'main decoder'}
+    assert parts <= set(cases[0]['parts']) and not cases[1]['parts']  # where they are: at the first size alone
+    assert parts | {'loss', 'gradients', 'optimiser'} <= set(cases[2]['parts'])
     assert set(cases[0]['peers']) == {'JAX', 'JAX plain'}
     assert report['ceilings']['float32']['tflops'] > 0
     assert report['provenance']['config']['bench']['rounds'] == 3
@@ -56,6 +57,16 @@ def test_peers_run_or_are_named(tmp_path):
     assert {'PyTorch NCHW', 'PyTorch NHWC'} <= set(inference['peers'])
     assert set(training['peers']) == {'JAX', 'PyTorch NCHW', 'PyTorch NHWC'}
     assert all(reason for reason in inference['absent'].values())
+
+
+def test_the_first_network_or_every_one_takes_all_shapes():
+    """The others one of inference and one of training."""
+    settings = tiny(models={'a': {}, 'b': {}}, batches=(1, 2), training=((2, 16), (4, 16)), peers=False).bench
+    assert [case['model'] for case in bench._cases(settings)] == ['a'] * 6 + ['b'] * 2
+    settings.every = True
+    found = [(case['batch'], case['size'], case['training']) for case in bench._cases(settings)]
+    inference = [(1, 16, False), (2, 16, False), (1, 32, False), (2, 32, False)]
+    assert found == [*inference, (2, 16, True), (4, 16, True)] * 2
 
 
 def test_everybody_takes_a_turn_in_every_round():

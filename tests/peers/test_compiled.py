@@ -20,7 +20,8 @@ def config(networks, **settings):
     """The smallest config that compiles something for a card."""
     result = bench_config.get_config('h100')
     result.bench.models = networks
-    result.bench.update({'sizes': (16,), 'batches': (1,), 'training': (2, 16), 'precisions': ('bfloat16',), **settings})
+    shapes = {'sizes': (16,), 'batches': (1,), 'training': ((2, 16),)}
+    result.bench.update({**shapes, 'precisions': ('bfloat16',), **settings})
     return result
 
 
