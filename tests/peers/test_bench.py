@@ -61,7 +61,8 @@ def test_peers_run_or_are_named(tmp_path):
 
 def test_the_first_network_or_every_one_takes_all_shapes():
     """The others one of inference and one of training."""
-    settings = tiny(models={'a': {}, 'b': {}}, batches=(1, 2), training=((2, 16), (4, 16)), peers=False).bench
+    settings = tiny(batches=(1, 2), training=((2, 16), (4, 16))).bench
+    settings.models = {'a': {}, 'b': {}}
     assert [case['model'] for case in bench._cases(settings)] == ['a'] * 6 + ['b'] * 2
     settings.every = True
     found = [(case['batch'], case['size'], case['training']) for case in bench._cases(settings)]
