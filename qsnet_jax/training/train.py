@@ -305,6 +305,8 @@ class Loop:
                     self.checkpoints.wait()
                     raise Stopped(signum, step)
             self.checkpoints.wait()
+        if signum := parallel.agree(received[0] if received else 0, True):  # of the last step's scores or saving
+            raise Stopped(signum, due.steps)
         return state
 
 

@@ -239,6 +239,20 @@ def test_a_signal_saves_and_stops(tiny_config, tmp_path, mesh, monkeypatch, sign
         assert checkpoints.find('latest') == 3
 
 
+def test_a_signal_in_the_last_scores_stops_the_run(tiny_config, tmp_path, mesh, monkeypatch):
+    """No step comes after it, but scores of every set do, and in a study other runs; the last step is on disk."""
+    tiny_config.train.steps = 2
+
+    def score(*_):
+        signal.raise_signal(signal.SIGTERM)
+        return {'pairs': 30.0}
+
+    monkeypatch.setattr(train.Watch, 'score', score)
+    with pytest.raises(train.Stopped, match='SIGTERM after step 2'):
+        train.train(tiny_config, tmp_path, mesh)
+    assert checkpoint.steps_in(tmp_path / 'checkpoints') == [2]
+
+
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path, mesh):
     """The message gives the interval of steps, and what was saved before is finite."""
