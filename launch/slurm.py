@@ -186,8 +186,8 @@ def run_here(runs: list[cluster.Run], forwarded: list[str]) -> int:
     logs = pathlib.Path(_LOGS.value).expanduser()
     logs.mkdir(parents=True, exist_ok=True)
     free: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for index in range(max(gpus, 1)):
-        free.put(str(index))
+    for device in cluster.visible_gpus(gpus) if gpus > 1 else ['']:
+        free.put(device)
 
     def run(task: tuple[cluster.Run, list[str]]) -> bool:
         (name, seed), command = task

@@ -52,6 +52,15 @@ def parse_gpus(text: str) -> tuple[int, str]:
     return int(match[1]), f'gpu:{text}'
 
 
+def visible_gpus(count: int) -> list[str]:
+    """Names of `count` GPUs of this machine, of those alone that CUDA_VISIBLE_DEVICES leaves where it is set."""
+    told = os.environ.get('CUDA_VISIBLE_DEVICES')
+    names = [str(index) for index in range(count)] if told is None else [each for each in told.split(',') if each]
+    if len(names) < count:
+        raise UserError(f'--gpus={count}, and CUDA_VISIBLE_DEVICES={told} leaves {len(names)}. Change one of the two.')
+    return names[:count]
+
+
 def parse_options(text: str) -> dict[str, str | bool]:
     """{'key': 'value'} of '--key=value --flag', for sbatch. Raises UserError for what the launcher itself gives."""
     options: dict[str, str | bool] = {}

@@ -133,19 +133,23 @@ def test_a_config_is_found_by_name_and_path_from_any_folder(pairs_root, tmp_path
 
 @slow
 @pytest.mark.parametrize(
-    'gpus, own', [(4, {'XLA_FLAGS': '--xla_cpu_enable_fast_math=false'}), pytest.param(0, {}, marks=slow)]
+    'gpus, own',
+    [
+        (4, {'XLA_FLAGS': '--xla_cpu_enable_fast_math=false', 'CUDA_VISIBLE_DEVICES': '2,3,6,7'}),
+        pytest.param(0, {}, marks=slow),
+    ],
 )
 def test_what_a_task_on_this_machine_is_told(slurm, tmp_path, gpus, own):
-    """Runs on GPUs compute without chance and see one GPU each, beside the user's own flags; those on CPUs are left."""
+    """Runs on GPUs compute without chance, each on one that the user left visible, beside the user's own flags."""
     environment = {name: value for name, value in os.environ.items() if name not in ('JAX_PLATFORMS', 'XLA_FLAGS')}
     flags = (f'--gpus={gpus}', '--only=V1', f'--logs={tmp_path}', f'--results={tmp_path}', '--local')
     done = subprocess.run([sys.executable, '-c', STARTS_NOTHING, *slurm[2:], *flags], cwd=ROOT, text=True,
                           env={**environment, 'PYTHONPATH': str(ROOT), **own}, capture_output=True)  # fmt: skip
     shown = [line.split('|') for line in done.stdout.splitlines() if '|' in line]
     assert done.returncode == 0 and len(shown) == 3, done.stderr
-    words = ['--xla_gpu_deterministic_ops=true', *own.values()] if gpus else ['-']
+    words = ['--xla_gpu_deterministic_ops=true', own['XLA_FLAGS']] if gpus else ['-']
     assert all(line[0].split() == words and line[1] == ('cuda' if gpus else 'cpu') for line in shown)
-    assert {line[2] for line in shown} <= ({'0', '1', '2', '3'} if gpus else {'-'})
+    assert {line[2] for line in shown} <= ({'2', '3', '6', '7'} if gpus else {'-'})
     assert all(line[3] == '--only=V1' for line in shown)
 
 

@@ -59,6 +59,19 @@ def test_gpus_and_their_types():
             cluster.parse_gpus(text)
 
 
+def test_gpus_of_this_machine(monkeypatch):
+    """Those that the user has left visible, by the user's names; all where nothing is said."""
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    assert cluster.visible_gpus(2) == ['0', '1']
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '6,GPU-3f,7')
+    assert cluster.visible_gpus(2) == ['6', 'GPU-3f'] and cluster.visible_gpus(3) == ['6', 'GPU-3f', '7']
+    with pytest.raises(UserError, match='--gpus=4, and CUDA_VISIBLE_DEVICES=6,GPU-3f,7 leaves 3'):
+        cluster.visible_gpus(4)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    with pytest.raises(UserError, match='CUDA_VISIBLE_DEVICES= leaves 0'):
+        cluster.visible_gpus(2)
+
+
 def test_options_that_are_passed_through():
     """Any of sbatch's, quoted as in a shell, but for those that the launcher gives itself, whose flag is named."""
     options = cluster.parse_options("--reservation='a b' --exclusive --dependency=afterok:1")
