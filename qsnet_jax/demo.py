@@ -226,7 +226,8 @@ def serve(weights: str | None = None, port: int | None = None) -> Iterator[str]:
 
 def run(weights: str | None = None, port: int | None = None) -> None:
     """Serves the page until Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the photos go then too
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # else `signals` minds it, and waits for the page to close
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the photos go then too
     with serve(weights, port) as address:
         print(f'{address} shows the page; Ctrl-C ends it', flush=True)
         with contextlib.suppress(KeyboardInterrupt):

@@ -1,9 +1,12 @@
 """The page to try a photo: what it shows, what it refuses, and that nothing leaves or stays, also in a browser."""
 
+import contextlib
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -74,6 +77,34 @@ def test_old_results_go(tmp_path):
         os.utime(tmp_path / name, (changed, changed))
     demo.forget(tmp_path, 600)
     assert [path.name for path in tmp_path.iterdir()] == ['new']
+
+
+def test_who_minds_sigterm_hears_of_it(monkeypatch):
+    """Without the program's own handler it is as Ctrl-C; either way the page is closed."""
+    heard, closed = [], []
+
+    def mind(signum, _frame):
+        heard.append(signum)
+        raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def serve(*_):
+        try:
+            yield 'http://127.0.0.1:1'
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr(demo, 'serve', serve)
+    stopped = types.SimpleNamespace(sleep=lambda _: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(demo, 'time', stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        for handler in (mind, signal.SIG_DFL):
+            signal.signal(signal.SIGTERM, handler)
+            demo.run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM] and len(closed) == 2
 
 
 def test_without_the_extra_one_line_says_so(without):
