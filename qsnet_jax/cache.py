@@ -10,13 +10,14 @@ import os
 import pathlib
 import platform
 import stat
+import sys
 from collections.abc import Iterator
 
 import filelock
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, storage
 
 OFF = 'off'
 SIZE = 2**30  # bytes; beyond it what was not used for longest is dropped
@@ -29,7 +30,8 @@ def use(folder: str | None = None) -> pathlib.Path | None:
 
     folder: a path; None: `default_folder()`, unless JAX was told one (JAX_COMPILATION_CACHE_DIR); 'off': none.
     Returns the folder of this kind of machine within it, or None where there is no cache.
-    Raises UserError for a folder that was asked for and cannot be used; the default one is then left out.
+    Raises UserError for a folder that was asked for and cannot be used; the default one is then left out, and any with
+    a warning on a drive that knows no locks, which JAX needs.
     """
     if folder == OFF:
         jax.config.update('jax_enable_compilation_cache', False)
@@ -41,6 +43,10 @@ def use(folder: str | None = None) -> pathlib.Path | None:
         _open(path)
     except (OSError, RuntimeError) as error:  # RuntimeError: a home folder that cannot be found
         if folder is None:
+            return None
+        if isinstance(error, OSError) and error.errno in storage.NO_LOCKS:
+            fault = f'the drive of {folder} has no locks ({error.strerror})'
+            print(f'warning: {fault}; what is compiled is not kept', file=sys.stderr)
             return None
         raise UserError(
             f'--compilation_cache={folder} cannot be used: {error}. Name a folder of your own that can be written, or '

@@ -46,7 +46,7 @@ _REMEDIES = {
     errno.ENOMEM: 'Memory ran out; end other programs and give the command again',
     errno.EINVAL: 'The drive refuses that, as a name or an operation which it does not know; name a folder on another',
 }
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # how drives that know none refuse them
 _unfinished: set[pathlib.Path] = set()  # temporary files that are being written
 _swept: set[pathlib.Path] = set()  # folders without orphans
 
@@ -247,7 +247,7 @@ def locked(path: pathlib.Path, waits: bool) -> Iterator[bool]:
             yield False
             return
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
             print(
                 f'warning: the drive of {path.parent} has no locks ({error.strerror}); see to it that no second '

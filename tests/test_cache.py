@@ -1,6 +1,8 @@
 """What was compiled is found again by the next process, and no folder, whatever its state, stops a run."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import pathlib
 import subprocess
@@ -103,6 +105,25 @@ def test_a_folder_that_cannot_be_written_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(filelock.FileLock, 'acquire', refuse)
     jax.config.update('jax_compilation_cache_dir', None)
     assert cache.use() is None
+
+
+def test_a_drive_without_locks_is_warned_of(tmp_path, monkeypatch, capsys):
+    """And has no cache, though it was asked for; a real fault is not taken for it."""
+
+    def refuse(number):
+        def flock(*_):
+            raise OSError(number, 'No locks available')
+
+        monkeypatch.setattr(fcntl, 'flock', flock)
+
+    refuse(errno.ENOLCK)
+    assert cache.use(str(tmp_path)) is None and jax.config.values['jax_compilation_cache_dir'] is None
+    assert capsys.readouterr().err == (
+        f'warning: the drive of {tmp_path} has no locks (No locks available); what is compiled is not kept\n'
+    )
+    refuse(errno.EIO)
+    with pytest.raises(UserError, match='cannot be used'):
+        cache.use(str(tmp_path))
 
 
 def test_a_folder_of_others_is_not_used(tmp_path):

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import pathlib
 import re
@@ -109,8 +108,7 @@ def split(runs: list[Any], most: int) -> list[list[Any]]:
 @contextlib.contextmanager
 def claimed(workdir: pathlib.Path) -> Iterator[None]:
     """Keeps a second submission for this folder waiting until the first is in the queue."""
-    with storage.writable(workdir / 'submitted'), (workdir / 'submitted' / '.lock').open('w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with storage.writable(workdir / 'submitted'), storage.locked(workdir / 'submitted' / '.lock', waits=True):
         yield
 
 
