@@ -93,7 +93,7 @@ def temporary_path(path: pathlib.Path) -> pathlib.Path:
 
 
 def remove_orphans(folder: pathlib.Path) -> None:
-    """Removes the temporary files in a folder whose process was killed; of another machine's, those of a day ago."""
+    """Removes the temporary files in a folder whose process was killed; of other machines and containers old ones."""
     with contextlib.suppress(OSError):
         for path in [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]:
             with contextlib.suppress(OSError):
@@ -119,8 +119,13 @@ def _is_orphan(path: pathlib.Path) -> bool:
 
 
 def _machine() -> str:
-    """This machine, in eight characters."""
-    return f'{zlib.crc32(os.fsencode(platform.node())):08x}'
+    """This machine and, within it, this container, in eight characters: where numbers of processes mean the same."""
+    facts = [os.fsencode(platform.node())]  # alone it may be the name of several
+    with contextlib.suppress(OSError):
+        facts.append(pathlib.Path('/etc/machine-id').read_bytes())
+    with contextlib.suppress(OSError):
+        facts.append(os.fsencode(os.readlink('/proc/self/ns/pid')))
+    return f'{zlib.crc32(bytes(0).join(facts)):08x}'
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:

@@ -84,6 +84,22 @@ def test_only_ones_own_kind_is_removed(tmp_path):
     assert set(tmp_path.iterdir()) == set(kept[1:3])
 
 
+def test_what_a_namesake_writes_stays(tmp_path, monkeypatch):
+    """Containers and machines of one host name do not know each other's processes."""
+    gone = subprocess.run([sys.executable, '-c', 'import os; print(os.getpid())'], capture_output=True, text=True)
+    theirs = renamed(storage.temporary_path(tmp_path / 'a'), process=int(gone.stdout))
+    theirs.write_bytes(b'half')
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'readlink', lambda *_: 'pid:[1]')
+        storage.remove_orphans(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, 'read_bytes', lambda _: b'another')
+        storage.remove_orphans(tmp_path)
+    assert theirs.exists()
+    storage.remove_orphans(tmp_path)
+    assert not theirs.exists()
+
+
 def test_a_folder_that_is_not_there_has_no_orphans(tmp_path):
     """Nor has one that may not be listed."""
     storage.remove_orphans(tmp_path / 'none')
