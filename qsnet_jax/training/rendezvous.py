@@ -36,6 +36,11 @@ class Place:
     index: int
     devices: list[int] | None = None
 
+    @property
+    def address(self) -> str:
+        """HOST:PORT, with the brackets that numbers of IPv6 need."""
+        return f'[{self.host}]:{self.port}' if ':' in self.host else f'{self.host}:{self.port}'
+
 
 def find_in_slurm(environment: Mapping[str, str]) -> Place | None:
     """The place that Slurm's variables name, as JAX would choose it; None outside a job step."""
@@ -68,7 +73,7 @@ def meet(place: Place, wait: float = WAIT) -> 'Tether':
             f'{place.count - 1}, and ports go to 65535.'
         )
     others = f'process{"es" * (place.count > 2)} {_span(range(1, place.count))} at port {place.port}'
-    whom = f'process 0 at {place.host}:{place.port}' if place.index else others
+    whom = f'process 0 at {place.address}' if place.index else others
     print(f'process {place.index} of {place.count}: waiting up to {wait:.0f} s for {whom}', flush=True)
     until = time.monotonic() + wait
     return Tether(place, _join(place, until, wait) if place.index else _gather(place, until, wait))
@@ -101,7 +106,7 @@ def _gather(place: Place, until: float, wait: float) -> dict[int, socket.socket]
             except TimeoutError:
                 missing = _span(set(range(1, place.count)) - connections.keys())
                 plural = 'es' * (place.count - 1 - len(connections) > 1)
-                where = f'{place.host}:{place.port} in {wait:.0f} s'
+                where = f'{place.address} in {wait:.0f} s'
                 text = f'Process{plural} {missing} of {place.count} did not come to {where}'
                 _tell(connections, f'no {text}')
                 raise UserError(f'{text}. Start all with the same command but for INDEX, and see their logs.') from None
@@ -162,7 +167,7 @@ def _join(place: Place, until: float, wait: float) -> dict[int, socket.socket]:
         reason = 'what answered there is no process 0' if answer else reason
         time.sleep(0.3)
     raise UserError(
-        f'Process {place.index} of {place.count} waited {wait:.0f} s for process 0 at {place.host}:{place.port}: '
+        f'Process {place.index} of {place.count} waited {wait:.0f} s for process 0 at {place.address}: '
         f'{reason}. Start process 0 with the same command, and see its log.'
     )
 
@@ -174,7 +179,7 @@ def relay(place: Place) -> str:
     `Tether` is said. A connection through here goes silent instead.
     """
     if not place.index:
-        return f'{place.host}:{place.port}'
+        return place.address
     server = socket.create_server(('127.0.0.1', 0))
     threading.Thread(target=_accept, args=(server, place), daemon=True).start()
     return f'127.0.0.1:{server.getsockname()[1]}'

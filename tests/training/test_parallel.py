@@ -78,6 +78,16 @@ def test_processes_that_cannot_be(text):
         parallel.start(text)
 
 
+def test_the_address_of_an_ipv6_number_has_brackets(monkeypatch):
+    """JAX ends natively without; names and other numbers have none."""
+    told = []
+    monkeypatch.setattr(rendezvous, 'meet', lambda *_: None)
+    monkeypatch.setattr(jax.distributed, 'initialize', lambda *given, **_: told.append(given))
+    for host in ('[::1]', '::1', '10.0.0.7'):
+        parallel.start(f'{host}:29500,2,0')
+    assert told == [('[::1]:29500', 2, 0), ('[::1]:29500', 2, 0), ('10.0.0.7:29500', 2, 0)]
+
+
 def test_what_slurm_says_of_a_process():
     """Host, port, number and GPUs, for lists of nodes and ways of sharing GPUs that clusters have."""
 
