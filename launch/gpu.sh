@@ -13,7 +13,8 @@ for flag in "$@"; do case $flag in --results=*) results=${flag#*=} ;; esac; done
 failed=0
 for name in losses sharing atrous_rates; do
   python -m qsnet_jax.main --mode=study --config="configs/$name.py" --config.data.root="$root" \
-    --results="$results" --compilation_cache=runs/cache "${@:2}" || { failed=$?; [ "$failed" = 3 ]; } # 3: a run failed, and left a row
+    --results="$results" --compilation_cache=runs/cache "${@:2}" ||
+    { failed=$?; [ "$failed" = 3 ] || exit "$failed"; } # 3: a run failed, and left a row
 done
 python -m qsnet_jax.main --mode=report --results="$results"
 exit $failed

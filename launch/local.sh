@@ -13,7 +13,7 @@ for flag in "$@"; do case $flag in --results=*) results=${flag#*=} ;; esac; done
 failed=0
 study() { # status 3: some run failed and left a row that says so; the others go on
   python -m qsnet_jax.main --mode=study --config="configs/$1.py:small" --config.data.root="$root" \
-    --results="$results" --compilation_cache=runs/cache "${@:2}" || { failed=$?; [ "$failed" = 3 ]; }
+    --results="$results" --compilation_cache=runs/cache "${@:2}" || { failed=$?; [ "$failed" = 3 ] || exit "$failed"; }
 }
 for name in losses sharing scales; do study "$name" "${@:2}"; done
 for name in atrous_rates encoder_stride loss_weights; do study "$name" --config.study.seeds='(0,)' "${@:2}"; done

@@ -19,15 +19,20 @@ else
   export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}" # or a resumed run would differ in its last digits
 fi
 results=runs/$size # or --results=FOLDER: results/ holds rows of the published trainings, which would count as done
-for flag in "$@"; do case $flag in --results=*) results=${flag#*=} ;; esac; done
+workdir=runs/$size
+for flag in "$@"; do case $flag in --results=*) results=${flag#*=} ;; --workdir=*) workdir=${flag#*=} ;; esac; done
 failed=0
 python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$root" \
   --results="$results" "$@" ||
-  { failed=$?; [ "$failed" = 3 ]; } # 3: a run failed, and left a row
+  { failed=$?; [ "$failed" = 3 ] || exit "$failed"; } # 3: a run failed, and left a row
 for name in default further longer light heavy; do
-  weights="runs/$size/$name-0/weights.safetensors"
+  weights="${workdir/#\~\//$HOME/}/$name-0/weights.safetensors"
   case $name in further | longer) name=default ;; esac # they go on with it
-  if [ -f "$weights" ]; then cp -v "$weights" "qsnet_jax/weights/$name.safetensors"; fi
+  if [ -f "$weights" ]; then
+    cp -v "$weights" "qsnet_jax/weights/$name.safetensors"
+  else
+    echo "not found: $weights, so nothing of it comes into qsnet_jax/weights"
+  fi
 done
 python -m qsnet_jax.main --mode=report --results="$results"
 exit $failed

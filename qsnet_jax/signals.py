@@ -94,7 +94,8 @@ def uninstall() -> None:
 def deferred() -> Iterator[list[int]]:
     """A list that signals append to instead of ending the process; a second SIGINT ends it at once.
 
-    SIGTERM comes more than once, and SIGUSR2 before the end of the time, where Slurm wants the machine back.
+    SIGTERM comes more than once, and SIGUSR2 before the end of the time, where Slurm wants the machine back. Of the
+    others those stay ignored that are, as Ctrl-C in the background of a script.
     """
     noted: list[int] = []
     previous: dict[int, Any] = {}
@@ -105,7 +106,8 @@ def deferred() -> Iterator[list[int]]:
             signal.signal(signum, previous[signum])
 
     _watch.heard, _watch.is_deferred = 0, True
-    for signum in (*BOTH, signal.SIGUSR2):
+    heeded = [signum for signum in BOTH if signal.getsignal(signum) != signal.SIG_IGN]
+    for signum in (*heeded, signal.SIGUSR2):  # which is ignored until it is known what to do
         previous[signum] = signal.signal(signum, note)
     try:
         yield noted

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
@@ -254,7 +255,7 @@ def scores(folder):
 def test_scripts_say_what_they_compute_on(script, platform, tmp_path):
     """JAX is told, and by the user's own choice first; where a GPU does not work nothing goes on on the CPU."""
     python = tmp_path / 'python'
-    python.write_text('#!/bin/sh\necho "on $JAX_PLATFORMS"\nexit 1\n')
+    python.write_text('#!/bin/sh\necho "on $JAX_PLATFORMS"\nexit 143\n')
     python.chmod(stat.S_IRWXU)
     environment = {key: value for key, value in os.environ.items() if key != 'JAX_PLATFORMS'}
     environment['PATH'] = f'{tmp_path}:{environment["PATH"]}'
@@ -262,4 +263,25 @@ def test_scripts_say_what_they_compute_on(script, platform, tmp_path):
         done = subprocess.run(
             [ROOT / 'launch' / f'{script}.sh', tmp_path], env={**environment, **own}, capture_output=True, text=True
         )
-        assert done.returncode == 1 and done.stdout.splitlines() == [f'on {expected}']
+        assert done.returncode == 143 and done.stdout.splitlines() == [f'on {expected}']  # as of SIGTERM
+
+
+def test_weights_are_taken_from_where_the_runs_lie(tmp_path):
+    """Those of --workdir take their place, of the last stretch there; what is not there is said."""
+    copy, runs = tmp_path / 'copy', tmp_path / 'runs'
+    for folder in (copy / 'launch', copy / 'qsnet_jax/weights', copy / 'runs/release-wide/light-0', tmp_path / 'bin'):
+        folder.mkdir(parents=True)
+    shutil.copy(ROOT / 'launch/release.sh', copy / 'launch')
+    (copy / 'runs/release-wide/light-0/weights.safetensors').write_text('older')
+    for name in ('default', 'longer', 'heavy'):
+        (runs / f'{name}-0').mkdir(parents=True)
+        (runs / f'{name}-0/weights.safetensors').write_text(name)
+    (tmp_path / 'bin/python').write_text('#!/bin/sh\n')
+    (tmp_path / 'bin/python').chmod(stat.S_IRWXU)
+    path = f'{tmp_path / "bin"}:{os.environ["PATH"]}'
+    output = run(copy / 'launch/release.sh', tmp_path, 'wide', f'--workdir={runs}', PATH=path)
+    placed = {file.name: file.read_text() for file in (copy / 'qsnet_jax/weights').iterdir()}
+    assert placed == {'default.safetensors': 'longer', 'heavy.safetensors': 'heavy'}
+    missing = [line for line in output.splitlines() if line.startswith('not found: ')]
+    expected = [f'{runs}/{name}-0/weights.safetensors' for name in ('further', 'light')]
+    assert [line.split()[2].rstrip(',') for line in missing] == expected

@@ -231,6 +231,20 @@ def test_signals_are_noted_until_the_state_is_saved():
     assert signal.getsignal(signal.SIGUSR2) == before
 
 
+def test_signals_that_are_ignored_stay_so():
+    """Ctrl-C ends no training in the background of a script; SIGUSR2 is ignored only until the training begins."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    before = [signal.signal(signum, signal.SIG_IGN) for signum in numbers]
+    try:
+        with signals.deferred() as received:
+            for signum in numbers:
+                signal.raise_signal(signum)
+        assert received == [signal.SIGUSR2] and signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN
+    finally:
+        for signum, handler in zip(numbers, before, strict=True):
+            signal.signal(signum, handler)
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(pairs_root, tmp_path, port):
     """The same parameters, in double precision up to the order of sums: 1e-4, where single steps are 3e-3.
