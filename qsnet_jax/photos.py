@@ -26,7 +26,7 @@ import time
 import jax
 import numpy as np
 
-from qsnet_jax import UserError, derain, outputs, progress, spelling, video
+from qsnet_jax import UserError, derain, outputs, progress, spelling, storage, video
 from qsnet_jax.data import images
 
 # Photos too, but of kinds that are not read: reported, not passed over. Raw ones hold a small preview that Pillow would
@@ -71,8 +71,8 @@ def derain_files(
     layers: also writes what was removed, as NAME.rain.png. overwrite: replaces files that are no results of this
     program. What cannot be read is reported at the end and does not stop the rest. Returns how many things failed.
     """
-    target_path = pathlib.Path(target).expanduser()
-    found = find_photos(pathlib.Path(source).expanduser(), target_path)
+    target_path = storage.expanded(target)
+    found = find_photos(storage.expanded(source), target_path)
     jobs = outputs.plan(found.photos, found.base, target_path, layers)
     record = outputs.prepare(jobs, target_path, overwrite)
     notes, failures, pixels, begun = [], list(found.failures), 0, time.perf_counter()
