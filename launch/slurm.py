@@ -23,7 +23,7 @@ import sys
 import jax
 from absl import app, flags
 
-from qsnet_jax import UserError, command_line, storage
+from qsnet_jax import UserError, command_line, spelling, storage
 from qsnet_jax.training import cluster, study
 
 TRIES = 1000  # times that a job may be queued again
@@ -234,11 +234,15 @@ def launch(arguments: list[str]) -> int:
 
 def main(_: list[str]) -> int:
     jax.config.update('jax_platforms', 'cpu')  # a login node has no GPU, and needs none
+    spelling.print_escaped()
     try:
         return launch(sys.argv[1:])
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+    except BrokenPipeError:  # who read what is printed has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (UserError, OSError) as error:
+        fault = storage.explained(error) if isinstance(error, OSError) else error
+        print(spelling.shown(f'error: {fault}'), file=sys.stderr)
+    return 1
 
 
 def _parse(arguments: list[str]) -> list[str]:
