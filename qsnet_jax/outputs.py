@@ -18,7 +18,6 @@ from collections.abc import Callable
 from qsnet_jax import UserError, spelling, storage
 
 RECORD = '.qsnet-derained'
-LONGEST = 255  # bytes of a name
 ENDING = '.rain.png'
 
 
@@ -82,7 +81,7 @@ def plan(photos: list[pathlib.Path], base: pathlib.Path, target: pathlib.Path, l
     jobs = []
     for photo in photos:
         name = photo.relative_to(base)
-        layer = target / name.parent / _layer_name(name.name) if layers else None
+        layer = target / name.parent / spelling.with_ending(name.name, ENDING) if layers else None
         jobs.append(Job(photo, str(name), target / name, layer))
     return jobs
 
@@ -174,17 +173,6 @@ def _check_each_other(jobs: list[Job], places: dict[pathlib.Path, str]) -> None:
         existing = next(folder for folder in (parent, *parent.parents) if os.path.lexists(folder))
         if not existing.is_dir():
             raise UserError(f'{existing} is no folder, and photos would be written into it. Name another --output.')
-
-
-def _layer_name(name: str) -> str:
-    """NAME.rain.png; of a name too long for that its beginning, and eight characters that tell it from others."""
-    content = os.fsencode(name)
-    if len(content) + len(ENDING) <= LONGEST:
-        return name + ENDING
-    end = LONGEST - len(ENDING) - 9
-    while end and 0x80 <= content[end] < 0xC0:  # not within a character
-        end -= 1
-    return f'{os.fsdecode(content[:end])}~{hashlib.sha256(content).hexdigest()[:8]}{ENDING}'
 
 
 def _sha256(path: pathlib.Path) -> bytes:

@@ -141,7 +141,7 @@ def folder_names(names: Iterable[str]) -> dict[str, str]:
     """The folder that the results of each evaluation set go to, by the set's name. Raises UserError for one of two."""
     found: dict[str, str] = {}
     for name in names:
-        folder = name.replace('/', '-')
+        folder = spelling.with_ending(name.replace('/', '-'), '')
         if folder in found.values():
             other = next(each for each in found if found[each] == folder)
             raise UserError(
