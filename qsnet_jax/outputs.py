@@ -76,12 +76,14 @@ class Record:
         return digest in self.known
 
 
-def plan(photos: list[pathlib.Path], base: pathlib.Path, target: pathlib.Path, layers: bool) -> list[Job]:
+def plan(
+    photos: list[pathlib.Path], base: pathlib.Path, target: pathlib.Path, has_layer: Callable[[pathlib.Path], bool]
+) -> list[Job]:
     """The jobs of photos below `base`: the same names in the folder `target`."""
     jobs = []
     for photo in photos:
         name = photo.relative_to(base)
-        layer = target / name.parent / spelling.with_ending(name.name, ENDING) if layers else None
+        layer = target / name.parent / spelling.with_ending(name.name, ENDING) if has_layer(photo) else None
         jobs.append(Job(photo, str(name), target / name, layer))
     return jobs
 

@@ -8,6 +8,7 @@ import resource
 import numpy as np
 import pytest
 import skimage.data
+from PIL import Image
 from test_derain import make
 
 from qsnet_jax import UserError, derain, metrics, photos, progress, video
@@ -368,6 +369,16 @@ def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(pathlib.Path, 'is_file', refuse)
     with pytest.raises(video.VideoError, match='/a.mp4: cannot be read .Permission denied.; .*rights to read it'):
         video.derain_video(identity, tmp_path / 'a.mp4', tmp_path / 'b.mp4')
+
+
+def test_a_layer_is_of_photos_alone(tmp_path, capsys):
+    """None of a video is planned, so that nothing is in its place, and that is said."""
+    write_clip(tmp_path / 'in/a.mp4', 2, sound=False)
+    Image.fromarray(next(moving_photo(1))[0]).save(tmp_path / 'in/a.mp4.rain.png')
+    assert photos.derain_files(identity, str(tmp_path / 'in'), str(tmp_path / 'out'), layers=True) == 0
+    found = sorted(path.name for path in (tmp_path / 'out').iterdir())
+    assert found == ['.qsnet-derained', 'a.mp4', 'a.mp4.rain.png', 'a.mp4.rain.png.rain.png']
+    assert capsys.readouterr().out.count('a.mp4: of a video no layer is written') == 1
 
 
 def test_a_name_is_no_address(tmp_path, monkeypatch):
