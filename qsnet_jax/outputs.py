@@ -66,6 +66,16 @@ class Record:
                 self.known.add(digest)
                 self._break = b''
 
+    def try_out(self) -> None:
+        """Raises UserError where no line can be appended, as to a colleague's; makes no file."""
+        try:
+            self.path.open('r+b').close()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            fault = f'{error.strerror}. {storage.remedy(error)}'
+            raise UserError(f'--output: {self.path} cannot be written: {fault}.') from error
+
     def holds(self, path: pathlib.Path) -> bool:
         """Whether a file is a result, unchanged; also of another process that writes there now."""
         if not path.is_file():
@@ -100,6 +110,7 @@ def prepare(jobs: list[Job], folder: pathlib.Path, overwrite: bool) -> Record:
         _check_inputs(jobs, places, fold)
         _check_each_other(jobs, places)
         record = Record(folder)
+        record.try_out()
         foreign = [] if overwrite else [path for path in places if os.path.lexists(path) and not record.holds(path)]
     except OSError as error:
         place = error.filename or folder
