@@ -23,7 +23,7 @@ import sys
 import jax
 from absl import app, flags
 
-from qsnet_jax import UserError, command_line
+from qsnet_jax import UserError, command_line, spelling, storage
 from qsnet_jax.training import cluster, study
 
 TRIES = 1000  # times that a job may be queued again
@@ -152,7 +152,7 @@ def submit(runs: list[cluster.Run], forwarded: list[str], workdir: pathlib.Path)
         import submitit
     except ImportError:
         raise UserError('submitit is not installed: pip install "qsnet-jax[slurm]".') from None
-    parameters, logs = resources(), pathlib.Path(_LOGS.value).expanduser()
+    parameters, logs = resources(), storage.expanded(_LOGS.value)
     is_distributed = int(str(parameters['nodes'])) * int(str(parameters['ntasks_per_node'])) > 1
     with cluster.claimed(workdir):
         jobs = cluster.find_jobs(workdir)
@@ -183,7 +183,7 @@ def submit(runs: list[cluster.Run], forwarded: list[str], workdir: pathlib.Path)
 def run_here(runs: list[cluster.Run], forwarded: list[str]) -> int:
     """The tasks on this machine, one at a time or, with several GPUs, one on each; returns 1 where one failed."""
     gpus, _ = cluster.parse_gpus(_GPUS.value)
-    logs = pathlib.Path(_LOGS.value).expanduser()
+    logs = storage.expanded(_LOGS.value)
     logs.mkdir(parents=True, exist_ok=True)
     free: queue.SimpleQueue[str] = queue.SimpleQueue()
     for device in cluster.visible_gpus(gpus) if gpus > 1 else ['']:
@@ -208,11 +208,11 @@ def run_here(runs: list[cluster.Run], forwarded: list[str]) -> int:
 def launch(arguments: list[str]) -> int:
     """What the flags ask for. Raises UserError."""
     forwarded = find_flags(arguments)
-    config, results = flags.FLAGS.config, pathlib.Path(_RESULTS.value).expanduser()
+    config, results = flags.FLAGS.config, storage.expanded(_RESULTS.value)
     if config is None:
         raise UserError('Give --config=NAME or FILE.py of a study, as --config=losses; --help has examples.')
     every = study.plan(config, _ONLY.value)
-    workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.study.size}').expanduser()
+    workdir = storage.expanded(_WORKDIR.value or f'runs/{config.study.size}')
     if _STATUS.value:
         print(cluster.status(config, every, results, workdir))
         return 0
@@ -234,11 +234,15 @@ def launch(arguments: list[str]) -> int:
 
 def main(_: list[str]) -> int:
     jax.config.update('jax_platforms', 'cpu')  # a login node has no GPU, and needs none
+    spelling.print_escaped()
     try:
         return launch(sys.argv[1:])
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+    except BrokenPipeError:  # who read what is printed has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (UserError, OSError) as error:
+        fault = storage.explained(error) if isinstance(error, OSError) else error
+        print(spelling.shown(f'error: {fault}'), file=sys.stderr)
+    return 1
 
 
 def _parse(arguments: list[str]) -> list[str]:

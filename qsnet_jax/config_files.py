@@ -30,7 +30,7 @@ def find(value: str) -> tuple[pathlib.Path, str]:
     else:
         place, _, variant = value.rpartition('.py:') if '.py:' in value else value.partition(':')
         place += '.py' if '.py:' in value else ''
-    path = pathlib.Path(place).expanduser()
+    path = storage.expanded(place)
     if path.suffix == '.py' and path.is_file():
         return path, variant
     if path in (pathlib.Path(path.stem), pathlib.Path('configs') / f'{path.stem}.py') and path.stem in names():

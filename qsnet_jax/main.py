@@ -74,7 +74,7 @@ def _derain(given: Given) -> int:
         if values.dtype not in (None, 'float32'):
             raise UserError(f'--runtime={values.runtime} computes in float32; leave --dtype={values.dtype} out.')
         runtime = runtimes.load(values.weights or 'default', values.runtime)
-    is_folder = pathlib.Path(values.input).expanduser().is_dir()  # of photos of many sizes
+    is_folder = storage.expanded(values.input).is_dir()  # of photos of many sizes
     derainer = derain.load(values.weights, values.tile or 0, values.dtype, is_folder, runtime)
     failed = photos.derain_files(derainer, values.input, values.output, values.layers, values.overwrite)
     return int(failed > 0)
@@ -111,7 +111,7 @@ def _figures(given: Given) -> int:
     values, output = given.values, given.values.output or _results(given) / 'figures'
     named = {field: getattr(values, field) for field in ('clean', 'count', 'crop', 'name')}
     methods = tuple(values.methods.split(','))
-    figures.run(values.figure, values.input, pathlib.Path(output).expanduser(), methods, given.config, **named)
+    figures.run(values.figure, values.input, storage.expanded(output), methods, given.config, **named)
     return 0
 
 
@@ -376,12 +376,12 @@ def _start_jax(name: str, given: Given) -> None:
 def _workdir(given: Given, default: str) -> pathlib.Path:
     """Folder of the run."""
     workdir = given.values.workdir
-    return pathlib.Path(workdir).expanduser() if workdir else pathlib.Path('runs') / default
+    return storage.expanded(workdir) if workdir else pathlib.Path('runs') / default
 
 
 def _results(given: Given) -> pathlib.Path:
     """Folder of rows, figures and the report, in which can be written."""
-    results = pathlib.Path(given.values.results).expanduser()
+    results = storage.expanded(given.values.results)
     storage.check_writable(results, 'results')
     return results
 

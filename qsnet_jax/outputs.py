@@ -18,7 +18,6 @@ from collections.abc import Callable
 from qsnet_jax import UserError, spelling, storage
 
 RECORD = '.qsnet-derained'
-LONGEST = 255  # bytes of a name
 ENDING = '.rain.png'
 
 
@@ -67,6 +66,16 @@ class Record:
                 self.known.add(digest)
                 self._break = b''
 
+    def try_out(self) -> None:
+        """Raises UserError where no line can be appended, as to a colleague's; makes no file."""
+        try:
+            self.path.open('r+b').close()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            fault = f'{error.strerror}. {storage.remedy(error)}'
+            raise UserError(f'--output: {self.path} cannot be written: {fault}.') from error
+
     def holds(self, path: pathlib.Path) -> bool:
         """Whether a file is a result, unchanged; also of another process that writes there now."""
         if not path.is_file():
@@ -77,12 +86,14 @@ class Record:
         return digest in self.known
 
 
-def plan(photos: list[pathlib.Path], base: pathlib.Path, target: pathlib.Path, layers: bool) -> list[Job]:
+def plan(
+    photos: list[pathlib.Path], base: pathlib.Path, target: pathlib.Path, has_layer: Callable[[pathlib.Path], bool]
+) -> list[Job]:
     """The jobs of photos below `base`: the same names in the folder `target`."""
     jobs = []
     for photo in photos:
         name = photo.relative_to(base)
-        layer = target / name.parent / _layer_name(name.name) if layers else None
+        layer = target / name.parent / spelling.with_ending(name.name, ENDING) if has_layer(photo) else None
         jobs.append(Job(photo, str(name), target / name, layer))
     return jobs
 
@@ -99,6 +110,7 @@ def prepare(jobs: list[Job], folder: pathlib.Path, overwrite: bool) -> Record:
         _check_inputs(jobs, places, fold)
         _check_each_other(jobs, places)
         record = Record(folder)
+        record.try_out()
         foreign = [] if overwrite else [path for path in places if os.path.lexists(path) and not record.holds(path)]
     except OSError as error:
         place = error.filename or folder
@@ -174,17 +186,6 @@ def _check_each_other(jobs: list[Job], places: dict[pathlib.Path, str]) -> None:
         existing = next(folder for folder in (parent, *parent.parents) if os.path.lexists(folder))
         if not existing.is_dir():
             raise UserError(f'{existing} is no folder, and photos would be written into it. Name another --output.')
-
-
-def _layer_name(name: str) -> str:
-    """NAME.rain.png; of a name too long for that its beginning, and eight characters that tell it from others."""
-    content = os.fsencode(name)
-    if len(content) + len(ENDING) <= LONGEST:
-        return name + ENDING
-    end = LONGEST - len(ENDING) - 9
-    while end and 0x80 <= content[end] < 0xC0:  # not within a character
-        end -= 1
-    return f'{os.fsdecode(content[:end])}~{hashlib.sha256(content).hexdigest()[:8]}{ENDING}'
 
 
 def _sha256(path: pathlib.Path) -> bytes:

@@ -26,7 +26,7 @@ import time
 import jax
 import numpy as np
 
-from qsnet_jax import UserError, derain, outputs, progress, spelling, video
+from qsnet_jax import UserError, derain, outputs, progress, spelling, storage, video
 from qsnet_jax.data import images
 
 # Photos too, but of kinds that are not read: reported, not passed over. Raw ones hold a small preview that Pillow would
@@ -68,12 +68,12 @@ def derain_files(
 ) -> int:
     """Derains a file, or every photo below a folder, into the folder `target` under the same names.
 
-    layers: also writes what was removed, as NAME.rain.png. overwrite: replaces files that are no results of this
-    program. What cannot be read is reported at the end and does not stop the rest. Returns how many things failed.
+    layers: also writes what was removed of photos, as NAME.rain.png. overwrite: replaces files that are no results of
+    this program. What cannot be read is reported at the end and does not stop the rest. Returns how many things failed.
     """
-    target_path = pathlib.Path(target).expanduser()
-    found = find_photos(pathlib.Path(source).expanduser(), target_path)
-    jobs = outputs.plan(found.photos, found.base, target_path, layers)
+    target_path = storage.expanded(target)
+    found = find_photos(storage.expanded(source), target_path)
+    jobs = outputs.plan(found.photos, found.base, target_path, lambda path: layers and not video.is_video(path))
     record = outputs.prepare(jobs, target_path, overwrite)
     notes, failures, pixels, begun = [], list(found.failures), 0, time.perf_counter()
     done = 0
@@ -82,6 +82,7 @@ def derain_files(
             bar.set_postfix_str(spelling.shown(job.name))
             try:
                 own_notes, count = _derain_file(derainer, job, record)
+                own_notes += ['of a video no layer is written'] if layers and video.is_video(job.source) else []
             except (UserError, images.ImageError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
                 failures.append(_reason(error, job, derainer))
                 if _errno(error) in FULL:

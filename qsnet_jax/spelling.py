@@ -1,11 +1,14 @@
 """How names and messages are spelled for people: what a terminal would obey, or cannot show, is escaped."""
 
 import codecs
+import hashlib
+import os
 import pathlib
 import sys
 from typing import Any
 
 ESCAPED = 'qsnet_jax.escaped'  # how text is encoded that holds what an encoding has not: as `shown` spells it
+LONGEST = 255  # bytes of a file's name
 
 _FORMULAS = ('=', '+', '-', '@', '\t', '\r', '\n', '\uff1d', '\uff0b', '\uff0d', '\uff20')  # also at full width
 _JOINERS = '\u200c\u200d'  # within words of some scripts, and within emoji
@@ -26,6 +29,17 @@ def shown(text: object, keep: str = '') -> str:
 def extension(path: str | pathlib.Path) -> str:
     """What a file's name says of its kind: '.jpg' of 'A.JPG ', since people leave spaces behind."""
     return pathlib.Path(path).suffix.lower().strip()
+
+
+def with_ending(name: str, ending: str) -> str:
+    """The name of a file; of one too long for that its beginning, and eight characters that tell it from others."""
+    content = os.fsencode(name)
+    if len(content) + len(ending) <= LONGEST:
+        return name + ending
+    end = LONGEST - len(ending) - 9
+    while end and 0x80 <= content[end] < 0xC0:  # not within a character
+        end -= 1
+    return f'{os.fsdecode(content[:end])}~{hashlib.sha256(content).hexdigest()[:8]}{ending}'
 
 
 def print_escaped() -> None:

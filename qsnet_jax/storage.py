@@ -55,6 +55,11 @@ class Damaged(UserError):
     """A file that does not hold what it must."""
 
 
+def expanded(path: str | os.PathLike) -> pathlib.Path:
+    """A path with the home folder for ~ or ~NAME; where there is none, that is a file's own name, and stays."""
+    return pathlib.Path(os.path.expanduser(path))
+
+
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary path beside `path`, whose file takes its place at the end, so that it is whole or as it was.

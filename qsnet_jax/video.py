@@ -69,18 +69,21 @@ def derain_video(
     """Restores every frame of a video; `target`, of the same extension, is whole or not there.
 
     derainer: uint8 (H, W, 3), the restored image. Frames are restored upright, as they are seen.
-    Raises VideoError for what cannot be read or written, UserError where PyAV is not installed.
+    Raises VideoError for what cannot be read or written, OSError where the drive of `target` takes nothing, UserError
+    where PyAV is not installed.
     """
     av = _av()
     source, target = pathlib.Path(source), pathlib.Path(target)
     extension = spelling.extension(source)
     if spelling.extension(target) != extension:
         raise VideoError(f'{target}: expected the extension of {source}; change the name of the result')
+    with _reading(source):
+        is_file = source.is_file()
+    if not is_file:  # a pipe would block
+        raise VideoError(f'{source}: is not there, or is not a regular file; expected a whole video; check the path')
     if target.exists() and target.samefile(source):
         raise VideoError(f'{target}: is the input itself, which would be overwritten; name another folder')
-    if not source.is_file():  # a pipe would block
-        raise VideoError(f'{source}: is not there, or is not a regular file; expected a whole video; check the path')
-    with storage.replacing(target) as temporary, _explained(av, source), contextlib.ExitStack() as stack:
+    with storage.replacing(target) as temporary, _explained(av, source, temporary), contextlib.ExitStack() as stack:
         reader = stack.enter_context(av.open(os.path.abspath(source), options=CONTAINERS))
         picture = _check(source, reader)
         _check_end(source, reader.format.name)
@@ -110,7 +113,7 @@ class _Job:
     def run(self, show_progress: bool) -> Summary:
         """Reads all packets in order; sound waits in the muxer for the pictures beside it."""
         options = {'unit': 'frame', 'disable': not show_progress}
-        bar = progress.bar(None, self.source.name, _count(self.picture), **options)
+        bar = progress.bar(None, spelling.shown(self.source.name), _count(self.picture), **options)
         with bar:
             for frame, packets in self._frames():
                 if frame is not None:
@@ -244,11 +247,26 @@ def _av() -> Any:
 
 
 @contextlib.contextmanager
-def _explained(av: Any, source: pathlib.Path) -> Iterator[None]:
-    """What FFmpeg raises, in one line."""
+def _reading(source: pathlib.Path) -> Iterator[None]:
+    """What the drive of the input raises, in one line."""
+    try:
+        yield
+    except OSError as error:
+        found = f'cannot be read ({error.strerror or error})'
+        raise VideoError(f'{source}: {found}; expected a whole video; {storage.remedy(error, True)}') from error
+
+
+@contextlib.contextmanager
+def _explained(av: Any, source: pathlib.Path, target: pathlib.Path) -> Iterator[None]:
+    """What FFmpeg raises, in one line; of the drive of the result, which is no fault of the input, as an OSError."""
     try:
         yield
     except av.error.FFmpegError as error:
+        if isinstance(error, OSError) and error.filename == os.path.abspath(source):
+            with _reading(source):
+                raise
+        if isinstance(error, OSError) and error.filename in (None, os.path.abspath(target)):  # else of a codec
+            raise OSError(error.errno, error.strerror) from error
         found = f'is truncated, damaged, or cannot be written again ({error.strerror or error})'
         raise VideoError(f'{source}: {found}; expected a whole video; export it again as MP4') from error
 
@@ -277,8 +295,8 @@ def _check(source: pathlib.Path, reader: Any) -> Any:
 
 def _check_end(source: pathlib.Path, container: str) -> None:
     """Refuses truncated files of the kinds that do not list how many pictures they hold."""
-    size = source.stat().st_size
-    with source.open('rb') as file:
+    with _reading(source), source.open('rb') as file:
+        size = os.fstat(file.fileno()).st_size
         listed = _segment_end(file) if 'matroska' in container else _fragments_end(file, size)
     if listed > size:
         found = f'holds {size} of the {listed} bytes that it lists'

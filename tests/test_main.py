@@ -95,6 +95,13 @@ def say(capsys, *arguments):
         (['--mode=eval', QUICK, '--config.data.eval=nothing', '--workdir=none'], 'no run'),
         ([QUICK, '--config.loss.filters=x', '--workdir=none'], 'loss.filters'),
         ([QUICK, '--config.data.train=pairs', '--workdir=none'], 'config.data.root'),
+        ([QUICK, '--config.data.train=pairs', '--workdir=none', '--config.data.root=~nonesuch'], '~nonesuch is not a'),
+        (['--config=~nonesuch/a.py'], '~nonesuch/a.py: configs/a.py is not there'),
+        (['--mode=derain', '--input=~nonesuch/a', '--output=~nonesuch'], '--input=~nonesuch/a does not exist'),
+        (['--mode=export', '--output=~nonesuch/a'], '--output=~nonesuch/a must end in'),
+        (['--mode=eval', QUICK, '--workdir=~nonesuch'], 'no run'),
+        (['--mode=figures', '--input=~nonesuch'], '--input=~nonesuch does not exist'),
+        (['--mode=score', '--name=a', '--restored=~nonesuch', '--clean=a'], '--restored=~nonesuch: ~nonesuch is not a'),
     ],
 )
 def test_a_slip_is_one_line(capsys, arguments, message, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Where results go: no original and no other result is ever written over, and killed runs leave nothing."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -262,6 +263,24 @@ def test_the_output_is_written_to_before_the_first_photo(tmp_path, monkeypatch):
 
     monkeypatch.setattr(outputs.pathlib.Path, 'write_bytes', fail)
     refused(tmp_path, 'in', 'out', '--output=.*Read-only file system')
+
+
+def test_the_record_is_tried_before_the_first_photo(tmp_path, monkeypatch):
+    """Another's in a folder that both may write to; it is left as it is."""
+    save(tmp_path / 'in/a.png')
+    photos.derain_files(Darkener(), str(tmp_path / 'in'), str(tmp_path / 'out'))
+    path, before = tmp_path / 'out' / outputs.RECORD, (tmp_path / 'out' / outputs.RECORD).read_bytes()
+    photos.derain_files(Darkener(), str(tmp_path / 'in'), str(tmp_path / 'out'))
+    real = outputs.pathlib.Path.open
+
+    def guarded(self, mode='r', *rest, **options):
+        if self == path and mode not in ('r', 'rb'):
+            raise PermissionError(errno.EACCES, 'Permission denied', str(self))
+        return real(self, mode, *rest, **options)
+
+    monkeypatch.setattr(outputs.pathlib.Path, 'open', guarded)
+    refused(tmp_path, 'in', 'out', f'--output: {path} cannot be written: Permission denied. Take the rights to write')
+    assert path.read_bytes() == before
 
 
 def test_what_killed_runs_left_is_removed(tmp_path):

@@ -11,6 +11,15 @@ import pytest
 from qsnet_jax import spelling
 
 
+@pytest.mark.parametrize('name', ['a' * 251, 'a' * 252, 'ä' * 150, 'x' + 'ä' * 150, os.fsdecode(b'\xe4' * 300)])
+def test_names_are_as_long_as_drives_allow(tmp_path, name):
+    """The ending stays, no character is cut, and others that begin so have other names."""
+    made, other = spelling.with_ending(name, '.png'), spelling.with_ending(f'{name}b', '.png')
+    (tmp_path / made).write_text('')
+    assert made.endswith('.png') and made != other and (made == f'{name}.png') == (len(os.fsencode(name)) < 252)
+    assert len(os.fsencode(made)) >= 254 and name.startswith(made.rpartition('~')[0])
+
+
 @pytest.mark.parametrize(
     ('text', 'expected'),
     [

@@ -70,6 +70,14 @@ def renamed(path, machine=None, process=None):
     return path.with_name(f'.qsnet-{machine or mine}-{process or number}-{rest}')
 
 
+def test_home_folders_are_found_where_there_are_some(tmp_path, monkeypatch):
+    """A name that begins so and is nobody's is a file's own."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert storage.expanded('~/a') == tmp_path / 'a' and storage.expanded('~') == tmp_path
+    for path in ('~nonesuch/a', '~nonesuch', 'a/~', './~root'):
+        assert str(storage.expanded(path)) == str(pathlib.Path(path))
+
+
 def test_only_ones_own_kind_is_removed(tmp_path):
     """Files of this process, of another machine today, and of other names stay; a day later the machine's goes."""
     elsewhere = renamed(storage.temporary_path(tmp_path / 'a'), machine='0123abcd')

@@ -1,5 +1,6 @@
 """Videos: every frame at its time, sound and tags as they were, in bounded memory, whole or not there."""
 
+import errno
 import os
 import pathlib
 import resource
@@ -7,9 +8,10 @@ import resource
 import numpy as np
 import pytest
 import skimage.data
+from PIL import Image
 from test_derain import make
 
-from qsnet_jax import UserError, derain, metrics, photos, video
+from qsnet_jax import UserError, derain, metrics, photos, progress, video
 from qsnet_jax.data import rain
 
 av = pytest.importorskip('av', reason='PyAV is not installed (extra video)')
@@ -30,6 +32,7 @@ def moving_photo(count, height=HEIGHT, width=WIDTH):
 def write_clip(path, count, sound=True, rotation=0, gaps=False, codec='libx264', pix_fmt='yuv420p', tags=None, **size):
     """A clip with a tone; `gaps` leaves out frames, so that times are uneven."""
     frames = list(moving_photo(count, **size))
+    path.parent.mkdir(exist_ok=True)
     with av.open(str(path), 'w') as container:
         options = {'crf': '10'} if codec.startswith('libx') else {}
         stream = container.add_stream(codec, rate=RATE, options=options)
@@ -331,6 +334,51 @@ def test_what_is_no_video_file_is_refused_at_once(tmp_path):
     for name, words in (('pipe.mp4', 'not a regular file'), ('none.mp4', 'not there'), ('list.mkv', 'damaged')):
         with pytest.raises(video.VideoError, match=words):
             video.derain_video(identity, tmp_path / name, tmp_path / f'out-{name}', show_progress=False)
+
+
+@pytest.mark.parametrize(
+    ('number', 'side', 'words'),
+    [
+        (errno.ENOSPC, 'writer', '{}/out/a.mp4: cannot be written (No space left on device)'),
+        (errno.EIO, 'reader', '{}/in/a.mp4: cannot be read (Input/output error)'),
+    ],
+)
+def test_a_drive_is_not_blamed_on_the_video(tmp_path, monkeypatch, capsys, number, side, words):
+    """FFmpeg's errors of drives name the file that is there; no other video is begun on a full disk."""
+    for name in ('a', 'b'):
+        write_clip(tmp_path / f'in/{name}.mp4', 2, sound=False)
+    monkeypatch.setattr(video._Job, 'run', lambda self, _: av.error.err_check(-number, getattr(self, side).name))
+    assert photos.derain_files(identity, str(tmp_path / 'in'), str(tmp_path / 'out')) == 2
+    printed = capsys.readouterr().out
+    assert f'failed: {words.format(tmp_path)}' in printed and 'damaged' not in printed
+    assert ('1 more photos were not tried' in printed) == (side == 'writer')
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path, monkeypatch):
+    """And not the result. The bar's title obeys no name."""
+    titles = []
+    write_clip(tmp_path / 'a\x1b[2J.mp4', 2, sound=False)
+    monkeypatch.setattr(progress, 'bar', lambda items, title, *rest, bar=progress.bar, **options: (
+        titles.append(title) or bar(items, title, *rest, **options)))  # fmt: skip
+    video.derain_video(identity, tmp_path / 'a\x1b[2J.mp4', tmp_path / 'out.mp4', show_progress=False)
+    assert titles == ['a\\x1b[2J.mp4']
+
+    def refuse(self):
+        raise PermissionError(errno.EACCES, 'Permission denied', str(self))
+
+    monkeypatch.setattr(pathlib.Path, 'is_file', refuse)
+    with pytest.raises(video.VideoError, match='/a.mp4: cannot be read .Permission denied.; .*rights to read it'):
+        video.derain_video(identity, tmp_path / 'a.mp4', tmp_path / 'b.mp4')
+
+
+def test_a_layer_is_of_photos_alone(tmp_path, capsys):
+    """None of a video is planned, so that nothing is in its place, and that is said."""
+    write_clip(tmp_path / 'in/a.mp4', 2, sound=False)
+    Image.fromarray(next(moving_photo(1))[0]).save(tmp_path / 'in/a.mp4.rain.png')
+    assert photos.derain_files(identity, str(tmp_path / 'in'), str(tmp_path / 'out'), layers=True) == 0
+    found = sorted(path.name for path in (tmp_path / 'out').iterdir())
+    assert found == ['.qsnet-derained', 'a.mp4', 'a.mp4.rain.png', 'a.mp4.rain.png.rain.png']
+    assert capsys.readouterr().out.count('a.mp4: of a video no layer is written') == 1
 
 
 def test_a_name_is_no_address(tmp_path, monkeypatch):

@@ -197,7 +197,7 @@ def _write(name: str, base: pathlib.Path, data: Any, found: downloads.Scan) -> p
 
 def _base(data: Any) -> pathlib.Path:
     """Folder of prepared sets."""
-    return pathlib.Path(data.tfds_dir or tfds.core.constants.DATA_DIR).expanduser()
+    return storage.expanded(data.tfds_dir or tfds.core.constants.DATA_DIR)
 
 
 def _versions(final: pathlib.Path) -> list[pathlib.Path]:

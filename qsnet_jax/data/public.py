@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from qsnet_jax import UserError, progress
+from qsnet_jax import UserError, progress, storage
 from qsnet_jax.data import downloads, layouts
 from qsnet_jax.data.downloads import Spec, Split
 
@@ -263,7 +263,7 @@ def scan(name: str, root: pathlib.Path | str | None, must_be_named: bool = False
     """What lies below root of the set `name`; None where nothing does. Raises UserError for what cannot be paired."""
     if not root:
         return None
-    path = pathlib.Path(root).expanduser()
+    path = storage.expanded(root)
     if not path.is_dir():
         raise UserError(f'{path} is not a folder; expected the files of data set {name!r} there (--config.data.root).')
     folders = downloads.find_splits(name, SPECS, path, must_be_named)

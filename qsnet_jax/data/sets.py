@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qsnet_jax import UserError, spelling
+from qsnet_jax import UserError, spelling, storage
 from qsnet_jax.data import held_out, layouts, overlap, prepared, public, rain, sources
 
 # Photos that come with the dependencies, as 'package: file': title and licence. Training and held-out photos share no
@@ -141,7 +141,7 @@ def folder_names(names: Iterable[str]) -> dict[str, str]:
     """The folder that the results of each evaluation set go to, by the set's name. Raises UserError for one of two."""
     found: dict[str, str] = {}
     for name in names:
-        folder = name.replace('/', '-')
+        folder = spelling.with_ending(name.replace('/', '-'), '')
         if folder in found.values():
             other = next(each for each in found if found[each] == folder)
             raise UserError(
@@ -299,7 +299,7 @@ def _root(name: str, root: str | None, folder: str, role: str) -> pathlib.Path:
     """Folder of a user's files: root/folder, and below it the sub-folder of the role where there is one."""
     if not root:
         raise UserError(f'Data set {spelling.quoted(name)} needs the folder of its files: --config.data.root=FOLDER.')
-    path = pathlib.Path(root).expanduser() / folder
+    path = storage.expanded(root) / folder
     if not path.is_dir():
         shown = spelling.quoted(name)
         raise UserError(f'{path} is not a folder; expected the files of data set {shown} there (--config.data.root).')
@@ -333,7 +333,7 @@ def _open_any_layer(name: str, data: Any, role: str, cache: sources.Cache) -> so
     """
     backgrounds, _, folder = name.partition('/')[2].partition('+')
     clean_root, layer_root = _root(name, data.root, backgrounds, role), _root(name, data.root, folder, role)
-    base = pathlib.Path(data.root).expanduser() / folder
+    base = storage.expanded(data.root) / folder
     is_split = any((base / sub).is_dir() for sub in ROLE_FOLDERS['eval'])
     layer_root = layer_root if is_split else _root(name, data.root, folder, 'train')
     layers = _side(layer_root, data.layer or layouts.LAYERS['layer'])

@@ -128,7 +128,7 @@ def _evaluate_source(
             pending.append(pool.submit(_row, image_name, seconds, rainy, clean, outputs))
             if index < PICTURES:
                 panel = np.concatenate((rainy, outputs[0], clean), axis=1)
-                images.save(folder / f'{image_name}.png', panel)
+                images.save(folder / spelling.with_ending(image_name, '.png'), panel)
             while len(pending) > 2 * (os.cpu_count() or 1):  # bounds the images held in memory
                 rows.append(pending.popleft().result())
         rows += [job.result() for job in pending]

@@ -67,7 +67,7 @@ def run(
     for number in chosen:
         _check(number, found, images_)
     record, window = provenance.collect(config.to_dict() if config else {}, None), plates.Window.parse(crop)
-    places = {number: output / f'fig-{number}-{name or images_.name}.png' for number in chosen}
+    places = {number: _place(output, f'fig-{number}-{name or images_.name}') for number in chosen}
     _refuse_inputs([each for path in places.values() for each in (path, path.with_suffix('.json'))], found, images_)
     shown = [photo.read(window) for photo in images_.photos[:count]]
     results = Restored(found)
@@ -81,6 +81,11 @@ def run(
             storage.write_json(path.with_suffix('.json'), about)
             print(spelling.shown(path))
     return list(places.values())
+
+
+def _place(output: pathlib.Path, name: str) -> pathlib.Path:
+    """Of a picture, beside which its .json has room for its name."""
+    return (output / spelling.with_ending(name, '.json')).with_suffix('.png')
 
 
 def _refuse_inputs(paths: list[pathlib.Path], found: list[methods.Method], images_: subjects.Found) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qsnet_jax import UserError, derain, spelling
+from qsnet_jax import UserError, derain, spelling, storage
 from qsnet_jax.data import images, layouts, sources
 from qsnet_jax.weights import files
 
@@ -47,7 +47,7 @@ class Place:
     @classmethod
     def parse(cls, text: str, flag: str) -> 'Place':
         """Of FOLDER or FOLDER/PATTERN. Raises UserError where there is no such folder."""
-        path = pathlib.Path(text).expanduser()
+        path = storage.expanded(text)
         folder, pattern = (path.parent, path.name) if '*' in path.name else (path, None)
         if not folder.is_dir():
             raise UserError(f'--{flag}={text}: {folder} is not a folder; expected one with images, or FOLDER/PATTERN.')
@@ -128,7 +128,7 @@ def parse(text: str) -> Method:
     """The method that a text names, see above. Raises UserError where it names none."""
     label, separator, where = text.partition('=')
     label, where = (label.strip(), where.strip()) if separator else ('', text.strip())
-    path = pathlib.Path(where).expanduser()
+    path = storage.expanded(where)
     if '*' in path.name or (path.is_dir() and not (path / RUN).is_file()):
         if (path / 'checkpoints').is_dir() and (path / 'run.json').is_file():
             raise UserError(

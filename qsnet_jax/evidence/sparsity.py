@@ -70,7 +70,7 @@ def check(settings: Any) -> None:
 
 def _open_folder(folder: str, failures: list[str]) -> tuple[str, Photos, dict[str, Any]]:
     """Name, photos and fingerprint of a folder or a photo; what cannot be read is said, and added to the failures."""
-    place = pathlib.Path(folder).expanduser()
+    place = storage.expanded(folder)
     found = photo_folders.find_photos(place)
     for failure in found.failures:
         print(spelling.shown(f'failed: {failure}'))

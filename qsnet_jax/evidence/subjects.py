@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, storage
 from qsnet_jax import photos as photo_folders
 from qsnet_jax.data import images, layouts, sets, sources
 from qsnet_jax.evidence import methods, plates
@@ -74,7 +74,7 @@ def find(source: str | None, config: Any, clean: str | None) -> Found:
         if clean:
             raise UserError('--clean goes with --input; data sets have their true images themselves.')
         return _of_sets(config)
-    base = pathlib.Path(source).expanduser()
+    base = storage.expanded(source)
     found = photo_folders.find_photos(base)
     if found.failures:
         raise UserError(f'{len(found.failures)} photos cannot be shown: {"; ".join(found.failures[:10])}.')
@@ -89,7 +89,7 @@ def find(source: str | None, config: Any, clean: str | None) -> Found:
         Photo(name, _reader(file, truths.get(name)), functools.partial(_present, file, truths.get(name)))
         for name, file in zip(names, files, strict=True)
     ]
-    name = pathlib.Path(source).expanduser().resolve()
+    name = storage.expanded(source).resolve()
     return Found(name.stem if name.is_file() else name.name, photos, bool(clean))
 
 

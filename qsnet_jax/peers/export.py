@@ -50,7 +50,7 @@ class Source(NamedTuple):
 
 def run(weights: str | None, output: str, overwrite: bool = False) -> None:
     """Exports weights and prints what was written, and how far it is from JAX."""
-    path = pathlib.Path(output).expanduser()
+    path = storage.expanded(output)
     found = export(weights or 'default', path, overwrite)
     print(spelling.shown(f'{path}: {path.stat().st_size:,} bytes, {_kind(path.suffix)}'))
     each = ', '.join(f'{height}x{width}: {levels}' for (height, width), levels in found.items())
@@ -63,7 +63,7 @@ def export(weights: str | os.PathLike, path: str | os.PathLike, overwrite: bool 
     overwrite: replaces a file that is there. Returns the largest difference from JAX, in levels of 255, for images of
     each of SIZES. Raises UserError, and writes nothing, where one is above TOLERANCE, or a file is there already.
     """
-    path, origin = pathlib.Path(path).expanduser(), files.find_weights(weights)
+    path, origin = storage.expanded(path), files.find_weights(weights)
     if path.suffix not in FORMATS:
         raise UserError(f'--output={path} must end in {", ".join(FORMATS[:-1])} or {FORMATS[-1]}.')
     if path.is_dir() or (path.exists() and origin.exists() and path.samefile(origin)):

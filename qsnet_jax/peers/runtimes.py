@@ -3,18 +3,19 @@
 The export is made and checked once. It is kept beside what XLA compiled, under a name that says what it was made of.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from qsnet_jax import UserError, cache
+from qsnet_jax import UserError, cache, storage
 from qsnet_jax.peers import export
 from qsnet_jax.weights import files
 
@@ -31,11 +32,19 @@ def load(weights: str | os.PathLike, runtime: str) -> Restore:
     make = {'onnxruntime': _onnxruntime, 'openvino': _openvino}[runtime]
     need(runtime)
     files.load_record(weights)  # raises for what are no weights
-    folder = cache.folder()
-    if folder is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            return _explained(runtime, make(_exported(weights, pathlib.Path(temporary))))
-    return _explained(runtime, make(_exported(weights, folder)))
+    kept = _kept(weights)
+    if kept is not None:
+        with contextlib.suppress(Exception):  # there is none yet, or it is damaged
+            return _guarded(runtime, make(kept.read_bytes()))
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / 'weights.onnx'
+        export.export(weights, path)
+        content = path.read_bytes()
+    if kept is not None:
+        with contextlib.suppress(OSError):  # the next start exports again
+            storage.write_bytes(kept, content)
+    with _explained(runtime):
+        return _guarded(runtime, make(content))
 
 
 def need(name: str) -> Any:
@@ -48,30 +57,28 @@ def need(name: str) -> Any:
         raise UserError(f"--runtime={name} needs {name}: pip install 'qsnet-jax[runtimes]'.") from error
 
 
-def _exported(weights: str | os.PathLike, folder: pathlib.Path) -> pathlib.Path:
-    """The ONNX file of weights in a folder, made where it is not there."""
-    source = files.find_weights(weights)
+def _kept(weights: str | os.PathLike) -> pathlib.Path | None:
+    """Where the export of weights is kept; None where nothing is."""
+    source, folder = files.find_weights(weights), cache.folder()
     digest = hashlib.sha256(source.read_bytes())
     for name in ('export.py', 'torch_twin.py'):
         digest.update(pathlib.Path(__file__).with_name(name).read_bytes())
-    path = folder / f'{digest.hexdigest()[:32]}.onnx'
-    if not path.is_file():
-        export.export(weights, path, overwrite=True)  # of another process that was faster
-    return path
+    return folder and folder / f'{digest.hexdigest()[:32]}.onnx'
 
 
-def _onnxruntime(path: pathlib.Path) -> Restore:
+def _onnxruntime(content: bytes) -> Restore:
     runtime = need('onnxruntime')
     options = runtime.SessionOptions()
     options.intra_op_num_threads = _threads()
-    session = runtime.InferenceSession(path.read_bytes(), options, providers=['CPUExecutionProvider'])
+    session = runtime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
     return lambda rainy: session.run(None, {'rainy': rainy})[0]
 
 
-def _openvino(path: pathlib.Path) -> Restore:
+def _openvino(content: bytes) -> Restore:
     """Compiled for each shape, which is a fifth faster than for any; in float32, or it may take bfloat16."""
     runtime = need('openvino')
-    core, content = runtime.Core(), path.read_bytes()
+    core = runtime.Core()
+    core.read_model(content)  # raises at once for what is none
     exact = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': _threads()}
 
     @functools.lru_cache(SHAPES)
@@ -88,16 +95,25 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _explained(runtime: str, restore: Restore) -> Restore:
-    """The same function, whose errors are of memory, or say in one line what the runtime says."""
+def _guarded(runtime: str, restore: Restore) -> Restore:
+    """The same function, whose errors are explained."""
 
     def run(rainy: np.ndarray) -> np.ndarray:
-        try:
+        with _explained(runtime):
             return restore(np.ascontiguousarray(rainy))
-        except RuntimeError as error:
-            line = ' '.join(str(error).split())[:300]
-            if 'alloc' in line.lower():
-                raise MemoryError(line) from error
-            raise UserError(f'{runtime} cannot run the network: {line}. Leave --runtime out.') from error
 
     return run
+
+
+@contextlib.contextmanager
+def _explained(runtime: str) -> Iterator[None]:
+    """What a runtime raises, as an error of memory or in one line; ONNX Runtime's are of no class but Exception."""
+    try:
+        yield
+    except (MemoryError, UserError):
+        raise
+    except Exception as error:
+        line = ' '.join(str(error).split())[:300]
+        if 'alloc' in line.lower():
+            raise MemoryError(line) from error
+        raise UserError(f'{runtime} cannot run the network: {line}. Leave --runtime out.') from error

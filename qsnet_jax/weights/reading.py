@@ -49,7 +49,7 @@ def find_weights(name: str | os.PathLike) -> pathlib.Path:
     if not isinstance(name, str | os.PathLike):
         known = ', '.join(map(repr, names()))
         raise fault(repr(name), f' names no weights; expected a path as str or Path, or one of {known}.')
-    path, included = pathlib.Path(os.path.expanduser(name)), INCLUDED / f'{name}.safetensors'
+    path, included = storage.expanded(name), INCLUDED / f'{name}.safetensors'
     is_name = path == pathlib.Path(path.stem) and not os.path.isfile(path)
     return included if is_name and os.path.isfile(included) else path
 

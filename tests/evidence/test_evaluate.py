@@ -213,6 +213,24 @@ def test_table_says_of_how_many(evaluated):
     assert ' 3/100 ' in evaluate.format_table({'pairs': partial})
 
 
+def test_names_may_be_longer_than_those_of_files(tmp_path, tiny_config):
+    """Those of a background and a layer together, and of a set of two folders: a run ends in scores all the same."""
+    background, layer = 'b' * 150, 'l' * 150
+    for folder in (f'{background}/clean', f'{layer}/layer'):
+        (tmp_path / folder).mkdir(parents=True)
+    for number in range(2):
+        clean = draw_pair(number)[1]
+        images.save(tmp_path / f'{background}/clean/{number}{background}.png', clean)
+        images.save(tmp_path / f'{layer}/layer/{number}{layer}.png', np.full_like(clean, 9))
+    tiny_config.data.update({'eval': f'layers/{background}+{layer}', 'root': str(tmp_path)})
+    (result,) = evaluate.evaluate(Cleaner(), tiny_config, tmp_path / 'eval', {}).values()
+    (folder,) = (tmp_path / 'eval').iterdir()
+    with (folder / 'per_image.csv').open() as file:
+        names = [row['name'] for row in csv.DictReader(file)]
+    assert f'0{background}+0{layer}' in names and len(names) == result['count']
+    assert len(list(folder.glob('*.png'))) == min(len(names), evaluate.PICTURES)
+
+
 def test_other_files_than_before_are_announced(pairs_root, tmp_path, capsys):
     """An evaluation into the folder of an earlier one of other images says so, and one of the training images too."""
     from qsnet_jax.configs import default

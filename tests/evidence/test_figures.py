@@ -217,3 +217,11 @@ def test_sets_take_turns(tiny_config):
     found = subjects.find(None, tiny_config, None)
     assert [photo.name for photo in found.photos[:2]] == ['drawn_light-chelsea-0', 'drawn_heavy-coffee-0']
     assert len({photo.name for photo in found.photos}) == len(found.photos) == 24
+
+
+def test_figures_of_many_sets_have_room_for_their_names(tmp_path):
+    """The picture and the .json beside it, which is found by it; short names stay."""
+    place = figures._place(tmp_path, '-'.join(['fig-6', *['layers-RainTrainL'] * 20]))
+    place.with_suffix('.json').write_text('')
+    assert place.suffix == '.png' and place.name.startswith('fig-6-layers-')
+    assert figures._place(tmp_path, 'fig-1-a.b') == tmp_path / 'fig-1-a.b.png'

@@ -154,6 +154,19 @@ def test_what_a_task_on_this_machine_is_told(slurm, tmp_path, gpus, own):
     assert all(line[3] == '--only=V1' for line in shown)
 
 
+@pytest.mark.parametrize(
+    ('flags', 'status', 'last'),
+    [
+        pytest.param(('--dry_run', '--results=/proc/n\udce4cht'), 0, r"'--results=/proc/n\xe4cht'", marks=slow),
+        (('--local', '--logs=/proc/n\udce4cht'), 1, r'error: /proc/n\xe4cht: No such file or directory. Something has'),
+    ],
+)
+def test_odd_names_and_faults_of_drives_are_one_line(slurm, tmp_path, flags, status, last):
+    """Bytes that are not UTF-8 are printed escaped, and what a drive does not do is said with the remedy."""
+    output = run(*slurm, f'--results={tmp_path}', '--gpus=0', *flags, status=status, PYTHONIOENCODING='utf-8:strict')
+    assert last in output.splitlines()[-1]
+
+
 @slow
 def test_submission(slurm, fakes, tmp_path):
     """What is queued is left alone, what is free goes out in arrays that are small enough, and is remembered."""

@@ -1,5 +1,6 @@
 """Other runtimes restore what JAX restores, in tiles too, and what they lack or cannot do is one line."""
 
+import pathlib
 import sys
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_photos_come_out_as_with_jax(runtime, weights, tmp_path, monkeypatch):
             found.append(images.read(output / 'a.png').astype(int))
         assert np.abs(found[1] - found[0]).max() <= 1
         assert np.abs(found[1] - picture(97, 131)).mean() > 1  # and it is no copy
-    assert len(made) == 1 and made[0][1].parent == tmp_path
+    assert len(made) == 1 and len(list(tmp_path.glob('*.onnx'))) == 1
 
 
 def test_openvino_reports_its_use_to_nobody():
@@ -99,14 +100,15 @@ def test_weights_that_are_none_are_named(capsys, tmp_path):
     )
 
 
-def test_what_a_runtime_says_is_one_line():
-    """Of memory it is an error of memory, which names the photo and the tile."""
+@pytest.mark.parametrize('kind', [RuntimeError, type('Fail', (Exception,), {})])
+def test_what_a_runtime_says_is_one_line(kind):
+    """Of memory it is an error of memory, which names the photo and the tile; also of a class that is of no kind."""
 
     def fail(text):
         def run(rainy):
-            raise RuntimeError(text)
+            raise kind(text)
 
-        return runtimes._explained('openvino', run)
+        return runtimes._guarded('openvino', run)
 
     with pytest.raises(MemoryError):
         fail('bad_alloc: failed\nto allocate')(picture(4, 4))
@@ -121,7 +123,50 @@ def test_names_of_runtimes_are_those_of_the_flag():
 
 def test_the_export_is_of_these_weights(weights, tmp_path, monkeypatch):
     """Other weights, or another exporter, have another file."""
-    monkeypatch.setattr(runtimes.export, 'export', lambda source, path, **_: path.write_text('made'))
-    first = runtimes._exported(weights, tmp_path)
-    assert runtimes._exported(weights, tmp_path) == first != runtimes._exported('default', tmp_path)
+    monkeypatch.setattr(cache, 'folder', lambda: tmp_path)
+    first = runtimes._kept(weights)
+    assert first.parent == tmp_path and runtimes._kept(weights) == first != runtimes._kept('default')
     assert derain.load(str(weights)).runtime is None
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """How often the network was exported, to a file that a runtime takes if it is whole."""
+    count = []
+
+    def take(content):
+        if content != b'whole':
+            raise Exception('INVALID_PROTOBUF')
+        return lambda rainy: rainy
+
+    monkeypatch.setattr(runtimes.export, 'export', lambda _, path: count.append(path.write_bytes(b'whole')))
+    monkeypatch.setattr(runtimes, 'need', lambda _: None)
+    monkeypatch.setattr(runtimes, '_onnxruntime', take)
+    return count
+
+
+@pytest.mark.parametrize('content', [b'', b'half', b'whole'])
+def test_a_damaged_export_is_made_anew(weights, tmp_path, monkeypatch, made, content):
+    """And takes the other's place, so that the next start finds it; what is whole is taken."""
+    monkeypatch.setattr(cache, 'folder', lambda: tmp_path)
+    runtimes._kept(weights).write_bytes(content)
+    for _ in range(2):
+        assert runtimes.load(weights, 'onnxruntime')(picture(4, 4)).shape == (4, 4, 3)
+    assert len(made) == (content != b'whole') and runtimes._kept(weights).read_bytes() == b'whole'
+
+
+@pytest.mark.parametrize('folder', ['/proc/none', None])
+def test_nothing_stops_where_no_export_can_be_kept(weights, monkeypatch, made, folder):
+    """It is made at every start."""
+    monkeypatch.setattr(cache, 'folder', lambda: folder and pathlib.Path(folder))
+    for _ in range(2):
+        runtimes.load(weights, 'onnxruntime')(picture(4, 4))
+    assert len(made) == 2
+
+
+def test_an_export_that_a_runtime_does_not_take_is_one_line(weights, monkeypatch, made):
+    """At the start, before any photo."""
+    monkeypatch.setattr(cache, 'folder', lambda: None)
+    monkeypatch.setattr(runtimes.export, 'export', lambda _, path: path.write_bytes(b'newer'))
+    with pytest.raises(UserError, match='onnxruntime cannot run the network: INVALID_PROTOBUF. Leave --runtime out'):
+        runtimes.load(weights, 'onnxruntime')
