@@ -25,7 +25,9 @@ failed=0
 python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$root" \
   --results="$results" "$@" ||
   { failed=$?; [ "$failed" = 3 ] || exit "$failed"; } # 3: a run failed, and left a row
-for name in default further longer light heavy; do
+names='default further light heavy'
+if [ "$size" = release-wide ]; then names='default further longer light heavy'; fi
+for name in $names; do
   weights="${workdir/#\~\//$HOME/}/$name-0/weights.safetensors"
   case $name in further | longer) name=default ;; esac # they go on with it
   if [ -f "$weights" ]; then
