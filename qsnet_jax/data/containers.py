@@ -142,7 +142,7 @@ def check_before(image, file, num_bytes: int) -> None:
         _check_planes(image)
         _check_tiff(image.tag_v2, file, num_bytes)
     if image.format == 'JPEG2000':
-        _check_jpeg_2000(_content(file))
+        _check_jpeg_2000(_content(file), image.mode)
     if image.format in ('JPEG', 'MPO') and (found := jpeg.check_scans(_content(file))):
         raise Refused(found, f'at most {jpeg.MAX_SCANS}')
     if image.format == 'PPM':
@@ -310,7 +310,7 @@ def _check_ppm(file, num_bytes: int) -> None:
             raise Refused('holds several pictures', 'a single picture', 'split it into single pictures')
 
 
-def _check_jpeg_2000(content: bytes) -> None:
+def _check_jpeg_2000(content: bytes, mode: str) -> None:
     """All tiles must be there, and the codestream must go on to its end marker; decoders take less for low quality."""
     start = content.find(b'\xff\x4f\xff\x51')
     truncated = incomplete('its codestream ends early')
@@ -319,6 +319,9 @@ def _check_jpeg_2000(content: bytes) -> None:
     right, bottom, left, top, across, down, first_x, first_y = struct.unpack('>8I', content[start + 8 : start + 40])
     if not across or not down or right <= first_x or bottom <= first_y:
         raise truncated
+    edges = [left, right] + [first_x + across, across] * (first_x + across < right)
+    edges_down = [top, bottom] + [first_y + down, down] * (first_y + down < bottom)
+    _check_components(content, start + 40, mode, edges, edges_down)
     needed = -(-(right - first_x) // across) * -(-(bottom - first_y) // down)
     tiles, position = set(), start + 2
     while content[position : position + 2] != b'\xff\xd9':
@@ -337,3 +340,22 @@ def _check_jpeg_2000(content: bytes) -> None:
             position += max(part, 12)
     if len(tiles) < needed:
         raise incomplete(f'it holds {len(tiles)} of {needed} tiles')
+
+
+def _check_components(content: bytes, start: int, mode: str, edges: list[int], edges_down: list[int]) -> None:
+    """Refuses a JPEG 2000 whose colours Pillow gets wrong; start: of the table of components, edges: of the tiles.
+
+    Where samples of more than 8 bits are no grey, it turns the lightest black. Where colours are stored at part of the
+    size, it takes the next smaller one.
+    """
+    count = int.from_bytes(content[start : start + 2], 'big')
+    components = [content[place : place + 3] for place in range(start + 2, start + 2 + 3 * count, 3)]
+    if not count or any(len(each) < 3 or not each[1] or not each[2] for each in components):
+        raise incomplete('its components are not described')
+    depth = max((each[0] & 127) + 1 for each in components)
+    if depth > 8 and not mode.startswith('I'):
+        raise Refused(f'is a JPEG 2000 of {depth}-bit colours', '8 bits, or grey', 'export it with 8 bits, or as PNG')
+    for _, part_across, part_down in components:
+        if any(edge % part_across for edge in edges) or any(edge % part_down for edge in edges_down):
+            found = f'is a JPEG 2000 with colours at 1/{part_across} x 1/{part_down} of its size, which is no multiple'
+            raise Refused(found, 'colours at the whole size', 'export it without subsampling, or as PNG')

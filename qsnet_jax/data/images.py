@@ -6,7 +6,8 @@ ends in an `ImageError`, and whatever has to change on the way to uint8 (H, W, 3
   grey, 1-bit         three equal channels
   palette             its colours
   16-bit grey         round(value / 257), so 65535 becomes 255; 12-bit TIFF likewise from 4095
-  16-bit colour       the high byte of each sample (Pillow does this while decoding; at most 1 of 255 below rounding)
+  16-bit colour       the high byte of each sample (Pillow does this while decoding; at most 1 of 255 below rounding);
+                      refused in JPEG 2000
   alpha               dropped by `read`, kept by `open_photo`; colours are not blended with any background
   CMYK                RGB by Pillow's formula, without colour management
   EXIF orientation    applied

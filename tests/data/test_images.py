@@ -95,6 +95,17 @@ def test_16_bit_colour_keeps_the_high_byte(tmp_path, name):
     assert not photo.is_grey and photo.notes == ('16-bit samples reduced to 8 bits',)
 
 
+@pytest.mark.parametrize('channels', [3, 4])
+def test_16_bit_colour_in_jpeg_2000_is_refused(tmp_path, channels):
+    """Pillow would turn its white black; 16-bit grey is read."""
+    white = np.full((64, 64, channels), 65535, np.uint16)
+    cv2.imwrite(str(tmp_path / 'a.jp2'), white)
+    with pytest.raises(images.ImageError, match='a.jp2: is a JPEG 2000 of 16-bit colours; expected 8 bits, or grey'):
+        images.read(tmp_path / 'a.jp2')
+    cv2.imwrite(str(tmp_path / 'grey.jp2'), white[..., 0])
+    assert images.read(tmp_path / 'grey.jp2').min() == 255
+
+
 def test_16_bit_grey_with_alpha_stays_grey(tmp_path):
     """A 16-bit PNG of grey and alpha, which Pillow hands over as RGBA, counts as grey."""
     path = png(tmp_path / 'a.png', 21, 13, 16, 4, samples(WIDE[..., :2].astype('>u2')))
