@@ -34,6 +34,8 @@ DEFLATE = (8, 32946)  # compressions of a TIFF that are streams of zlib, where b
 CHUNK = 2**16  # bytes, of a stream and of what it inflates to
 
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # Adam7
+_GAP = rb'(?:\s|#[^\n]*\n)+'  # one character or comment at a time; runs could be cut up in many ways
+_NETPBM = re.compile(rb'P(?:(4)|([56]))%s(\d+)%s(\d+)(?(1)|%s(\d+))\s' % (_GAP, _GAP, _GAP))
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the colour type of a PNG
 
 
@@ -301,10 +303,12 @@ def _check_ppm(file, num_bytes: int) -> None:
     """A netpbm file may be followed by others; those would be lost."""
     file.seek(0)
     head = file.read(4096)
-    matched = re.match(rb'P([456])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)(?:(?:\s+|#[^\n]*\n)+(\d+))?\s', head)
-    if matched and matched[1] in (b'5', b'6'):
-        channels = 3 if matched[1] == b'6' else 1
-        length = int(matched[2]) * int(matched[3]) * channels * (2 if int(matched[4] or 255) > 255 else 1)
+    if matched := _NETPBM.match(head):
+        width, height = int(matched[3]), int(matched[4])
+        if matched[1]:  # bits, rows of whole bytes
+            length = -(-width // 8) * height
+        else:
+            length = width * height * (3 if matched[2] == b'6' else 1) * (2 if int(matched[5]) > 255 else 1)
         file.seek(matched.end() + length)
         if num_bytes > matched.end() + length and re.match(rb'\s*P[1-7]\s', file.read(64)):
             raise Refused('holds several pictures', 'a single picture', 'split it into single pictures')

@@ -399,9 +399,21 @@ def test_a_limit_of_the_process_counts():
 
 def test_a_netpbm_file_of_several_pictures_is_refused():
     """What follows the first picture would be lost."""
-    content = SEEDS['colour.ppm']
+    for name in ('colour.ppm', 'grey16.pgm', 'bits.pbm'):
+        content = SEEDS[name]
+        with pytest.raises(images.ImageError, match='several pictures'):
+            images.decode(content + content, name)
+
+
+def test_a_netpbm_header_takes_no_time():
+    """Spaces before a comment can be cut up in two to the power of their number of ways."""
+    begun = time.perf_counter()
+    content = b'P5' + b' ' * 40 + b'#' + b'c' * 5000 + b'\n2 2\n255\n' + bytes(4)
+    assert images.decode(content, 'a.pgm').shape == (2, 2, 3)
+    commented = b'P5 # a\n\n# b\n2 # c\n 2\n255\n' + bytes(4)
     with pytest.raises(images.ImageError, match='several pictures'):
-        images.decode(content + content, 'a.ppm')
+        images.decode(commented * 2, 'a.pgm')
+    assert time.perf_counter() - begun < 2
 
 
 def test_a_jpeg_2000_without_a_tile_is_refused():
@@ -485,6 +497,14 @@ def test_megabytes_of_markers_take_no_time(filling):
     content = jpeg_of(restart_marker_blocks=2)
     begun = time.perf_counter()
     decoded(content[:700] + filling * (2**22 // len(filling)) + content[700:], 'a.jpg')
+    assert time.perf_counter() - begun < 10
+
+
+@pytest.mark.parametrize('tail', [b'', b'\0'])
+def test_filling_that_leads_to_no_marker_takes_no_time(tail):
+    """A run of FF at the end of a file, or before a zero, is not looked through from each of its bytes."""
+    begun = time.perf_counter()
+    decoded(jpeg_of(restart_marker_blocks=2)[:700] + b'\xff' * 2**19 + tail, 'a.jpg')
     assert time.perf_counter() - begun < 10
 
 
