@@ -10,7 +10,7 @@ ends in an `ImageError`, and whatever has to change on the way to uint8 (H, W, 3
                       refused in JPEG 2000
   alpha               dropped by `read`, kept by `open_photo`; colours are not blended with any background
   CMYK                RGB by Pillow's formula, without colour management
-  EXIF orientation    applied
+  EXIF orientation    applied; one in XMP is not, as elsewhere
   MPO                 the first picture (many phones write their JPEGs this way)
 
 A photo is written in the format it was read from. EXIF (camera, date, author, place), resolution, colour profile and a
@@ -175,6 +175,7 @@ def _opened(path, content: bytes | None = None):
             with Image.open(file, formats=_formats(path)) as image:
                 containers.check_size(image, num_bytes)
                 containers.check_before(image, file, num_bytes)
+                metadata.forget_xmp(image)
                 yield image, file, said
     except ImageError:
         raise

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from picture_files import ALPHA, GREY, RGB, SMOOTH, WIDE, exif_bytes, opened, png, rewritten, samples, upright, write
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
 from qsnet_jax.data import images
 
@@ -168,6 +168,18 @@ def test_orientation_is_applied(tmp_path, name, orientation):
     rgb, expected = images.read(path), upright(SMOOTH, orientation)
     assert rgb.shape == expected.shape and images.size(path) == rgb.shape[:2]
     assert np.abs(rgb.astype(int) - expected).max() <= (6 if name == 'a.jpg' else 0)  # quantisation at quality 95
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.tif', 'a.webp', 'a.jpg'])
+def test_orientation_in_xmp_is_not_applied(tmp_path, name):
+    """Other programs do not; by `read` and `size` alike."""
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt('XML:com.adobe.xmp', xmp.decode())
+    options = {'a.png': {'pnginfo': chunks}, 'a.tif': {'tiffinfo': {700: xmp}}}.get(name, {'xmp': xmp})
+    path = write(tmp_path / name, SMOOTH, **options)
+    assert opened(path).getexif()[274] == 6
+    assert images.read(path).shape == SMOOTH.shape and images.size(path) == SMOOTH.shape[:2]
 
 
 @pytest.mark.parametrize('orientation', [2, 6])
