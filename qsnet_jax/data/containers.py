@@ -138,6 +138,20 @@ def has_spare_channels(image) -> bool:
     return image.format == 'TIFF' and image.tag_v2.get(277, 1) > len(image.getbands())
 
 
+def has_gain_map(image) -> bool:
+    """Whether a JPEG's second picture is one that lightens it on some screens; Pillow calls such a file no MPO."""
+    is_mpf = image.format == 'JPEG' and 'mp' in image.info
+    return is_mpf and any(b'hdrgm:Version' in content for _, content in image.applist)
+
+
+def has_undeclared_alpha(image, file) -> bool:
+    """Whether a TGA says that no bits of its last channel are alpha; many programs leave it 0 then."""
+    if image.format != 'TGA' or image.mode not in ('LA', 'RGBA'):
+        return False
+    file.seek(17)
+    return not file.read(1)[0] & 15
+
+
 def check_before(image, file, num_bytes: int) -> None:
     """Refuses what is seen to be incomplete without decoding."""
     if image.format == 'TIFF':

@@ -253,6 +253,18 @@ def test_what_libtiff_prints_is_said_with_the_file(tmp_path, capfd):
     assert capfd.readouterr().err == ''
 
 
+def test_a_colour_map_of_8_bits_is_read(tmp_path):
+    """Some programs write those of a TIFF so, where 16 are meant; libtiff knows them by having no higher values."""
+    colours = np.random.default_rng(0).integers(1, 256, (3, 256)).astype(np.uint16)
+    pixels = np.arange(80, dtype=np.uint8).reshape(8, 10)
+    for factor in (1, 257):
+        for compression in (None, 'zlib'):
+            tifffile.imwrite(
+                tmp_path / 'a.tif', pixels, photometric='palette', colormap=colours * factor, compression=compression
+            )
+            np.testing.assert_array_equal(images.read(tmp_path / 'a.tif'), colours.T[pixels])
+
+
 # JPEG
 
 

@@ -77,6 +77,16 @@ def test_transparent_colour_becomes_alpha(tmp_path):
     assert photo.alpha[2, 3] == 0 and (photo.alpha == 255).sum() == photo.alpha.size - 1
 
 
+@pytest.mark.parametrize('depth', [1, 2, 4, 8])
+def test_transparent_grey_of_few_bits_becomes_alpha(tmp_path, depth):
+    """The transparent value counts in the samples' own units; the first of four is transparent here."""
+    values = np.array([1, 0, 0, 1]) * (2**depth - 1)
+    row = b'\0' + np.packbits([[value >> bit & 1 for bit in range(depth)[::-1]] for value in values]).tobytes()
+    chunk = (b'tRNS', struct.pack('>H', values[0]))
+    photo = images.open_photo(png(tmp_path / 'a.png', 4, 1, depth, 0, row, chunk))
+    assert photo.rgb[0, :, 0].tolist() == [255, 0, 0, 255] and photo.alpha.tolist() == [[0, 255, 255, 0]]
+
+
 @pytest.mark.parametrize('name', ['a.png', 'a.tif'])
 def test_16_bit_grey_is_rounded(tmp_path, name):
     """16-bit grey gives round(value / 257)."""
@@ -234,6 +244,16 @@ def test_mpo_is_its_first_jpeg(tmp_path):
     assert np.abs(photo.rgb.astype(int) - SMOOTH).max() <= 6  # quantisation at quality 95
     assert photo.format == 'JPEG' and photo.notes == ('only the first of 2 pictures kept',)
     assert images.size(tmp_path / 'a.jpg') == (24, 32)
+
+
+def test_a_gain_map_is_dropped_with_a_note(tmp_path):
+    """Of a photo that Pillow does not call an MPO, for its XMP says that the second picture lightens the first."""
+    first, second = Image.fromarray(SMOOTH), Image.fromarray(255 - SMOOTH)
+    first.save(tmp_path / 'a.jpg', 'MPO', save_all=True, append_images=[second], xmp=b'<x hdrgm:Version="1.0"/>')
+    assert opened(tmp_path / 'a.jpg').format == 'JPEG'
+    assert images.open_photo(tmp_path / 'a.jpg').notes == ('gain map of an Ultra HDR photo dropped',)
+    first.save(tmp_path / 'b.jpg', xmp=b'<x hdrgm:Version="1.0"/>')  # what is left of one has none
+    assert images.open_photo(tmp_path / 'b.jpg').notes == ()
 
 
 def test_one_pixel(tmp_path):
