@@ -34,6 +34,8 @@ DEFLATE = (8, 32946)  # compressions of a TIFF that are streams of zlib, where b
 CHUNK = 2**16  # bytes, of a stream and of what it inflates to
 
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # Adam7
+_GAP = rb'(?:\s|#[^\n]*\n)+'  # one character or comment at a time; runs could be cut up in many ways
+_NETPBM = re.compile(rb'P(?:(4)|([56]))%s(\d+)%s(\d+)(?(1)|%s(\d+))\s' % (_GAP, _GAP, _GAP))
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the colour type of a PNG
 
 
@@ -136,13 +138,27 @@ def has_spare_channels(image) -> bool:
     return image.format == 'TIFF' and image.tag_v2.get(277, 1) > len(image.getbands())
 
 
+def has_gain_map(image) -> bool:
+    """Whether a JPEG's second picture is one that lightens it on some screens; Pillow calls such a file no MPO."""
+    is_mpf = image.format == 'JPEG' and 'mp' in image.info
+    return is_mpf and any(b'hdrgm:Version' in content for _, content in image.applist)
+
+
+def has_undeclared_alpha(image, file) -> bool:
+    """Whether a TGA says that no bits of its last channel are alpha; many programs leave it 0 then."""
+    if image.format != 'TGA' or image.mode not in ('LA', 'RGBA'):
+        return False
+    file.seek(17)
+    return not file.read(1)[0] & 15
+
+
 def check_before(image, file, num_bytes: int) -> None:
     """Refuses what is seen to be incomplete without decoding."""
     if image.format == 'TIFF':
         _check_planes(image)
         _check_tiff(image.tag_v2, file, num_bytes)
     if image.format == 'JPEG2000':
-        _check_jpeg_2000(_content(file))
+        _check_jpeg_2000(_content(file), image.mode)
     if image.format in ('JPEG', 'MPO') and (found := jpeg.check_scans(_content(file))):
         raise Refused(found, f'at most {jpeg.MAX_SCANS}')
     if image.format == 'PPM':
@@ -301,16 +317,18 @@ def _check_ppm(file, num_bytes: int) -> None:
     """A netpbm file may be followed by others; those would be lost."""
     file.seek(0)
     head = file.read(4096)
-    matched = re.match(rb'P([456])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)(?:(?:\s+|#[^\n]*\n)+(\d+))?\s', head)
-    if matched and matched[1] in (b'5', b'6'):
-        channels = 3 if matched[1] == b'6' else 1
-        length = int(matched[2]) * int(matched[3]) * channels * (2 if int(matched[4] or 255) > 255 else 1)
+    if matched := _NETPBM.match(head):
+        width, height = int(matched[3]), int(matched[4])
+        if matched[1]:  # bits, rows of whole bytes
+            length = -(-width // 8) * height
+        else:
+            length = width * height * (3 if matched[2] == b'6' else 1) * (2 if int(matched[5]) > 255 else 1)
         file.seek(matched.end() + length)
         if num_bytes > matched.end() + length and re.match(rb'\s*P[1-7]\s', file.read(64)):
             raise Refused('holds several pictures', 'a single picture', 'split it into single pictures')
 
 
-def _check_jpeg_2000(content: bytes) -> None:
+def _check_jpeg_2000(content: bytes, mode: str) -> None:
     """All tiles must be there, and the codestream must go on to its end marker; decoders take less for low quality."""
     start = content.find(b'\xff\x4f\xff\x51')
     truncated = incomplete('its codestream ends early')
@@ -319,6 +337,9 @@ def _check_jpeg_2000(content: bytes) -> None:
     right, bottom, left, top, across, down, first_x, first_y = struct.unpack('>8I', content[start + 8 : start + 40])
     if not across or not down or right <= first_x or bottom <= first_y:
         raise truncated
+    edges = [left, right] + [first_x + across, across] * (first_x + across < right)
+    edges_down = [top, bottom] + [first_y + down, down] * (first_y + down < bottom)
+    _check_components(content, start + 40, mode, edges, edges_down)
     needed = -(-(right - first_x) // across) * -(-(bottom - first_y) // down)
     tiles, position = set(), start + 2
     while content[position : position + 2] != b'\xff\xd9':
@@ -337,3 +358,22 @@ def _check_jpeg_2000(content: bytes) -> None:
             position += max(part, 12)
     if len(tiles) < needed:
         raise incomplete(f'it holds {len(tiles)} of {needed} tiles')
+
+
+def _check_components(content: bytes, start: int, mode: str, edges: list[int], edges_down: list[int]) -> None:
+    """Refuses a JPEG 2000 whose colours Pillow gets wrong; start: of the table of components, edges: of the tiles.
+
+    Where samples of more than 8 bits are no grey, it turns the lightest black. Where colours are stored at part of the
+    size, it takes the next smaller one.
+    """
+    count = int.from_bytes(content[start : start + 2], 'big')
+    components = [content[place : place + 3] for place in range(start + 2, start + 2 + 3 * count, 3)]
+    if not count or any(len(each) < 3 or not each[1] or not each[2] for each in components):
+        raise incomplete('its components are not described')
+    depth = max((each[0] & 127) + 1 for each in components)
+    if depth > 8 and not mode.startswith('I'):
+        raise Refused(f'is a JPEG 2000 of {depth}-bit colours', '8 bits, or grey', 'export it with 8 bits, or as PNG')
+    for _, part_across, part_down in components:
+        if any(edge % part_across for edge in edges) or any(edge % part_down for edge in edges_down):
+            found = f'is a JPEG 2000 with colours at 1/{part_across} x 1/{part_down} of its size, which is no multiple'
+            raise Refused(found, 'colours at the whole size', 'export it without subsampling, or as PNG')

@@ -6,10 +6,11 @@ ends in an `ImageError`, and whatever has to change on the way to uint8 (H, W, 3
   grey, 1-bit         three equal channels
   palette             its colours
   16-bit grey         round(value / 257), so 65535 becomes 255; 12-bit TIFF likewise from 4095
-  16-bit colour       the high byte of each sample (Pillow does this while decoding; at most 1 of 255 below rounding)
+  16-bit colour       the high byte of each sample (Pillow does this while decoding; at most 1 of 255 below rounding);
+                      refused in JPEG 2000
   alpha               dropped by `read`, kept by `open_photo`; colours are not blended with any background
   CMYK                RGB by Pillow's formula, without colour management
-  EXIF orientation    applied
+  EXIF orientation    applied; one in XMP is not, as elsewhere
   MPO                 the first picture (many phones write their JPEGs this way)
 
 A photo is written in the format it was read from. EXIF (camera, date, author, place), resolution, colour profile and a
@@ -26,7 +27,7 @@ import pathlib
 import stat
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImagePalette, TiffImagePlugin
 
 from qsnet_jax import spelling, storage
 from qsnet_jax.data import containers, metadata, quiet
@@ -174,6 +175,7 @@ def _opened(path, content: bytes | None = None):
             with Image.open(file, formats=_formats(path)) as image:
                 containers.check_size(image, num_bytes)
                 containers.check_before(image, file, num_bytes)
+                metadata.forget_xmp(image)
                 yield image, file, said
     except ImageError:
         raise
@@ -246,12 +248,14 @@ def _load(path, content: bytes | None = None) -> Photo:
         is_16_bit = image.mode.startswith('I') or containers.is_deep(image, rawmode, args, file)
         orientation = metadata.orientation(image)
         turned = image.tag_v2.get(274, 1) if image.format == 'TIFF' else orientation  # which decoding takes away
+        _mend(image, rawmode)
         _decode(image, file, said)
         lost_colour = image.info.pop('transparency', None) if is_16_bit else None  # Pillow would compare it as 8-bit
         is_grey = image.mode in _GREY_MODES or rawmode == 'LA;16B'
         kept = metadata.collect(image, file, turned, is_grey)
         notes = {
             f'only the first of {getattr(image, "n_frames", 1)} pictures kept': image.format == 'MPO',
+            'gain map of an Ultra HDR photo dropped': containers.has_gain_map(image),
             '16-bit samples reduced to 8 bits': is_16_bit,
             'transparent colour of a 16-bit file dropped': lost_colour is not None,
             '1-bit pixels become 8-bit grey': image.mode == '1',
@@ -260,12 +264,14 @@ def _load(path, content: bytes | None = None) -> Photo:
             'a channel that is neither colour nor alpha dropped': containers.has_spare_channels(image),
             'alpha of a BMP dropped': image.format == 'BMP' and image.has_transparency_data,
         }
+        lost_alpha = containers.has_undeclared_alpha(image, file)
+        notes['alpha that a TGA does not declare dropped'] = lost_alpha
         turn = _TURNS.get(orientation)
         rgb, alpha = _pixels(path, image if turn is None else image.transpose(turn))
         said_of_it = [f'the decoder says: {line}' for line in dict.fromkeys(said[:3])]
         return Photo(
             rgb=rgb,
-            alpha=None if image.format == 'BMP' else alpha,
+            alpha=None if image.format == 'BMP' or lost_alpha else alpha,
             is_grey=is_grey,
             format='JPEG' if image.format == 'MPO' else image.format,
             icc_profile=kept.icc_profile,
@@ -274,6 +280,15 @@ def _load(path, content: bytes | None = None) -> Photo:
             notes=(*(note for note, applies in notes.items() if applies), *kept.notes, *said_of_it),
             options=kept.options,
         )
+
+
+def _mend(image, rawmode: str) -> None:
+    """Before decoding, what Pillow takes to have other units: 8-bit colour maps, as libtiff knows them, and tRNS."""
+    if image.format == 'TIFF' and image.mode in ('P', 'PA') and max(image.tag_v2[320]) < 256:
+        image.palette = ImagePalette.raw('RGB;L', bytes(image.tag_v2[320]))
+    levels = {'L;2': 85, 'L;4': 17}.get(rawmode)  # of a sample's unit in 255
+    if image.format == 'PNG' and levels and 'transparency' in image.info:
+        image.info['transparency'] *= levels
 
 
 def _decode(image, file, said: list[str]) -> None:

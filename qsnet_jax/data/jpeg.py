@@ -16,8 +16,9 @@ MAX_SCANS = 100  # each goes through the whole picture, however few its bytes; e
 
 _FRAMES = (0xC0, 0xC1, 0xC2)  # coded with Huffman's tables; arithmetic codes may leave out zeros at their end
 _ALONE = (0x01, *range(0xD0, 0xD8))  # markers without a length
-_MARKER = re.compile(rb'\xff+[^\x00\xff\xd0-\xd7]')  # behind the data of a scan
-_RESTART = re.compile(rb'\xff+([\xd0-\xd7])')
+# Each run of FF is looked at once, from its beginning.
+_MARKER = re.compile(rb'(?<!\xff)\xff+[^\x00\xff\xd0-\xd7]')  # behind the data of a scan
+_RESTART = re.compile(rb'(?<!\xff)\xff+([\xd0-\xd7])')
 _ROWS = 256  # that are compared at once
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
@@ -164,6 +165,11 @@ def natural(text: str) -> tuple:
     return tuple((0, int(part), '') if part.isdecimal() else (1, 0, part) for part in re.split(r'(\d+)', text) if part)
 
 
+def is_one_file(*paths: pathlib.Path) -> bool:
+    """Whether two of the paths lead to the same file, directly or by links."""
+    return len({os.path.realpath(path) for path in paths}) < len(paths)
+
+
 def _pair(layout: Layout, sides: dict[str, dict[tuple[str, str], pathlib.Path]], problems: list[str]) -> Found:
     """Items of the keys that all sides have; the files of others are problems."""
     keys = {side: {key for key, _ in files} for side, files in sides.items()}
@@ -181,4 +187,6 @@ def _pair(layout: Layout, sides: dict[str, dict[tuple[str, str], pathlib.Path]],
         for (key, number), path in sides[first].items()
         if all(key in keys[side] for side in others)
     ]
-    return Found(layout, items, problems)
+    lone = {item.name for item in items if is_one_file(*item.files.values())}
+    problems += [f'{item.files[first]} would be its own partner' for item in items if item.name in lone]
+    return Found(layout, [item for item in items if item.name not in lone], problems)

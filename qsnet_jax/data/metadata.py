@@ -26,6 +26,12 @@ class Kept:
     notes: list[str]
 
 
+def forget_xmp(image) -> None:
+    """Takes away XMP, where Pillow would look for an orientation that other programs do not apply."""
+    for name in ('xmp', 'XML:com.adobe.xmp'):
+        image.info.pop(name, None)
+
+
 def orientation(image) -> int:
     """The EXIF orientation still to be applied; Pillow applies a TIFF's itself, when opening and when decoding."""
     if image.format == 'TIFF':

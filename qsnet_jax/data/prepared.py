@@ -90,7 +90,7 @@ class Prepared:
         def decode(side: str) -> np.ndarray:
             if not example:
                 example.update(self._bytes(index))
-            return images.decode(example[side], f'{self._files[index][side][0]} in {self._folder}')
+            return images.decode(example[side], f'{self._folder}/{self._files[index][side][0]}')
 
         def get(side: str) -> np.ndarray:
             return self._cache.get(self._files[index][side][1], lambda: decode(side))

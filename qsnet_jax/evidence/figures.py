@@ -62,6 +62,8 @@ def run(
     if unknown or count < 1:
         raise UserError(f'--figure={figure}, --count={count}: figures are {", ".join(FIGURES)}; show at least 1 photo.')
     images_, found = subjects.find(source, config, clean), methods.parse_all(named)
+    for method in found:
+        method.expect([photo.name for photo in images_.photos])
     if figure == 'all':
         chosen = [number for number in chosen if _suits(number, found, images_)]
     for number in chosen:
@@ -94,7 +96,7 @@ def _refuse_inputs(paths: list[pathlib.Path], found: list[methods.Method], image
     if not taken:
         return
     read = [file for photo in images_.photos for file in photo.files()]
-    read += [file for method in found for file in method.files([photo.name for photo in images_.photos])]
+    read += [file for method in found for file in method.files()]
     for original in filter(os.path.exists, read):
         for path in taken:
             if path.samefile(original):

@@ -19,6 +19,7 @@ from qsnet_jax.weights import files
 
 # How results are called, of an image called *; + is the number of a rainy version.
 PATTERNS = ('*', 'rain-*', 'norain-*', '*_+')
+RAINY, CLEAN = ('*', 'rain-*', '*_+'), ('*', 'norain-*', '*_+')  # how images of these sides may be called
 RUN = 'weights.safetensors'
 
 
@@ -27,11 +28,14 @@ class Method(Protocol):
 
     label: str
 
+    def expect(self, names: Sequence[str]) -> None:
+        """Says, before any is restored, what all images are called that may be."""
+
     def restore(self, name: str, rainy: np.ndarray) -> np.ndarray:
         """uint8 (H, W, 3) of the rainy image called `name`."""
 
-    def files(self, names: Sequence[str]) -> list[pathlib.Path]:
-        """What it reads for the images called so."""
+    def files(self) -> list[pathlib.Path]:
+        """What it reads for the images that are expected."""
 
     def describe(self) -> dict[str, Any]:
         """What a result must say of it."""
@@ -56,9 +60,10 @@ class Place:
     def find(self, names: Sequence[str], patterns: Sequence[str] = PATTERNS) -> dict[str, pathlib.Path]:
         """The files of the images called so, by name, under the pattern that finds most; those that are not there lack.
 
-        Raises UserError where two files have one name.
+        Raises UserError where two files have one name, and where two patterns find as many, but other files.
         """
         best: dict[str, pathlib.Path] = {}
+        chosen = rival = None
         for pattern in [self.pattern] if self.pattern else patterns:
             problems: list[str] = []
             matched = layouts.match(self.folder, pattern, problems)
@@ -66,7 +71,14 @@ class Place:
             found = {name: by_name[name] for name in names if name in by_name}
             if len(found) > len(best):
                 layouts.refuse(problems, f'the images in {self.folder}', {'image': pattern}, 'Remove one of each.')
-                best = found
+                best, chosen, rival = found, pattern, None
+            elif len(found) == len(best) and found != best:
+                rival = pattern
+        if rival:
+            raise UserError(
+                f'{self.folder} holds {len(best)} images called like {chosen} and as many like {rival}. Name the '
+                f'pattern too, as in {self.folder / str(chosen)}.'
+            )
         return best
 
 
@@ -76,22 +88,31 @@ class Folder:
     def __init__(self, label: str, place: Place):
         self.label, self.place = label, place
         self._used: dict[str, str] = {}
+        self._found: dict[str, pathlib.Path] = {}
+        self._missing: list[str] = []
+
+    def expect(self, names: Sequence[str]) -> None:
+        self._found = self.place.find(names)
+        self._missing = [name for name in names if name not in self._found]
 
     def restore(self, name: str, rainy: np.ndarray) -> np.ndarray:
-        found = self.place.find([name])
-        if not found:
+        if name not in self._found:
             shown = self.place.pattern or ' or '.join(PATTERNS)
+            missing = self._missing or [name]
+            rest = f' and {len(missing) - 10} more' if len(missing) > 10 else ''
             raise UserError(
-                f'{self.label}: {self.place.folder} holds no result of {spelling.quoted(name)}; expected a file '
-                f'called like {shown} with * for that name.'
+                f'{self.label}: {self.place.folder} holds no result of '
+                f'{", ".join(map(spelling.quoted, missing[:10]))}{rest}; expected files called like {shown} with * for '
+                'that name, all of them by one pattern.'
             )
-        restored = images.read(found[name])
-        sources.check_equal(rainy.shape, restored.shape, f'The image {spelling.quoted(name)} and {found[name]}')
-        self._used[found[name].name] = sources.file_hash(found[name])
+        path = self._found[name]
+        restored = images.read(path)
+        sources.check_equal(rainy.shape, restored.shape, f'The image {spelling.quoted(name)} and {path}')
+        self._used[path.name] = sources.file_hash(path)
         return restored
 
-    def files(self, names: Sequence[str]) -> list[pathlib.Path]:
-        return list(self.place.find(names).values())
+    def files(self) -> list[pathlib.Path]:
+        return list(self._found.values())
 
     def describe(self) -> dict[str, Any]:
         digest = sources.digest(self._used.items())
@@ -108,6 +129,9 @@ class Network:
     def derainer(self) -> derain.Derainer:
         return derain.load(str(self.path))
 
+    def expect(self, names: Sequence[str]) -> None:
+        pass
+
     def restore(self, name: str, rainy: np.ndarray) -> np.ndarray:
         return self.derainer(rainy)
 
@@ -115,7 +139,7 @@ class Network:
         """uint8 (1 + scales, H, W, 3): the result, and what each scale alone decodes."""
         return self.derainer.restore(rainy, scales=True)
 
-    def files(self, names: Sequence[str]) -> list[pathlib.Path]:
+    def files(self) -> list[pathlib.Path]:
         return [self.path]
 
     def describe(self) -> dict[str, Any]:

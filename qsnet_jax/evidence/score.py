@@ -6,6 +6,7 @@ where ours are not rounded), and `border=N` leaves out N pixels at each side. Th
 
 import concurrent.futures
 import dataclasses
+import filecmp
 import math
 import os
 import pathlib
@@ -79,7 +80,7 @@ class Results:
         problems, self.items = found.problems, found.items
         if rainy:
             place = methods.Place.parse(rainy, 'rainy')
-            there = place.find([item.name for item in self.items])
+            there = place.find([item.name for item in self.items], methods.RAINY)
             problems += [f'{spelling.quoted(item.name)} has no rainy image in {place.folder}'
                          for item in self.items if item.name not in there]  # fmt: skip
             self.items = [
@@ -88,6 +89,10 @@ class Results:
                 if item.name in there
             ]
         problems += layouts.unreadable(self.items)
+        if rainy and not problems:
+            problems = [f'{files["rainy"]}, found as a rainy image, is the clean one {files["clean"]}'
+                        for files in (item.files for item in self.items)
+                        if filecmp.cmp(files['rainy'], files['clean'], shallow=False)]  # fmt: skip
         remedy = 'Complete or remove them; --restored, --clean and --rainy take patterns too, as in FOLDER/*_out.png.'
         layouts.refuse(problems, 'the images to score', found.layout, remedy)
 
@@ -177,6 +182,8 @@ def _score_all(
     found: Results, counting: Counting, other: methods.Method | None, workdir: pathlib.Path
 ) -> list[dict[str, Any]]:
     """One row of scores for each image, on all cores; writes the first pictures."""
+    if other:
+        other.expect([item.name for item in found.items])
 
     def job(index: int) -> tuple[dict[str, Any], str]:
         item, sides = found.items[index], found.load(index)

@@ -81,10 +81,17 @@ def find(source: str | None, config: Any, clean: str | None) -> Found:
     files, base = found.photos, found.base
     relative = [file.relative_to(base) for file in files]
     names = layouts.distinct([str(path.with_suffix('')) for path in relative], [str(path) for path in relative])
-    truths = methods.Place.parse(clean, 'clean').find(names) if clean else {}
+    truths = methods.Place.parse(clean, 'clean').find(names, methods.CLEAN) if clean else {}
     missing = [name for name in names if clean and name not in truths]
     if missing:
         raise UserError(f'--clean={clean} lacks the true image of {", ".join(missing[:10])}; expected equal names.')
+    own = [name for name, file in zip(names, files, strict=True)
+           if name in truths and layouts.is_one_file(file, truths[name])]  # fmt: skip
+    if own:
+        raise UserError(
+            f'--clean={clean} finds the photos themselves as their true images: {", ".join(own[:10])}. Name the folder '
+            'of the true ones.'
+        )
     photos = [
         Photo(name, _reader(file, truths.get(name)), functools.partial(_present, file, truths.get(name)))
         for name, file in zip(names, files, strict=True)

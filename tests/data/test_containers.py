@@ -1,5 +1,6 @@
 """A photo is whole or refused: what a file lacks is found before or after decoding, and memory is bounded."""
 
+import fractions
 import io
 import itertools
 import pathlib
@@ -252,6 +253,18 @@ def test_what_libtiff_prints_is_said_with_the_file(tmp_path, capfd):
     assert capfd.readouterr().err == ''
 
 
+def test_a_colour_map_of_8_bits_is_read(tmp_path):
+    """Some programs write those of a TIFF so, where 16 are meant; libtiff knows them by having no higher values."""
+    colours = np.random.default_rng(0).integers(1, 256, (3, 256)).astype(np.uint16)
+    pixels = np.arange(80, dtype=np.uint8).reshape(8, 10)
+    for factor in (1, 257):
+        for compression in (None, 'zlib'):
+            tifffile.imwrite(
+                tmp_path / 'a.tif', pixels, photometric='palette', colormap=colours * factor, compression=compression
+            )
+            np.testing.assert_array_equal(images.read(tmp_path / 'a.tif'), colours.T[pixels])
+
+
 # JPEG
 
 
@@ -398,9 +411,21 @@ def test_a_limit_of_the_process_counts():
 
 def test_a_netpbm_file_of_several_pictures_is_refused():
     """What follows the first picture would be lost."""
-    content = SEEDS['colour.ppm']
+    for name in ('colour.ppm', 'grey16.pgm', 'bits.pbm'):
+        content = SEEDS[name]
+        with pytest.raises(images.ImageError, match='several pictures'):
+            images.decode(content + content, name)
+
+
+def test_a_netpbm_header_takes_no_time():
+    """Spaces before a comment can be cut up in two to the power of their number of ways."""
+    begun = time.perf_counter()
+    content = b'P5' + b' ' * 40 + b'#' + b'c' * 5000 + b'\n2 2\n255\n' + bytes(4)
+    assert images.decode(content, 'a.pgm').shape == (2, 2, 3)
+    commented = b'P5 # a\n\n# b\n2 # c\n 2\n255\n' + bytes(4)
     with pytest.raises(images.ImageError, match='several pictures'):
-        images.decode(content + content, 'a.ppm')
+        images.decode(commented * 2, 'a.pgm')
+    assert time.perf_counter() - begun < 2
 
 
 def test_a_jpeg_2000_without_a_tile_is_refused():
@@ -410,6 +435,45 @@ def test_a_jpeg_2000_without_a_tile_is_refused():
     assert len(parts) == 4
     with pytest.raises(images.ImageError, match='holds 3 of 4 tiles'):
         images.decode(content[: parts[1]] + content[parts[2] :], 'a.j2k')
+
+
+def encoded_by_ffmpeg(picture, pixel_format):
+    """A JPEG 2000 whose colours are stored as the format says."""
+    av = pytest.importorskip('av', reason='PyAV is not installed (extra video)')
+    codec = av.CodecContext.create('jpeg2000', 'w')
+    codec.height, codec.width, codec.pix_fmt, codec.time_base = *picture.shape[:2], pixel_format, fractions.Fraction(1)
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format='rgb24').reformat(format=pixel_format)
+    return b''.join(bytes(packet) for packet in (*codec.encode(frame), *codec.encode(None)))
+
+
+@pytest.mark.parametrize(('pixel_format', 'down'), [('yuv420p', 2), ('yuv422p', 1), ('yuv444p', 1)])
+def test_a_jpeg_2000_whose_size_does_not_hold_its_colours_is_refused(pixel_format, down):
+    """Where Pillow would shift them from row to row; even sizes, and whole colours, are taken."""
+    rows, columns = np.mgrid[:65, :65]
+    picture = np.stack([60 + 2 * rows, 200 - 2 * columns, 40 + rows + columns], -1).astype(np.uint8)
+    is_whole = pixel_format == 'yuv444p'
+    for height, width in ((64, 64), (65, 64), (64, 65), (65, 65)):
+        content = encoded_by_ffmpeg(picture[:height, :width], pixel_format)
+        if is_whole or (width % 2 == 0 and height % down == 0):
+            found = images.decode(content, 'a.jp2').astype(int)
+            assert np.abs(found - picture[:height, :width]).max() < 20  # lossy
+        else:
+            with pytest.raises(images.ImageError, match=f'a.jp2: .*colours at 1/2 x 1/{down} of its size'):
+                images.decode(content, 'a.jp2')
+
+
+def test_tiles_must_hold_their_colours_too():
+    """Odd ones of a JPEG 2000 of even size; one that is larger than the picture may be odd."""
+    picture = np.full((64, 64, 3), 99, np.uint8)
+    content = encoded_by_ffmpeg(picture, 'yuv420p')
+    start = content.index(b'\xff\x4f\xff\x51')
+    for tile, words in ((33, 'colours at 1/2 x 1/2'), (32, 'holds 1 of 2 tiles'), (255, None)):
+        changed = content[: start + 24] + struct.pack('>I', tile) + content[start + 28 :]
+        if words:
+            with pytest.raises(images.ImageError, match=words):
+                images.decode(changed, 'a.jp2')
+        else:
+            assert images.decode(changed, 'a.jp2').shape == (64, 64, 3)
 
 
 def test_a_changed_png_is_refused():
@@ -445,6 +509,14 @@ def test_megabytes_of_markers_take_no_time(filling):
     content = jpeg_of(restart_marker_blocks=2)
     begun = time.perf_counter()
     decoded(content[:700] + filling * (2**22 // len(filling)) + content[700:], 'a.jpg')
+    assert time.perf_counter() - begun < 10
+
+
+@pytest.mark.parametrize('tail', [b'', b'\0'])
+def test_filling_that_leads_to_no_marker_takes_no_time(tail):
+    """A run of FF at the end of a file, or before a zero, is not looked through from each of its bytes."""
+    begun = time.perf_counter()
+    decoded(jpeg_of(restart_marker_blocks=2)[:700] + b'\xff' * 2**19 + tail, 'a.jpg')
     assert time.perf_counter() - begun < 10
 
 

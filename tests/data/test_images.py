@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from picture_files import ALPHA, GREY, RGB, SMOOTH, WIDE, exif_bytes, opened, png, rewritten, samples, upright, write
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
 from qsnet_jax.data import images
 
@@ -77,6 +77,16 @@ def test_transparent_colour_becomes_alpha(tmp_path):
     assert photo.alpha[2, 3] == 0 and (photo.alpha == 255).sum() == photo.alpha.size - 1
 
 
+@pytest.mark.parametrize('depth', [1, 2, 4, 8])
+def test_transparent_grey_of_few_bits_becomes_alpha(tmp_path, depth):
+    """The transparent value counts in the samples' own units; the first of four is transparent here."""
+    values = np.array([1, 0, 0, 1]) * (2**depth - 1)
+    row = b'\0' + np.packbits([[value >> bit & 1 for bit in range(depth)[::-1]] for value in values]).tobytes()
+    chunk = (b'tRNS', struct.pack('>H', values[0]))
+    photo = images.open_photo(png(tmp_path / 'a.png', 4, 1, depth, 0, row, chunk))
+    assert photo.rgb[0, :, 0].tolist() == [255, 0, 0, 255] and photo.alpha.tolist() == [[0, 255, 255, 0]]
+
+
 @pytest.mark.parametrize('name', ['a.png', 'a.tif'])
 def test_16_bit_grey_is_rounded(tmp_path, name):
     """16-bit grey gives round(value / 257)."""
@@ -93,6 +103,17 @@ def test_16_bit_colour_keeps_the_high_byte(tmp_path, name):
     photo = images.open_photo(tmp_path / name)
     np.testing.assert_array_equal(photo.rgb, WIDE >> 8)
     assert not photo.is_grey and photo.notes == ('16-bit samples reduced to 8 bits',)
+
+
+@pytest.mark.parametrize('channels', [3, 4])
+def test_16_bit_colour_in_jpeg_2000_is_refused(tmp_path, channels):
+    """Pillow would turn its white black; 16-bit grey is read."""
+    white = np.full((64, 64, channels), 65535, np.uint16)
+    cv2.imwrite(str(tmp_path / 'a.jp2'), white)
+    with pytest.raises(images.ImageError, match='a.jp2: is a JPEG 2000 of 16-bit colours; expected 8 bits, or grey'):
+        images.read(tmp_path / 'a.jp2')
+    cv2.imwrite(str(tmp_path / 'grey.jp2'), white[..., 0])
+    assert images.read(tmp_path / 'grey.jp2').min() == 255
 
 
 def test_16_bit_grey_with_alpha_stays_grey(tmp_path):
@@ -159,6 +180,18 @@ def test_orientation_is_applied(tmp_path, name, orientation):
     assert np.abs(rgb.astype(int) - expected).max() <= (6 if name == 'a.jpg' else 0)  # quantisation at quality 95
 
 
+@pytest.mark.parametrize('name', ['a.png', 'a.tif', 'a.webp', 'a.jpg'])
+def test_orientation_in_xmp_is_not_applied(tmp_path, name):
+    """Other programs do not; by `read` and `size` alike."""
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt('XML:com.adobe.xmp', xmp.decode())
+    options = {'a.png': {'pnginfo': chunks}, 'a.tif': {'tiffinfo': {700: xmp}}}.get(name, {'xmp': xmp})
+    path = write(tmp_path / name, SMOOTH, **options)
+    assert opened(path).getexif()[274] == 6
+    assert images.read(path).shape == SMOOTH.shape and images.size(path) == SMOOTH.shape[:2]
+
+
 @pytest.mark.parametrize('orientation', [2, 6])
 def test_16_bit_and_alpha_are_turned_too(tmp_path, orientation):
     """Orientation applies to 16-bit grey and to the alpha channel."""
@@ -211,6 +244,16 @@ def test_mpo_is_its_first_jpeg(tmp_path):
     assert np.abs(photo.rgb.astype(int) - SMOOTH).max() <= 6  # quantisation at quality 95
     assert photo.format == 'JPEG' and photo.notes == ('only the first of 2 pictures kept',)
     assert images.size(tmp_path / 'a.jpg') == (24, 32)
+
+
+def test_a_gain_map_is_dropped_with_a_note(tmp_path):
+    """Of a photo that Pillow does not call an MPO, for its XMP says that the second picture lightens the first."""
+    first, second = Image.fromarray(SMOOTH), Image.fromarray(255 - SMOOTH)
+    first.save(tmp_path / 'a.jpg', 'MPO', save_all=True, append_images=[second], xmp=b'<x hdrgm:Version="1.0"/>')
+    assert opened(tmp_path / 'a.jpg').format == 'JPEG'
+    assert images.open_photo(tmp_path / 'a.jpg').notes == ('gain map of an Ultra HDR photo dropped',)
+    first.save(tmp_path / 'b.jpg', xmp=b'<x hdrgm:Version="1.0"/>')  # what is left of one has none
+    assert images.open_photo(tmp_path / 'b.jpg').notes == ()
 
 
 def test_one_pixel(tmp_path):

@@ -74,6 +74,20 @@ def test_bmp_alpha_is_dropped_with_a_note(tmp_path):
     assert photo.alpha is None and photo.notes == ('alpha of a BMP dropped',)
 
 
+@pytest.mark.parametrize('array', [np.dstack([RGB, ALPHA]), np.dstack([GREY, GREY // 2])])
+def test_alpha_that_a_tga_does_not_declare_is_dropped_with_a_note(tmp_path, array):
+    """Programs leave it 0, so that all would be transparent; what is declared is kept."""
+    path = write(tmp_path / 'a.tga', array)
+    np.testing.assert_array_equal(images.open_photo(path).alpha, array[..., -1])
+    content = bytearray(path.read_bytes())
+    assert content[17] == 8
+    content[17] = 0
+    path.write_bytes(content)
+    photo = images.open_photo(path)
+    assert photo.alpha is None and photo.notes == ('alpha that a TGA does not declare dropped',)
+    np.testing.assert_array_equal(photo.rgb, RGB if array.shape[-1] == 4 else np.stack([GREY] * 3, -1))
+
+
 @pytest.mark.parametrize('name', ['a.png', 'a.jpg', 'a.tif', 'a.webp'])
 def test_icc_profile_is_kept_byte_for_byte(tmp_path, name):
     """A colour profile comes out as it went in."""

@@ -47,6 +47,22 @@ def test_files_of_all_extensions_are_found(tmp_path, extension):
     assert len(layouts.find(tmp_path, layouts.PAIRS).items) == 1
 
 
+def test_no_file_is_its_own_partner(tmp_path):
+    """Patterns that both fit it, folders that are one, and links are problems; another layout that pairs is taken."""
+    pair(tmp_path, '1.png')
+    both = {'rainy': '*', 'clean': '*'}
+    (tmp_path / 'link').symlink_to('input')
+    for root in (tmp_path / 'input', {'rainy': tmp_path / 'input', 'clean': tmp_path / 'link'}):
+        found = layouts.find(root, [both])
+        assert found.items == [] and [problem.partition('/1.png ')[2] for problem in found.problems] == [
+            'would be its own partner'
+        ]
+    for name in ('rain-1', 'norain-1'):
+        images.save(tmp_path / f'{name}.png', np.full((4, 4, 3), 9, np.uint8))
+    found = layouts.find(tmp_path, [both, layouts.PAIRS[0]])
+    assert [item.name for item in found.items] == ['1'] and found.problems == []
+
+
 def test_pairs_are_counted_as_people_do(tmp_path):
     """2 before 10, so that the first images of a set are the same on every drive."""
     for number in (10, 2, 1):

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 from qsnet_jax.configs import default
 
 from qsnet_jax import UserError
@@ -147,6 +148,15 @@ def test_bytes_and_keys_are_kept(data, tmp_path):
     assert found == {(f'{number}_{shown}', str(number)) for number in (1, 2, 10) for shown in (1, 2)}
     assert examples[0]['rainy'] == (tmp_path / 'root/test/rainy_image/1_1.png').read_bytes()
     assert examples[0]['clean'] == (tmp_path / 'root/test/ground_truth/1.png').read_bytes()
+
+
+def test_files_whose_name_says_what_they_are_can_be_read_back(data, tmp_path):
+    """TGA has no signature: the name of the file, which a message also says, must come last."""
+    write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})
+    for path in (tmp_path / 'root').glob('*.png'):
+        Image.open(path).save(path.with_suffix('.tga'))
+        path.unlink()
+    check_pairs(open_source('rain100h', data))
 
 
 def test_tensorflow_is_not_imported(data, tmp_path):

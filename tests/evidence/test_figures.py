@@ -74,6 +74,13 @@ def test_photos_that_differ_in_their_suffix_are_two(root, tmp_path):
     np.testing.assert_array_equal(second, images.read(root / 'out/6.png'))
 
 
+def test_a_photo_is_not_its_own_true_image(root):
+    """Where --clean names the folder that the photos come from."""
+    for source in (root / 'photos', root / 'photos/6.png'):
+        with pytest.raises(UserError, match='finds the photos themselves as their true images: 6'):
+            subjects.find(str(source), None, str(root / 'photos'))
+
+
 def test_images_of_sets_whose_names_meet_are_two(tmp_path, tiny_config):
     """The image b-1 of pairs/a, and the image 1 of pairs/a-b."""
     for name, level in (('a/{}-b-1', 50), ('a-b/{}-1', 90)):

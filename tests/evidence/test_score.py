@@ -100,6 +100,34 @@ def test_two_methods_are_compared_in_pairs(folders, tmp_path):
         run(folders, tmp_path, rainy=False, against=str(folders / 'tiny.safetensors'))
 
 
+def test_results_are_found_by_one_pattern(folders, tmp_path):
+    """Where that of one image lacks, an input beside it is not taken; two patterns that fit are for the user."""
+    theirs = shutil.copytree(folders / 'out', tmp_path / 'theirs')
+    for number in (6, 7):
+        shutil.copy(theirs / f'rain-{number}.png', theirs / f'{number}.png')
+    (theirs / 'rain-6.png').unlink()
+    with pytest.raises(UserError, match=r'holds 2 images called like \* and as many like rain-\*\. Name the pattern'):
+        run(folders, tmp_path, against=str(theirs))
+    (theirs / 'rain-7.png').unlink()
+    with pytest.raises(UserError, match="holds no result of '8'; expected files called like"):
+        run(folders, tmp_path, against=str(theirs))
+    with pytest.raises(UserError, match="holds no result of '6', '7'; expected files called like rain-"):
+        run(folders, tmp_path, against=str(theirs / 'rain-*'))
+
+
+def test_a_clean_image_is_no_rainy_one(folders, tmp_path):
+    """Of a folder with both, under the names of the results; those called rain-* are found, and copies refused."""
+    flat, named = shutil.copytree(folders / 'rainy', tmp_path / 'flat'), tmp_path / 'named'
+    shutil.copytree(folders / 'clean', flat, dirs_exist_ok=True)
+    named.mkdir()
+    for number in (6, 7, 8):
+        shutil.copy(folders / f'out/rain-{number}.png', named / f'norain-{number}.png')
+    clean, rest = str(folders / 'clean'), (tmp_path / 'results', 'tiny', tmp_path / 'work')
+    assert score.run(str(folders / 'out'), clean, str(flat), *rest)['input'] == run(folders, tmp_path)['input']
+    with pytest.raises(UserError, match=r'flat/norain-6\.png, found as a rainy image, is the clean one .*/norain-6'):
+        score.run(str(named), clean, str(flat), *rest)
+
+
 def test_a_border_is_left_out_and_luma_rounded_on_demand(folders, tmp_path, capsys):
     """Cropped scores are those of cropped images; rounded luma moves y alone, and a little."""
     clean, restored = (images.read(folders / name) for name in ('clean/norain-6.png', 'out/rain-6.png'))
