@@ -120,6 +120,8 @@ def deferred() -> Iterator[list[int]]:
 def _raise(signum: int, _frame: Any) -> None:
     _watch.last = signum
     _watch.raised.set()
+    if _watch.kept == BEFORE:  # in imports, not all of which survive an exception
+        os._exit(end(signum))
     raise Interrupted(signum)
 
 

@@ -61,6 +61,8 @@ def _of_scales(variants: dict[str, Rows], size: str, paper: dict[str, Any]) -> l
         rows = variants.get(variant, [])
         table = 'Table 3' + ('' if variant == studies.PAPER else f', {variant}')
         for name in rows[0]['sets'] if rows else ():
+            if rows[0]['sets'][name]['scales'].keys() != paper['table_3'].keys() - {'all'}:
+                continue  # another network, whose scales are not those of the claims
             test = test_of(name, rows[0])[0]
             theirs = {head: values[test][0] for head, values in paper['table_3'].items()}
             for text, upper, lower in _SCALES:

@@ -176,7 +176,8 @@ def table_3(rows: rows_.Rows, variant: str, paper: dict[str, Any]) -> page.Table
     for name in rows[0]['sets']:
         test, shown = rows_.test_of(name, rows[0])[0], rows_.label(name, rows[0])
         cells += [[shown, f'ours, {p}', *(scores(rows, name, p, head) for head in heads)] for p in PROTOCOLS]
-        cells.append([shown, f'paper, {test}', *(f'{paper[h][test][0]:.2f} / {paper[h][test][1]:.3f}' for h in heads)])
+        theirs = [paper[head][test] if head in paper else None for head in heads]
+        cells.append([shown, f'paper, {test}', *(f'{each[0]:.2f} / {each[1]:.3f}' if each else '-' for each in theirs)])
     suffix = '' if variant == studies.PAPER else f', with {variant}'
     return page.Table(f'Table 3: each scale decoded alone{suffix}', ['set (images)', 'whose', *heads], cells)
 

@@ -86,7 +86,7 @@ def test_the_report_says_what_the_rows_say(reported):
     assert '29.94 / 0.858 | 31.70 / 0.898 | 32.03 / 0.908 | 33.15 / 0.923' in text  # the paper's Table 4, Test-I
     gains = [0.512 * (1 + 0.01 * seed) for seed in range(3)]
     estimate = statistics.over_values(gains)
-    line = next(line for line in text.splitlines() if line.startswith('| Table 4') and 'V2 over V1' in line)
+    line = next(line for line in text.splitlines() if line.startswith('| small | Table 4') and 'V2 over V1' in line)
     low, high = estimate.interval()
     assert f'| +1.76 (Test-I) | {np.mean(gains):+.2f} | {low:+.2f} .. {high:+.2f} |' in line
     assert line.endswith('| seen |')

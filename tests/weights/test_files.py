@@ -182,7 +182,7 @@ def test_what_is_being_trained_can_go_on():
     """The network of configs/release.py that WEIGHTS.md names, from a clean commit, better than the rainy images."""
     path = pathlib.Path(__file__).parents[2] / 'results/training/wide.safetensors'
     record, settings = files.load_record(path), files.load_weights(path)[1]
-    assert model.from_config(settings) == model.from_config(release.get_config('wide-further').model)
+    assert model.from_config(settings) == model.from_config(release.get_config('wide-longer').model)
     assert not any(start['commit'].endswith('+changes') for start in record['starts'])
     scores = record['scores']['layers/RainTrainL']
     assert scores['y']['psnr'] > scores['input']['y']['psnr']
