@@ -92,7 +92,7 @@ def _small(config):
 
 
 def _wide(config):
-    """Full width at half the resolution, with more varied layers and averaged weights: over three hours with `longer`."""
+    """Full width at half the resolution, with more varied layers and averaged weights: three hours with `longer`."""
     config.model.encoder_stride = 2
     config.data.turn_layers = 15.0
     config.data.join_layers = 0.3

@@ -18,6 +18,7 @@ PATIENCE = 2.0  # seconds until a main thread that does not come back from C is 
 UNWINDING = 20.0  # seconds that a main thread has to end in good order
 BOTH = (signal.SIGINT, signal.SIGTERM)
 BEFORE = 'Nothing was begun; the same command starts again.'
+_LOADING = ('ExtensionFileLoader.create_module', 'ExtensionFileLoader.exec_module')
 
 
 class Interrupted(KeyboardInterrupt):
@@ -117,12 +118,20 @@ def deferred() -> Iterator[list[int]]:
         _watch.is_deferred = False
 
 
-def _raise(signum: int, _frame: Any) -> None:
+def _raise(signum: int, frame: Any) -> None:
     _watch.last = signum
     _watch.raised.set()
-    if _watch.kept == BEFORE:  # in imports, not all of which survive an exception
+    if _is_loading(frame):
+        storage.remove_unfinished()
         os._exit(end(signum))
     raise Interrupted(signum)
+
+
+def _is_loading(frame: Any) -> bool:
+    """Whether Python loads a library of C; some, JAX's among them, do not survive an exception while they start."""
+    while frame and frame.f_code.co_qualname not in _LOADING:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _once_more(lost: Any) -> None:

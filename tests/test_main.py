@@ -14,7 +14,7 @@ import time
 import pytest
 from absl import logging as absl_logging
 
-from qsnet_jax import UserError, command_line, config_files, main, storage
+from qsnet_jax import UserError, command_line, config_files, main, signals, storage
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = '--config=quickstart'
@@ -319,6 +319,24 @@ def test_a_signal_ends_the_process_at_once(last, status):
         f'signals._watch.last = {int(last)}; signals.leave(143)'
     )
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == status
+
+
+def test_a_signal_while_a_library_loads_raises_nothing():
+    """JAX's crash when an exception comes while they start; a module of Python's own is left by one."""
+    program = (
+        'import os, signal, sys\nfrom qsnet_jax import signals\nsignals.install()\n'
+        'class ExtensionFileLoader:\n'
+        '    def create_module(self, signum): os.kill(os.getpid(), signum); return True\n'
+        'try:\n'
+        '    ExtensionFileLoader().create_module(signal.SIGTERM)\n'
+        'finally:\n'
+        '    print("went on")\n'
+    )
+    for name, printed in (('ExtensionFileLoader', ''), ('SourceFileLoader', 'went on\n')):
+        command = [sys.executable, '-c', program.replace('ExtensionFileLoader', name)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (143, printed), done.stderr
+        assert done.stderr == f'Stopped by SIGTERM. {signals.BEFORE}\n'
 
 
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
