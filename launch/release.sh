@@ -12,9 +12,7 @@ size=release config=configs/release.py
 if [ "${1:-}" = cpu ] || [ "${1:-}" = wide ]; then
   size=release-$1 config=configs/release.py:$1
   export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
-  # Large pages, where the system gives them on request, and memory that a step has freed is kept for the next one.
-  tunables=hugetlb=1:arena_max=1:mmap_threshold=8589934592:trim_threshold=17179869184
-  export GLIBC_TUNABLES=glibc.malloc.${tunables//:/:glibc.malloc.}
+  export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 # large pages, where the system gives them on request
   shift
 else
   export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda} # or a broken driver would leave all to the CPU
