@@ -1,4 +1,4 @@
-"""What --mode=bench times: bench.py itself for CPUs (half an hour), :gpu for a card, :small for a first try (a minute).
+"""What --mode=bench times: bench.py itself for CPUs, :gpu for a card, :small for a first try (a minute).
 
 :choices times the trained networks in the package under every runtime and says how good they are.
 :sharing times the readings of "without sharing" (Table 5), each in the same rounds as the network itself.

@@ -1,6 +1,7 @@
 """Strict JAX, four CPU devices, generated rainy pairs, and a network small enough to train in a test."""
 
 import builtins
+import fcntl
 import gc
 import os
 import pathlib
@@ -88,6 +89,19 @@ def tiny_config(pairs_root):
     config.train.update({'steps': 10, 'schedule': 'plateau', 'plateau_window': 2, 'plateau_patience': 1})
     config.train.update({'log_every': 2, 'eval_every': 5, 'eval_images': 2, 'checkpoint_every': 2})
     return config
+
+
+@pytest.fixture
+def refuse_locks(monkeypatch):
+    """A function that has every lock on a file fail with a number of `errno`."""
+
+    def refuse(number):
+        def flock(*_):
+            raise OSError(number, 'No locks available')
+
+        monkeypatch.setattr(fcntl, 'flock', flock)
+
+    return refuse
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import pathlib
 import subprocess
@@ -107,21 +106,14 @@ def test_a_folder_that_cannot_be_written_is_left_out(tmp_path, monkeypatch):
     assert cache.use() is None
 
 
-def test_a_drive_without_locks_is_warned_of(tmp_path, monkeypatch, capsys):
+def test_a_drive_without_locks_is_warned_of(tmp_path, refuse_locks, capsys):
     """And has no cache, though it was asked for; a real fault is not taken for it."""
-
-    def refuse(number):
-        def flock(*_):
-            raise OSError(number, 'No locks available')
-
-        monkeypatch.setattr(fcntl, 'flock', flock)
-
-    refuse(errno.ENOLCK)
+    refuse_locks(errno.ENOLCK)
     assert cache.use(str(tmp_path)) is None and jax.config.values['jax_compilation_cache_dir'] is None
     assert capsys.readouterr().err == (
         f'warning: the drive of {tmp_path} has no locks (No locks available); what is compiled is not kept\n'
     )
-    refuse(errno.EIO)
+    refuse_locks(errno.EIO)
     with pytest.raises(UserError, match='cannot be used'):
         cache.use(str(tmp_path))
 

@@ -174,9 +174,13 @@ def parse_names(names: Any) -> list[tuple[str, float]]:
 
 
 def beside_training(data: Any) -> list[Any]:
-    """The values of `config.data` that name sets a run reads and does not learn from: scored, watched, left out."""
+    """The values of `config.data` that name sets a run reads and does not learn from: scored, watched, left out.
+
+    Each once: what is scored is often left out too.
+    """
     watched = None if data.validation == held_out.NAME else data.validation
-    return [names for names in (data.eval, watched, data.exclude) if names]
+    given = [data.eval, watched, data.exclude]
+    return [names for number, names in enumerate(given) if names and names not in given[:number]]
 
 
 def note_unread_root(config: Any, is_learning: bool) -> None:

@@ -88,9 +88,9 @@ def against_paper_settings(found: dict[str, rows_.Rows], names: Any, heading: st
     columns = ['variant', 'seeds in common' if reference else 'seeds']
     for name in sets:
         columns += [rows_.label(name, first), "better than the paper's by"]
-    rows = []
+    rows, seeds = [], {row['seed'] for row in reference}
     for variant in [studies.PAPER] * bool(reference) + present:
-        paired = [row for row in found[variant] if not reference or row['seed'] in {each['seed'] for each in reference}]
+        paired = [row for row in found[variant] if not reference or row['seed'] in seeds]
         cells = [variant, str(len(paired))]
         for name in sets:
             held = [row for row in paired if name in row['sets']]

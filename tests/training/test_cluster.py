@@ -1,7 +1,6 @@
 """What is checked before a study is submitted, and how its runs stand in the queue."""
 
 import errno
-import fcntl
 import json
 
 import pytest
@@ -93,13 +92,9 @@ def test_arrays_are_no_larger_than_the_cluster_allows(count, most, sizes):
     assert [len(part) for part in parts] == sizes and sum(parts, []) == list(range(count))
 
 
-def test_a_drive_without_locks_is_warned_of(tmp_path, monkeypatch, capsys):
+def test_a_drive_without_locks_is_warned_of(tmp_path, refuse_locks, capsys):
     """And takes submissions."""
-
-    def flock(*_):
-        raise OSError(errno.ENOLCK, 'No locks available')
-
-    monkeypatch.setattr(fcntl, 'flock', flock)
+    refuse_locks(errno.ENOLCK)
     with cluster.claimed(tmp_path):
         cluster.remember(tmp_path, '7', RUNS, tmp_path)
     assert 'has no locks' in capsys.readouterr().err and (tmp_path / 'submitted/7.json').exists()

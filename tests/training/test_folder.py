@@ -1,7 +1,6 @@
 """What a run's folder survives: odd names, other places of the same data, lost and damaged files, no locks."""
 
 import errno
-import fcntl
 import gc
 import json
 import logging
@@ -416,19 +415,12 @@ def test_a_checkpoint_carries_the_start_that_made_it(run):
     assert [folder.start_of(starts, step)['commit'] for step in (2, 4, 5)] == ['a', 'a', 'b']
 
 
-def test_a_drive_without_locks_is_warned_of(run, monkeypatch, capsys):
+def test_a_drive_without_locks_is_warned_of(run, refuse_locks, capsys):
     """And a real fault is not taken for it."""
-
-    def refuse(number):
-        def flock(*_):
-            raise OSError(number, 'No locks available')
-
-        monkeypatch.setattr(fcntl, 'flock', flock)
-
-    refuse(errno.ENOLCK)
+    refuse_locks(errno.ENOLCK)
     assert run()['step'] == 5
     assert 'warning: the drive of' in capsys.readouterr().err
-    refuse(errno.EIO)
+    refuse_locks(errno.EIO)
     with pytest.raises(UserError, match='The drive reports a fault'):
         run()
 
