@@ -1,7 +1,7 @@
 """The weights that come with the package: trained on every kind of streak that there is, for photos of any origin.
 
 Run:      launch/release.sh FOLDER, which trains `default`, goes on with `further` and from there with two specialists;
-          `wide` has a third stretch between, `longer`
+          `wide` has two more stretches between, `longer` and `fourth`
 On CPUs:  launch/release.sh FOLDER wide: full width, everything after the first convolution at half the resolution;
           launch/release.sh FOLDER cpu: 48 channels and 6 units, images exchanged too, as released first
 Expect:   cpu, 94, 112, 41 and 44 minutes on two cores; the general weights y 33.5 dB on RainTrainL/val (rainy 27.0),
@@ -23,18 +23,23 @@ VARIANTS = {  # weights of the sources in each mixture; none sees a background o
     'light': {LIGHT: 4, GARG06: 1, DRAWN_LIGHT: 0.5, DRAWN_WIDE: 0.5},
     'heavy': {HEAVY: 4, RAIN800: 1, DRAWN_HEAVY: 1},
 }
-STRETCHES = {'further': ('default', 1.2), 'light': ('further', 0.5), 'heavy': ('further', 0.5)}  # from, share of steps
+STRETCHES = {  # from, share of steps, settings
+    'further': ('default', 1.2, {}),
+    'light': ('further', 0.5, {}),
+    'heavy': ('further', 0.5, {}),
+}
 WIDE = {LIGHT: 4, HEAVY: 4, GARG06: 1, RAIN800: 2, DRAWN_LIGHT: 0.5, DRAWN_HEAVY: 1, DRAWN_WIDE: 0.5}
 WIDER = WIDE | {LIGHT: 6, HEAVY: 3, GARG06: 0.5, DRAWN_HEAVY: 0.5}  # thin streaks had further to go
-WIDE_VARIANTS = {'default': WIDE, 'further': WIDE, 'longer': WIDER} | {
+WIDE_VARIANTS = {'default': WIDE, 'further': WIDE, 'longer': WIDER, 'fourth': WIDER} | {
     name: VARIANTS[name] for name in ('light', 'heavy')
 }
-LARGE = {'data.crop': 96, 'data.batch': 8, 'train.schedule': 'cosine'}  # of all but the first
+LARGE = {'data.crop': 96, 'data.batch': 8, 'train.schedule': 'cosine'}
 WIDE_STRETCHES = {
-    'further': ('default', 0.6),
-    'longer': ('further', 1.0),
-    'light': ('longer', 0.2),
-    'heavy': ('longer', 0.2),
+    'further': ('default', 0.6, LARGE),
+    'longer': ('further', 1.0, LARGE),
+    'fourth': ('longer', 2.0, LARGE | {'data.batch': 4}),  # as long as `longer`, with twice the steps
+    'light': ('fourth', 0.2, LARGE),
+    'heavy': ('fourth', 0.2, LARGE),
 }
 SIZES = ('cpu', 'wide')  # beside the full one
 NOTE = (
@@ -68,8 +73,8 @@ def get_config(selection=''):
     config.data.train = _mixture(variants['default'])
     study = f'release-{size}' if size else 'release'
     overrides = {variant: {'data.train': _mixture(mixture)} for variant, mixture in variants.items()}
-    for variant, (start, steps) in stretches.items():
-        overrides[variant] |= LARGE if size == 'wide' else {}
+    for variant, (start, steps, settings) in stretches.items():
+        overrides[variant] |= settings
         overrides[variant] |= {
             'train.start_from': f'runs/{study}/{start}-0/weights.safetensors',  # so not under another --workdir
             'train.learning_rate': config.train.learning_rate / 2,
