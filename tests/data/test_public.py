@@ -1,6 +1,7 @@
 """Public sets: every layout is found, checked, prepared and read back; whatever is broken is refused in one message."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -268,6 +269,22 @@ def test_a_broken_new_copy_leaves_the_old_one(data, tmp_path):
         prepared.prepare('rain100h', data, replace=True)
     data.root = None
     check_pairs(open_source('rain100h', data))
+
+
+@pytest.mark.parametrize('replace', [False, True])
+def test_a_download_in_the_place_of_the_prepared_set_is_kept(replace, data, tmp_path):
+    """One folder as root and for prepared sets is refused before anything is removed; so are files beside such a set."""
+    home = tmp_path / 'root/rain800'
+    if replace:
+        write_layout(home / 'test', {'image': '*'}, 'left', numbers=(1,))
+        ready = prepared.prepare('rain800', data)
+        shutil.copytree(ready.parent, home / ready.parent.name)
+    write_layout(home / 'test', {'image': '*'}, 'left')
+    before = sorted(home.rglob('*'))
+    data.tfds_dir = data.root
+    with pytest.raises(UserError, match=r'rain800, where the prepared set belongs, holds other files: .*\.png'):
+        prepared.prepare('rain800', data, replace)
+    assert sorted(home.rglob('*')) == before
 
 
 def test_changed_bytes_are_noticed_when_read(data, tmp_path):
