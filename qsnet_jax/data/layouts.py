@@ -105,21 +105,12 @@ def below(folder: pathlib.Path, names: str) -> pathlib.Path | None:
     """The sub-folder of that name, or of those names one in another, in any case; the folder itself for ''."""
     found: pathlib.Path | None = folder
     for name in names.split('/') if names else ():
-        alike = [path for path in _children(found) if path.name.lower() == name.lower() and path.is_dir()]
+        alike = [path for path in children(found) if path.name.lower() == name.lower() and os.path.isdir(path)]
         found = next((path for path in alike if path.name == name), alike[0]) if alike else None
     return found
 
 
-def image_files(folder: pathlib.Path | None) -> list[pathlib.Path]:
-    """The folder's image files, sorted; hidden ones are not."""
-    return [
-        path
-        for path in _children(folder)
-        if spelling.extension(path) in images.EXTENSIONS and not path.name.startswith('.')
-    ]
-
-
-def _children(folder: pathlib.Path | None) -> list[pathlib.Path]:
+def children(folder: pathlib.Path | None) -> list[pathlib.Path]:
     """What lies in a folder, sorted; nothing where it is none. Raises UserError where it may not be read."""
     try:
         return sorted(folder.iterdir()) if folder and folder.is_dir() else []
@@ -127,6 +118,15 @@ def _children(folder: pathlib.Path | None) -> list[pathlib.Path]:
         raise UserError(
             f'The folder of images {folder} cannot be read: {error.strerror}. {storage.remedy(error, True)}.'
         ) from error
+
+
+def image_files(folder: pathlib.Path | None) -> list[pathlib.Path]:
+    """The folder's image files, sorted; hidden ones are not."""
+    return [
+        path
+        for path in children(folder)
+        if spelling.extension(path) in images.EXTENSIONS and not path.name.startswith('.')
+    ]
 
 
 def unreadable(items: Iterable[Item]) -> list[str]:

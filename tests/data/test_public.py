@@ -1,6 +1,7 @@
 """Public sets: every layout is found, checked, prepared and read back; whatever is broken is refused in one message."""
 
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -395,6 +396,28 @@ def test_trees_that_people_keep_are_understood(tree, found, data, tmp_path):
         scan = public.scan(name, data.root)
         splits = ' '.join(scan.splits) if scan else None
         assert splits == found.get(name), name
+
+
+def test_a_closed_folder_beside_a_set_does_not_stop_it(data, tmp_path, monkeypatch):
+    """What the system or others keep there is no business of the set; its own folder and the root are."""
+    closed, listed = {'lost+found', 'private'}, pathlib.Path.iterdir
+
+    def refuse(path):
+        if path.name in closed:
+            raise PermissionError(13, 'Permission denied')
+        return listed(path)
+
+    for name in (*closed, '.Rain100H'):
+        (tmp_path / 'root' / name).mkdir()
+    write_layout(tmp_path / 'root/Rain100H', {'rainy': 'rain-*', 'clean': 'norain-*'})
+    monkeypatch.setattr(pathlib.Path, 'iterdir', refuse)
+    for name, splits in (('rain100h', ['test']), ('rain800', None)):
+        scan = public.scan(name, data.root)
+        assert (scan and list(scan.splits)) == splits
+    for name in ('Rain100H', 'root'):
+        closed.add(name)
+        with pytest.raises(UserError, match=f'{name} cannot be read: Permission denied'):
+            public.scan('rain100h', data.root)
 
 
 def test_a_root_of_another_name_is_refused(data, tmp_path):
