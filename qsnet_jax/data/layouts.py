@@ -25,6 +25,8 @@ PAIRS = (
     {'rainy': 'input/*', 'clean': 'gt/*'},
 )
 LAYERS = {'clean': 'clean/*', 'layer': 'layer/*'}
+# The sub-folders that training and evaluation take, in any case: the first that is there.
+ROLES = {'train': ('train', 'training'), 'eval': ('test', 'testing', 'val')}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +112,11 @@ def below(folder: pathlib.Path, names: str) -> pathlib.Path | None:
     return found
 
 
+def role_folders(folder: pathlib.Path, role: str) -> list[pathlib.Path]:
+    """The sub-folders for a role, 'train' or 'eval', that are there; it takes the first."""
+    return [path for name in ROLES[role] if (path := below(folder, name))]
+
+
 def children(folder: pathlib.Path | None) -> list[pathlib.Path]:
     """What lies in a folder, sorted; nothing where it is none. Raises UserError where it may not be read."""
     try:
@@ -151,6 +158,18 @@ def refuse(problems: list[str], what: str, layout: Layout, remedy: str) -> None:
             f'{len(problems)} {"problems" if len(problems) > 1 else "problem"} with {what}, recognised as '
             f'{describe(layout)}: {"; ".join(problems[:10])}{rest}. {remedy}'
         )
+
+
+def find_checked(root: pathlib.Path, known: Iterable[Layout], other: str) -> Found:
+    """Paired files whose headers say that they can be read and have one size."""
+    found = find(root, known)
+    refuse(
+        found.problems + unreadable(found.items),
+        f'the images under {root}',
+        found.layout,
+        f'Add what is missing, remove the rest, or name the files by --config.data.clean and --config.data.{other}.',
+    )
+    return found
 
 
 def distinct(short: list[str], full: list[str]) -> list[str]:

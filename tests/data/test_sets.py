@@ -70,6 +70,34 @@ def test_roles_have_their_folders(pairs_root, data):
     assert len(open_source('pairs/train', data, 'eval').names) == 6
 
 
+LONGER = {'train': 'Training', 'test': 'Testing', 'val': 'Val'}
+
+
+@pytest.mark.parametrize('spell', [str, str.upper, LONGER.get])
+def test_evaluation_takes_test_before_val_and_says_so(tmp_path, data, capsys, spell):
+    """As with public sets, in any case and also in the longer names; the other folder can be named."""
+    for number, folder in enumerate(('train', 'val', 'test')):
+        for side in ('rain', 'norain'):
+            write(tmp_path, f'A/{spell(folder)}/{side}-{number}.png', np.full((4, 4, 3), 9, np.uint8))
+    assert open_source('pairs/A', data, 'train').names == ['0']
+    assert capsys.readouterr().out == ''
+    source, folder = open_source('pairs/A', data), spell('test')
+    assert source.names == ['2'] and sources.fingerprint(source)['folder'] == folder
+    told = capsys.readouterr().out
+    assert told == f'note: pairs/A is read from {tmp_path}/A/{folder}, not from {tmp_path}/A/{spell("val")}\n'
+    watched = open_source(f'pairs/A/{spell("val")}', data)
+    assert watched.names == ['1'] and 'folder' not in sources.fingerprint(watched)
+
+
+def test_a_held_out_folder_of_layers_is_known_in_any_case(tmp_path, data):
+    """None of its layers is then kept from training, and none of training's scored."""
+    plain(tmp_path, 'A/clean', (1, 2), (20, 30, 3), 1)
+    plain(tmp_path, 'B/Train/layer', (4, 5, 6), (20, 30), 10)
+    plain(tmp_path, 'B/Testing/layer', (7,), (20, 30), 10)
+    names = [[path.stem for path in open_source('layers/A+B', data, role).layers] for role in ('train', 'eval')]
+    assert names == [['4', '5', '6'], ['7']]
+
+
 def test_orphans_are_named(tmp_path, data):
     """Files without a partner stop the program with their names and their number."""
     for number in range(12):
