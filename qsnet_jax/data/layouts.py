@@ -5,11 +5,11 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from qsnet_jax import UserError, spelling, storage
-from qsnet_jax.data import images
+from qsnet_jax.data import images, kinds
 
 # Pattern of the files of each side: 'rainy', 'clean', 'layer', or 'image' for files that hold rainy and clean side by
 # side. What * stands for is the key that pairs them; where several rainy images share one clean image, + stands for the
@@ -80,8 +80,8 @@ def find(root: pathlib.Path | Mapping[str, pathlib.Path], layouts: Iterable[Layo
 def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[str, str], pathlib.Path]:
     """Image files under root that match a pattern, by (key, number), sorted as people count.
 
-    Adds second files of one key, and names of several lines, to the problems. Raises UserError for a pattern without
-    exactly one * in its last part.
+    Adds second files of one key, names of several lines and pictures of kinds that are not read to the problems. Raises
+    UserError for a pattern without exactly one * in its last part.
     """
     folder, _, name = pattern.rpartition('/')
     if name.count('*') != 1 or '*' in folder:
@@ -91,15 +91,21 @@ def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[s
     expression = re.compile(re.escape(name).replace(r'\*', '(?P<key>.+)').replace(r'\+', r'(?P<number>\d+)'), re.DOTALL)
     with_extension = '.' in name.partition('*')[2]
     found: dict[tuple[str, str], pathlib.Path] = {}
-    for path in image_files(below(root, folder)):
+    home = below(root, folder)
+
+    def key_of(path: pathlib.Path) -> tuple[str, str] | None:
         matched = expression.fullmatch(path.name if with_extension else path.stem)
-        if matched and any(character in path.name for character in '\n\r'):
+        return (matched['key'], matched.groupdict().get('number', '')) if matched else None
+
+    for path in image_files(home):
+        key = key_of(path)
+        if key and any(character in path.name for character in '\n\r'):
             problems.append(f'{spelling.quoted(path)} has a line break in its name')
-        elif matched:
-            key = matched['key'], matched.groupdict().get('number', '')
+        elif key:
             if key in found:
                 problems.append(f'{found[key]} and {path} are both called {spelling.quoted(key[0])}')
             found[key] = path
+    problems += of_other_kinds(home, found, key_of)
     return {key: found[key] for key in sorted(found, key=lambda pair: (natural(pair[0]), natural(pair[1])))}
 
 
@@ -127,12 +133,23 @@ def children(folder: pathlib.Path | None) -> list[pathlib.Path]:
         ) from error
 
 
-def image_files(folder: pathlib.Path | None) -> list[pathlib.Path]:
+def image_files(folder: pathlib.Path | None, extensions: Sequence[str] = images.EXTENSIONS) -> list[pathlib.Path]:
     """The folder's image files, sorted; hidden ones are not."""
     return [
         path
         for path in children(folder)
-        if spelling.extension(path) in images.EXTENSIONS and not path.name.startswith('.')
+        if spelling.extension(path) in extensions and not path.name.startswith('.')
+    ]
+
+
+def of_other_kinds(
+    folder: pathlib.Path | None, taken: Container[Any], key_of: Callable[[pathlib.Path], Any]
+) -> list[str]:
+    """Problems: pictures of a key but of no kind that is read, such as HEIC; not where that key is taken."""
+    return [
+        f'{spelling.quoted(path)} is of a kind that is not read; convert it, or take it away'
+        for path in image_files(folder, kinds.REFUSED)
+        if (key := key_of(path)) and key not in taken
     ]
 
 

@@ -283,6 +283,8 @@ def _open_drawn(style: str, name: str, data: Any, role: str, cache: sources.Cach
     root = _root(name, data.root, folder, role)
     notes |= _taken(root, data.root, folder)
     photos = layouts.image_files(root)
+    problems = layouts.of_other_kinds(root, {path.stem for path in photos}, lambda path: path.stem)
+    layouts.refuse(problems, f'the photos under {root}', {'clean': '*'}, 'Nothing was drawn.')
     if not photos:
         raise UserError(f'{root} holds no images to draw rain on.')
     return sources.Drawn(style, photos, len(photos), cache, vary_colours=False, notes=notes)
@@ -371,7 +373,7 @@ def _side(root: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
     """Images under root that match a pattern, by key."""
     problems: list[str] = []
     found = layouts.match(root, pattern, problems)
-    layouts.refuse(problems, f'the images under {root}', {'image': pattern}, 'Remove one of each.')
+    layouts.refuse(problems, f'the images under {root}', {'image': pattern}, 'Keep one of each.')
     return {key: path for (key, _), path in found.items()}
 
 

@@ -537,6 +537,9 @@ def test_rain_can_be_drawn_on_a_folder_of_photos(tmp_path, data):
     (tmp_path / 'none').mkdir()
     with pytest.raises(UserError, match='no images'):
         open_source('drawn_heavy/none', data)
+    (tmp_path / 'photos/2.heic').write_bytes(b'')
+    with pytest.raises(UserError, match=r"2\.heic' is of a kind that is not read"):
+        open_source('drawn_heavy/photos', data)
 
 
 def test_photos_to_draw_on_that_differ_in_their_suffix_are_two(tmp_path, data):
