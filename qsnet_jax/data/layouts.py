@@ -24,6 +24,11 @@ PAIRS = (
     {'rainy': 'rain/*', 'clean': 'norain/*'},
     {'rainy': 'input/*', 'clean': 'gt/*'},
 )
+SEVERAL = (  # rainy images of one clean one
+    {'rainy': 'rainy_image/*_+', 'clean': 'ground_truth/*'},
+    {'rainy': 'rainy image/*_+', 'clean': 'ground truth/*'},
+    *({**layout, 'rainy': layout['rainy'] + '_+'} for layout in PAIRS if layout['rainy'].endswith('/*')),
+)
 LAYERS = {'clean': 'clean/*', 'layer': 'layer/*'}
 # The sub-folders that training and evaluation take, in any case: the first that is there.
 ROLES = {'train': ('train', 'training'), 'eval': ('test', 'testing', 'val')}
@@ -73,15 +78,16 @@ def find(root: pathlib.Path | Mapping[str, pathlib.Path], layouts: Iterable[Layo
     folders = ' and '.join(dict.fromkeys(map(str, root.values()))) if isinstance(root, Mapping) else root
     raise UserError(
         f'No images to pair under {folders}. Tried {"; ".join(tried)}; files are '
-        f'{", ".join(sorted(images.EXTENSIONS))}. * stands for the key that pairs them.'
+        f'{", ".join(sorted(images.EXTENSIONS))}. * stands for the key that pairs them, + for the '
+        'number of one of several rainy images.'
     )
 
 
 def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[str, str], pathlib.Path]:
     """Image files under root that match a pattern, by (key, number), sorted as people count.
 
-    Adds second files of one key, names of several lines and pictures of kinds that are not read to the problems. Raises
-    UserError for a pattern without exactly one * in its last part.
+    Adds second files of one key, names of several lines, pictures of kinds that are not read and, in FOLDER/*_+, those
+    without a number to the problems. Raises UserError for a pattern without exactly one * in its last part.
     """
     folder, _, name = pattern.rpartition('/')
     if name.count('*') != 1 or '*' in folder:
@@ -105,6 +111,8 @@ def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[s
             if key in found:
                 problems.append(f'{found[key]} and {path} are both called {spelling.quoted(key[0])}')
             found[key] = path
+        elif folder and name == '*_+':
+            problems.append(f'{path} is not called {pattern}')
     problems += of_other_kinds(home, found, key_of)
     return {key: found[key] for key in sorted(found, key=lambda pair: (natural(pair[0]), natural(pair[1])))}
 

@@ -331,7 +331,7 @@ def _open_pairs(root: pathlib.Path, data: Any, role: str, cache: sources.Cache) 
     """Pairs by the given patterns, or by the known layout that fits."""
     if bool(data.rainy) != bool(data.clean):
         raise UserError('Give both --config.data.rainy and --config.data.clean, or neither.')
-    known = ({'rainy': data.rainy, 'clean': data.clean},) if data.rainy else layouts.PAIRS
+    known = ({'rainy': data.rainy, 'clean': data.clean},) if data.rainy else (*layouts.PAIRS, *layouts.SEVERAL)
     return sources.Pairs(layouts.find_checked(root, known, 'rainy').items, cache)
 
 

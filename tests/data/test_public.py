@@ -274,7 +274,7 @@ def test_a_broken_new_copy_leaves_the_old_one(data, tmp_path):
 
 @pytest.mark.parametrize('replace', [False, True])
 def test_a_download_in_the_place_of_the_prepared_set_is_kept(replace, data, tmp_path):
-    """One folder as root and for prepared sets is refused before anything is removed; so are files beside such a set."""
+    """One folder as root and for prepared sets is refused before anything is removed, also beside such a set."""
     home = tmp_path / 'root/rain800'
     if replace:
         write_layout(home / 'test', {'image': '*'}, 'left', numbers=(1,))

@@ -52,6 +52,21 @@ def test_layouts_pair_by_key(tmp_path, data, rainy, clean):
         assert abs(int(first[0, 0, 0]) - number - 100) <= 1 and abs(int(second[0, 0, 0]) - number) <= 1
 
 
+@pytest.mark.parametrize(('rainy', 'clean'), [('rainy_image', 'ground_truth'), ('input', 'target'), ('rainy', 'clean')])
+def test_several_rainy_images_of_one_clean_image_are_pairs(tmp_path, data, rainy, clean):
+    """Numbered from 1 on, without patterns; they are one scene. A file without a number among them is named."""
+    for number in (1, 2):
+        write(tmp_path, f'{clean}/{number}.png', np.full((4, 4, 3), number, np.uint8))
+        for version in (1, 2, 10):
+            write(tmp_path, f'{rainy}/{number}_{version}.png', np.full((4, 4, 3), 10 * number + version, np.uint8))
+    source = open_source('pairs', data)
+    assert source.names == ['1_1', '1_2', '1_10', '2_1', '2_2', '2_10'] and source.groups == ['1'] * 3 + ['2'] * 3
+    assert [int(image[0, 0, 0]) for image in source.load(2)] == [20, 1]
+    write(tmp_path, f'{rainy}/first.png', np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(UserError, match=rf'1 problem .*first\.png is not called {rainy}/\*_\+'):
+        open_source('pairs', data)
+
+
 def test_patterns_name_any_layout(tmp_path, data):
     """Own patterns pair by what the star stands for."""
     write(tmp_path, 'a/x_7_wet.png', np.full((4, 4, 3), 9, np.uint8))
