@@ -225,6 +225,8 @@ def test_missing_sets_say_where_they_are_had(data):
     data.root = None
     with pytest.raises(UserError, match=r'(?s)DID-MDN authors. repository.*--config.data.root=FOLDER.*both halves'):
         open_source('rain1200', data)
+    with pytest.raises(UserError, match='training set, which lies otherwise, .* Layouts known: rain'):
+        open_source('spa', data)
 
 
 def test_a_root_with_other_sets_is_not_this_one(data, tmp_path):
