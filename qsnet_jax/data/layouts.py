@@ -144,9 +144,7 @@ def children(folder: pathlib.Path | None) -> list[pathlib.Path]:
 def image_files(folder: pathlib.Path | None, extensions: Sequence[str] = images.EXTENSIONS) -> list[pathlib.Path]:
     """The folder's image files, sorted; hidden ones are not."""
     return [
-        path
-        for path in children(folder)
-        if spelling.extension(path) in extensions and not path.name.startswith('.')
+        path for path in children(folder) if spelling.extension(path) in extensions and not path.name.startswith('.')
     ]
 
 
