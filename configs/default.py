@@ -69,9 +69,11 @@ def _data(config):
     )  # of prepared public sets; default: $TFDS_DATA_DIR or TFDS's own
     config.data.partial = False  # public sets: accept other numbers of pairs than the publisher's
     config.data.exclude = config_dict.placeholder(object)  # evaluation sets whose backgrounds are left out of training
-    config.data.rainy = config_dict.placeholder(str)  # pattern of the rainy files under root, one * : 'input/*.png'
-    config.data.clean = config_dict.placeholder(str)  # pattern of the clean files; what * stands for pairs them
-    config.data.layer = config_dict.placeholder(str)  # pattern of the rain layers
+    # Patterns of files under root, each with one *, which pairs them: 'input/*.png'. Where several rainy files share a
+    # clean one, + stands for their number: 'input/*_+.png'.
+    config.data.rainy = config_dict.placeholder(str)  # of the rainy files
+    config.data.clean = config_dict.placeholder(str)  # of the clean ones
+    config.data.layer = config_dict.placeholder(str)  # of the rain layers
     config.data.any_layer = False  # layers: put any layer on any background in training, not only its own
     config.data.vary_layers = 1.0  # layers/A+B: random factors of size and brightness in training, 1 / this to this
     config.data.turn_layers = 0.0  # layers/A+B: random rotation in training, up to so many degrees

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The full-size runs on one GPU, in the order Table 4, Table 5, atrous rates: launch/gpu.sh PAIRS [flags of --mode=study]
-# PAIRS holds train/ and val/ (or test/) with rainy and clean files. The first run is the paper's recipe itself. Started
+# PAIRS holds train/ and test/ (or val/) with rainy and clean files. The first run is the paper's recipe itself. Started
 # again, it goes on where it was, to the same digits; --config.study.seeds='(0,)' for one seed.
 set -euo pipefail
 root=$(realpath "${1:?the folder of the pairs is missing; see the head of this file}")

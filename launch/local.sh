@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every study on this machine at reduced size, then the report: launch/local.sh PAIRS [flags of --mode=study]
-# PAIRS holds train/ and val/ (or test/) with rainy and clean files. Started again, it goes on where it was.
+# PAIRS holds train/ and test/ (or val/) with rainy and clean files. Started again, it goes on where it was.
 # Three seeds of Tables 3, 4 and 5, one of the others; hours on two CPU cores. On a GPU: JAX_PLATFORMS=cuda launch/local.sh ...
 set -euo pipefail
 root=$(realpath "${1:?the folder of the pairs is missing; see the head of this file}")

@@ -1,12 +1,12 @@
 """Folders of photos in, folders of results out: which photos are taken, and what is said of the others.
 
 Taken from a folder are the files, also in folders below it and behind links, whose names end as those of a kind of
-photo or video (`images.EXTENSIONS`, `video.EXTENSIONS`, `REFUSED`, in upper or lower case); a kind that cannot be read
-is a failure, and so are folders that may not be read and links that lead nowhere. Passed over, and counted in a line,
-are
+photo or video (`images.EXTENSIONS`, `video.EXTENSIONS`, `kinds.REFUSED`, in upper or lower case); a kind that cannot be
+read is a failure, and so are folders that may not be read and links that lead nowhere. Passed over, and counted in a
+line, are
 
-  hidden and of a system     names that begin with a dot, and those of `SYSTEM`: what Macs, Windows and network drives
-                             keep beside photos
+  hidden and of a system     names that begin with a dot, and those of `kinds.SYSTEM`: what Macs, Windows and network
+                             drives keep beside photos
   other kinds                all other names
   links to folders           that are taken already; each folder is taken once, so that a ring of links ends
   results                    the folder of the output, where it lies below the input
@@ -19,7 +19,6 @@ import dataclasses
 import errno
 import os
 import pathlib
-import re
 import stat
 import time
 
@@ -27,27 +26,8 @@ import jax
 import numpy as np
 
 from qsnet_jax import UserError, derain, outputs, progress, spelling, storage, video
-from qsnet_jax.data import images
+from qsnet_jax.data import images, kinds
 
-# Photos too, but of kinds that are not read: reported, not passed over. Raw ones hold a small preview that Pillow would
-# take for the photo.
-RAW = tuple(
-    '.3fr .ari .arw .bay .bmq .cap .cine .cr2 .cr3 .crw .cs1 .dcr .dcs .dng .eip .erf .fff .gpr .iiq .k25 .kc2 .kdc '
-    '.mdc .mef .mos .mrw .nef .nrw .orf .ori .pef .ptx .pxn .r3d .raf .raw .rdc .rw2 .rwl .rwz .sr2 .srf .srw .sti '
-    '.x3f'.split()
-)
-REFUSED = (
-    *'.gif .apng .heic .heics .heif .heifs .hif .avif .avifs .jxl .jxr .wdp .hdp .mpo .jps .jph .jls'.split(),
-    *'.psd .psb .xcf .kra .exr .hdr .pfm .pam .pcx .sgi .ras .qoi .dds .icns .flif .bpg'.split(),
-    *RAW,
-)
-# Names, in any case, that Macs, network drives, Windows and Unix give.
-SYSTEM = re.compile(
-    r'__macosx|network trash folder|temporary items|thevolumesettingsfolder|thefindbycontentfolder'
-    r'|@(eadir|__thumb|tmp|recycle|recently-snapshot|sharesnap)(@tmp)?|#recycle|#snapshot|~snapshot'
-    r'|\$recycle\.bin|recycler|system volume information|found\.\d{3}|~\$.*|lost\+found',
-    re.IGNORECASE | re.DOTALL,
-)
 LISTED = 40  # kinds of files that are passed over, by name
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other photo can be written either
 
@@ -164,7 +144,7 @@ def _walk(found: Found, target: pathlib.Path | None) -> None:
 def _judge(found: Found, path: pathlib.Path, entry: os.DirEntry) -> pathlib.Path | None:
     """Takes a file, passes over it, or returns a folder to look into."""
     suffix = spelling.extension(path)
-    if entry.name.startswith('.') or SYSTEM.fullmatch(entry.name):
+    if kinds.is_hidden(entry.name):
         found.passed['hidden or of a system'] += 1
         return None
     try:
@@ -174,7 +154,7 @@ def _judge(found: Found, path: pathlib.Path, entry: os.DirEntry) -> pathlib.Path
     except OSError as error:
         found.failures.append(_unreadable(path, error))
         return None
-    if suffix in images.EXTENSIONS or suffix in REFUSED or video.is_video(path):
+    if suffix in images.EXTENSIONS or suffix in kinds.REFUSED or video.is_video(path):
         found.photos.append(path)
     elif leads_nowhere:  # perhaps to a folder, whose name may hold a dot
         found.failures.append(f'{path}: is a link to {os.readlink(path)}, which does not exist; remove it or mend it')
@@ -208,7 +188,7 @@ def _derain_file(derainer: derain.Derainer, job: outputs.Job, record: outputs.Re
     """One photo in, one photo out, with its format, alpha, profile and EXIF data, or a video; returns notes, pixels."""
     if video.is_video(job.source):
         return _derain_video(derainer, job, record)
-    if spelling.extension(job.source) in RAW:
+    if spelling.extension(job.source) in kinds.RAW:
         raise images.ImageError(
             f'{job.source}: raw data of a camera; expected a developed photo; export it as TIFF or JPEG'
         )

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from qsnet_jax import UserError, derain, model, outputs, photos
-from qsnet_jax.data import images
+from qsnet_jax.data import images, kinds
 
 SETTINGS = {
     'channels': 12, 'groups': 3, 'units': 1, 'scale_channels': 6, 'rates': (1, 2), 'encoder_stride': 1,
@@ -297,7 +297,7 @@ def test_every_extension_is_read_and_written_again(tmp_path, extension):
 def test_kinds_that_are_not_read_are_named(tmp_path, capsys, name):
     """Also raw data that begin as a TIFF does, in a folder and alone."""
     save(tmp_path / 'in/a.png')
-    save(tmp_path / 'in' / name, format='TIFF' if name.lower()[1:].strip() in photos.RAW else 'GIF')
+    save(tmp_path / 'in' / name, format='TIFF' if name.lower()[1:].strip() in kinds.RAW else 'GIF')
     assert run(tmp_path / 'in', tmp_path / 'out') == (1, 1)
     assert run(tmp_path / 'in' / name, tmp_path / 'out') == (1, 0)
     assert capsys.readouterr().out.count(f'failed: {tmp_path}/in/{name}: ') == 2

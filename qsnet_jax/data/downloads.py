@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from qsnet_jax import UserError, progress
-from qsnet_jax.data import images, layouts, sources
+from qsnet_jax.data import images, kinds, layouts, sources
 
 GENERIC = ('train', 'training', 'val', 'test', 'testing', 'test_syn')  # folders that every set may have
 _SWAPPED = 1.1  # clean halves with this many times the edges of the rainy ones: the sides are the other way round
@@ -84,8 +84,8 @@ def find_splits(
     spec = specs[name]
     named = _named_folders(spec, root)
     others = {alias for other in specs.values() for alias in other.folders} - spec.folders.keys()
-    deep = [inner for path in _folders(root) for inner in _folders(path)]
-    inside = {_plain(path.name) for path in (root.resolve(), *_folders(root), *deep)}
+    deep = [inner for path in _folders(root, True) for inner in _folders(path)]
+    inside = {_plain(path.name) for path in (root.resolve(), *_folders(root, True), *deep)}
     is_anonymous = not named and not must_be_named and not others & inside
     found: dict[str, pathlib.Path] = {}
     homes = [(path, spec.folders[_plain(path.name)], True) for path in named] + [(root, None, is_anonymous)] * (
@@ -177,9 +177,9 @@ def stamp(found: Scan, with_hashes: bool) -> set[tuple]:
 
 def _named_folders(spec: Spec, root: pathlib.Path) -> list[pathlib.Path]:
     """Folders of the set's names: the root, those in it, those in such a one (archives that unpack to NAME/NAME)."""
-    named = [path for path in (root.resolve(), *_folders(root)) if _plain(path.name) in spec.folders]
+    named = [path for path in (root.resolve(), *_folders(root, True)) if _plain(path.name) in spec.folders]
     for path in named:
-        named += [inner for inner in _folders(path) if _plain(inner.name) in spec.folders and inner not in named]
+        named += [inner for inner in _folders(path, True) if _plain(inner.name) in spec.folders and inner not in named]
     outer = {path.parent for path in named}
     return [path for path in named if path not in outer]
 
@@ -262,9 +262,17 @@ def _count_problems(spec: Spec, found: Scan) -> list[str]:
     return problems
 
 
-def _folders(folder: pathlib.Path | None) -> list[pathlib.Path]:
-    """Sub-folders, sorted."""
-    return [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder and folder.is_dir() else []
+def _folders(folder: pathlib.Path | None, is_needed: bool = False) -> list[pathlib.Path]:
+    """Sub-folders, sorted, but for hidden ones and a system's; of a folder that may not be listed none.
+
+    Raises UserError for such a one with `is_needed`: the root, and folders of the set's names.
+    """
+    try:
+        return [path for path in layouts.children(folder) if os.path.isdir(path) and not kinds.is_hidden(path.name)]
+    except UserError:
+        if is_needed:
+            raise
+        return []
 
 
 def _plain(name: str) -> str:

@@ -101,7 +101,8 @@ def read_layer(path) -> np.ndarray:
 
 def decode(content: bytes, name: str) -> np.ndarray:
     """Decodes the bytes of an image file, as `read`; errors call it `name`."""
-    return _load(name, content).rgb
+    _check_given(content, (bytes, bytearray, memoryview), 'the bytes of an image file')
+    return _load(str(name), content).rgb
 
 
 def size(path) -> tuple[int, int]:
@@ -165,6 +166,8 @@ def _opened(path, content: bytes | None = None):
 
     Whatever goes wrong, also later, is an ImageError.
     """
+    if content is None:
+        _check_given(path, (str, os.PathLike), 'the path of an image file')
     said: list[str] = []
     try:
         if content is None:
@@ -189,6 +192,18 @@ def _opened(path, content: bytes | None = None):
         raise _error(path, 'may not be read', 'permission to read it', 'change its permissions') from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ... on damaged files
         raise _failure(path, error, said) from error
+
+
+def _check_given(given, kinds: tuple[type, ...], expected: str) -> None:
+    """Refuses what is neither a path nor content where one is expected, and names the right call."""
+    if isinstance(given, kinds):
+        return
+    remedy = 'give images.read(path) or, of the bytes of a file, images.decode(content, name)'
+    if isinstance(given, np.ndarray):
+        remedy = 'an array is a picture already, and needs neither read nor decode'
+    elif hasattr(given, 'read'):
+        remedy = "give images.decode(file.read(), name) of a file that is opened by open(path, 'rb')"
+    raise ImageError(f'Got {type(given).__name__}; expected {expected}; {remedy}')
 
 
 def _failure(path, error: Exception, said: list[str]) -> ImageError:

@@ -5,11 +5,11 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from qsnet_jax import UserError, spelling, storage
-from qsnet_jax.data import images
+from qsnet_jax.data import images, kinds
 
 # Pattern of the files of each side: 'rainy', 'clean', 'layer', or 'image' for files that hold rainy and clean side by
 # side. What * stands for is the key that pairs them; where several rainy images share one clean image, + stands for the
@@ -24,7 +24,14 @@ PAIRS = (
     {'rainy': 'rain/*', 'clean': 'norain/*'},
     {'rainy': 'input/*', 'clean': 'gt/*'},
 )
+SEVERAL = (  # rainy images of one clean one
+    {'rainy': 'rainy_image/*_+', 'clean': 'ground_truth/*'},
+    {'rainy': 'rainy image/*_+', 'clean': 'ground truth/*'},
+    *({**layout, 'rainy': layout['rainy'] + '_+'} for layout in PAIRS if layout['rainy'].endswith('/*')),
+)
 LAYERS = {'clean': 'clean/*', 'layer': 'layer/*'}
+# The sub-folders that training and evaluation take, in any case: the first that is there.
+ROLES = {'train': ('train', 'training'), 'eval': ('test', 'testing', 'val')}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +78,16 @@ def find(root: pathlib.Path | Mapping[str, pathlib.Path], layouts: Iterable[Layo
     folders = ' and '.join(dict.fromkeys(map(str, root.values()))) if isinstance(root, Mapping) else root
     raise UserError(
         f'No images to pair under {folders}. Tried {"; ".join(tried)}; files are '
-        f'{", ".join(sorted(images.EXTENSIONS))}. * stands for the key that pairs them.'
+        f'{", ".join(sorted(images.EXTENSIONS))}. * stands for the key that pairs them, + for the '
+        'number of one of several rainy images.'
     )
 
 
 def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[str, str], pathlib.Path]:
     """Image files under root that match a pattern, by (key, number), sorted as people count.
 
-    Adds second files of one key, and names of several lines, to the problems. Raises UserError for a pattern without
-    exactly one * in its last part.
+    Adds second files of one key, names of several lines, pictures of kinds that are not read and, in FOLDER/*_+, those
+    without a number to the problems. Raises UserError for a pattern without exactly one * in its last part.
     """
     folder, _, name = pattern.rpartition('/')
     if name.count('*') != 1 or '*' in folder:
@@ -89,15 +97,23 @@ def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[s
     expression = re.compile(re.escape(name).replace(r'\*', '(?P<key>.+)').replace(r'\+', r'(?P<number>\d+)'), re.DOTALL)
     with_extension = '.' in name.partition('*')[2]
     found: dict[tuple[str, str], pathlib.Path] = {}
-    for path in image_files(below(root, folder)):
+    home = below(root, folder)
+
+    def key_of(path: pathlib.Path) -> tuple[str, str] | None:
         matched = expression.fullmatch(path.name if with_extension else path.stem)
-        if matched and any(character in path.name for character in '\n\r'):
+        return (matched['key'], matched.groupdict().get('number', '')) if matched else None
+
+    for path in image_files(home):
+        key = key_of(path)
+        if key and any(character in path.name for character in '\n\r'):
             problems.append(f'{spelling.quoted(path)} has a line break in its name')
-        elif matched:
-            key = matched['key'], matched.groupdict().get('number', '')
+        elif key:
             if key in found:
                 problems.append(f'{found[key]} and {path} are both called {spelling.quoted(key[0])}')
             found[key] = path
+        elif folder and name == '*_+':
+            problems.append(f'{path} is not called {pattern}')
+    problems += of_other_kinds(home, found, key_of)
     return {key: found[key] for key in sorted(found, key=lambda pair: (natural(pair[0]), natural(pair[1])))}
 
 
@@ -105,21 +121,17 @@ def below(folder: pathlib.Path, names: str) -> pathlib.Path | None:
     """The sub-folder of that name, or of those names one in another, in any case; the folder itself for ''."""
     found: pathlib.Path | None = folder
     for name in names.split('/') if names else ():
-        alike = [path for path in _children(found) if path.name.lower() == name.lower() and path.is_dir()]
+        alike = [path for path in children(found) if path.name.lower() == name.lower() and os.path.isdir(path)]
         found = next((path for path in alike if path.name == name), alike[0]) if alike else None
     return found
 
 
-def image_files(folder: pathlib.Path | None) -> list[pathlib.Path]:
-    """The folder's image files, sorted; hidden ones are not."""
-    return [
-        path
-        for path in _children(folder)
-        if spelling.extension(path) in images.EXTENSIONS and not path.name.startswith('.')
-    ]
+def role_folders(folder: pathlib.Path, role: str) -> list[pathlib.Path]:
+    """The sub-folders for a role, 'train' or 'eval', that are there; it takes the first."""
+    return [path for name in ROLES[role] if (path := below(folder, name))]
 
 
-def _children(folder: pathlib.Path | None) -> list[pathlib.Path]:
+def children(folder: pathlib.Path | None) -> list[pathlib.Path]:
     """What lies in a folder, sorted; nothing where it is none. Raises UserError where it may not be read."""
     try:
         return sorted(folder.iterdir()) if folder and folder.is_dir() else []
@@ -127,6 +139,24 @@ def _children(folder: pathlib.Path | None) -> list[pathlib.Path]:
         raise UserError(
             f'The folder of images {folder} cannot be read: {error.strerror}. {storage.remedy(error, True)}.'
         ) from error
+
+
+def image_files(folder: pathlib.Path | None, extensions: Sequence[str] = images.EXTENSIONS) -> list[pathlib.Path]:
+    """The folder's image files, sorted; hidden ones are not."""
+    return [
+        path for path in children(folder) if spelling.extension(path) in extensions and not path.name.startswith('.')
+    ]
+
+
+def of_other_kinds(
+    folder: pathlib.Path | None, taken: Container[Any], key_of: Callable[[pathlib.Path], Any]
+) -> list[str]:
+    """Problems: pictures of a key but of no kind that is read, such as HEIC; not where that key is taken."""
+    return [
+        f'{spelling.quoted(path)} is of a kind that is not read; convert it, or take it away'
+        for path in image_files(folder, kinds.REFUSED)
+        if (key := key_of(path)) and key not in taken
+    ]
 
 
 def unreadable(items: Iterable[Item]) -> list[str]:
@@ -151,6 +181,18 @@ def refuse(problems: list[str], what: str, layout: Layout, remedy: str) -> None:
             f'{len(problems)} {"problems" if len(problems) > 1 else "problem"} with {what}, recognised as '
             f'{describe(layout)}: {"; ".join(problems[:10])}{rest}. {remedy}'
         )
+
+
+def find_checked(root: pathlib.Path, known: Iterable[Layout], other: str) -> Found:
+    """Paired files whose headers say that they can be read and have one size."""
+    found = find(root, known)
+    refuse(
+        found.problems + unreadable(found.items),
+        f'the images under {root}',
+        found.layout,
+        f'Add what is missing, remove the rest, or name the files by --config.data.clean and --config.data.{other}.',
+    )
+    return found
 
 
 def distinct(short: list[str], full: list[str]) -> list[str]:

@@ -45,7 +45,7 @@ def prepare(config: Any, find_shared: bool) -> None:
 
 _HEAD = (
     f'{"":30}{"pairs":>7}{"of":>7}{"smallest":>12}{"largest":>12}{"input rgb":>15}{"input y":>15}  '
-    f'{"fingerprint":14}layout'
+    f'{"fingerprint":14}layout or folder'
 )
 
 
@@ -63,7 +63,7 @@ def _describe(role: str, name: str, source: sources.Source) -> str:
     line = (
         f'{role + " " + name:30}{count:7}{fingerprint.get("publisher_count") or "?":>7}'
         f'{"x".join(map(str, sizes[0])):>12}{"x".join(map(str, sizes[-1])):>12}{scores[0]:>15}{scores[1]:>15}  '
-        f'{fingerprint["sha256"][:12]:14}{fingerprint.get("layout", "")}'
+        f'{fingerprint["sha256"][:12]:14}{fingerprint.get("layout") or fingerprint.get("folder", "")}'
     )
     if len(chosen) < count:
         line += f'\n  {name}: scores and sizes of {len(chosen)} of them, evenly spaced'

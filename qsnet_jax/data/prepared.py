@@ -179,6 +179,7 @@ def _write(name: str, base: pathlib.Path, data: Any, found: downloads.Scan) -> p
     final, building, old = base / name, base / f'.{name}.building', base / f'.{name}.old'
     config = downloads.kind(found.layout) if public.SETS[name].BUILDER_CONFIGS else None
     try:
+        _refuse_others(final)
         for left_over in (building, old):  # of a run that was killed
             shutil.rmtree(left_over, ignore_errors=True)
         builder = public.SETS[name](config=config, data_dir=str(building), is_partial=data.partial)
@@ -193,6 +194,19 @@ def _write(name: str, base: pathlib.Path, data: Any, found: downloads.Scan) -> p
         for left_over in (building, old):
             shutil.rmtree(left_over, ignore_errors=True)
     return _versions(final)[0]
+
+
+def _refuse_others(final: pathlib.Path) -> None:
+    """Raises UserError where the folder that is to be replaced holds other files than TFDS's, such as a download."""
+    own = {path.parent for path in final.glob('**/[0-9]*.[0-9]*.[0-9]*/dataset_info.json')}
+    for path in final.rglob('*') if final.is_dir() else [final] if final.exists() else []:
+        is_hidden = any(part.startswith('.') for part in path.relative_to(final).parts)  # TFDS's own, and a system's
+        is_file = path.is_symlink() or not path.is_dir()
+        if is_file and not is_hidden and not own.intersection(path.parents):
+            raise UserError(
+                f'{final}, where the prepared set belongs, holds other files: {path}. Name another folder for prepared '
+                'sets (--config.data.tfds_dir).'
+            )
 
 
 def _base(data: Any) -> pathlib.Path:

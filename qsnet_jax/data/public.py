@@ -239,7 +239,10 @@ class Ddc(PublicSet):
 class Spa(PublicSet):
     """SPA-Data and sets like it: real rain with a clean image estimated from video (Wang et al., CVPR 2019)."""
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS = _BY_PAGE.format("the SPANet authors' page on a real rain data set (CVPR 2019)")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        _BY_PAGE.format("the SPANet authors' page on a real rain data set (CVPR 2019)")
+        + ' Of its training set, which lies otherwise, copy or link the files to one of the layouts.'
+    )
     SPEC = Spec(
         folders={'spa': None, 'spadata': None, 'realtest1000': 'test'},
         whole='test',

@@ -29,7 +29,6 @@ HELD_OUT_PHOTOS = {
     'matplotlib: mpl-data/sample_data/grace_hopper.jpg': 'Grace Hopper, US Navy; public domain',
 }
 DRAWN_PER_PHOTO = 4  # rain layers drawn on each held-out photo
-ROLE_FOLDERS = {'train': ('train',), 'eval': ('val', 'test')}
 
 # Test-I of the paper: 100 test pairs of each of these sets. Which is unpublished, so ours are drawn once by this seed.
 TEST_I = ('rain1200', 'rain800', 'rain1400')
@@ -61,7 +60,11 @@ def open_source(name: str, data: Any, role: str, cache: sources.Cache) -> source
         )
     if base == 'layers' and '+' in folder:
         return _open_any_layer(name, data, role, cache)
-    return (_open_pairs if base == 'pairs' else _open_layers)(_root(name, data.root, folder, role), data, role, cache)
+    root = _root(name, data.root, folder, role)
+    open_files = _open_pairs if base == 'pairs' else _open_layers
+    source: sources.Source = open_files(root, data, role, cache)
+    source.notes |= _taken(root, data.root, folder)
+    return source
 
 
 @dataclasses.dataclass
@@ -278,7 +281,10 @@ def _open_drawn(style: str, name: str, data: Any, role: str, cache: sources.Cach
         per_photo = 1 if role == 'train' else DRAWN_PER_PHOTO
         return sources.Drawn(style, photos, per_photo * len(photos), cache, vary_colours=True, notes=notes)
     root = _root(name, data.root, folder, role)
+    notes |= _taken(root, data.root, folder)
     photos = layouts.image_files(root)
+    problems = layouts.of_other_kinds(root, {path.stem for path in photos}, lambda path: path.stem)
+    layouts.refuse(problems, f'the photos under {root}', {'clean': '*'}, 'Nothing was drawn.')
     if not photos:
         raise UserError(f'{root} holds no images to draw rain on.')
     return sources.Drawn(style, photos, len(photos), cache, vary_colours=False, notes=notes)
@@ -300,32 +306,40 @@ def _photo_paths(photos: dict[str, str]) -> list[pathlib.Path]:
 
 
 def _root(name: str, root: str | None, folder: str, role: str) -> pathlib.Path:
-    """Folder of a user's files: root/folder, and below it the sub-folder of the role where there is one."""
+    """Folder of a user's files: root/folder, and below it the sub-folder of the role where there is one.
+
+    Prints which, where there are several.
+    """
     if not root:
         raise UserError(f'Data set {spelling.quoted(name)} needs the folder of its files: --config.data.root=FOLDER.')
     path = storage.expanded(root) / folder
     if not path.is_dir():
         shown = spelling.quoted(name)
         raise UserError(f'{path} is not a folder; expected the files of data set {shown} there (--config.data.root).')
-    for sub in ROLE_FOLDERS[role]:
-        if (path / sub).is_dir():
-            return path / sub
-    return path
+    there = layouts.role_folders(path, role)
+    if len(there) > 1:
+        print(spelling.shown(f'note: {name} is read from {there[0]}, not from {" or ".join(map(str, there[1:]))}'))
+    return there[0] if there else path
+
+
+def _taken(path: pathlib.Path, root: str, folder: str) -> dict[str, str]:
+    """What results say of the sub-folder that was taken for a role."""
+    return {'folder': path.name} if path != storage.expanded(root) / folder else {}
 
 
 def _open_pairs(root: pathlib.Path, data: Any, role: str, cache: sources.Cache) -> sources.Pairs:
     """Pairs by the given patterns, or by the known layout that fits."""
     if bool(data.rainy) != bool(data.clean):
         raise UserError('Give both --config.data.rainy and --config.data.clean, or neither.')
-    known = ({'rainy': data.rainy, 'clean': data.clean},) if data.rainy else layouts.PAIRS
-    return sources.Pairs(_find_checked(root, known, 'rainy').items, cache)
+    known = ({'rainy': data.rainy, 'clean': data.clean},) if data.rainy else (*layouts.PAIRS, *layouts.SEVERAL)
+    return sources.Pairs(layouts.find_checked(root, known, 'rainy').items, cache)
 
 
 def _open_layers(root: pathlib.Path, data: Any, role: str, cache: sources.Cache) -> sources.Source:
     """Backgrounds and layers by the given patterns or layouts.LAYERS; paired unless any layer suits any background."""
     layout = {'clean': data.clean or layouts.LAYERS['clean'], 'layer': data.layer or layouts.LAYERS['layer']}
     if not (data.any_layer and role == 'train'):
-        return sources.Layers(_find_checked(root, [layout], 'layer').items, cache)
+        return sources.Layers(layouts.find_checked(root, [layout], 'layer').items, cache)
     sides = _side(root, layout['clean']), _side(root, layout['layer'])
     return _any_layer(root, sides[0], root, sides[1], sources.Variation(), cache)
 
@@ -337,8 +351,7 @@ def _open_any_layer(name: str, data: Any, role: str, cache: sources.Cache) -> so
     """
     backgrounds, _, folder = name.partition('/')[2].partition('+')
     clean_root, layer_root = _root(name, data.root, backgrounds, role), _root(name, data.root, folder, role)
-    base = storage.expanded(data.root) / folder
-    is_split = any((base / sub).is_dir() for sub in ROLE_FOLDERS['eval'])
+    is_split = bool(layouts.role_folders(storage.expanded(data.root) / folder, 'eval'))
     layer_root = layer_root if is_split else _root(name, data.root, folder, 'train')
     layers = _side(layer_root, data.layer or layouts.LAYERS['layer'])
     if not layers and not data.layer:
@@ -349,6 +362,7 @@ def _open_any_layer(name: str, data: Any, role: str, cache: sources.Cache) -> so
     clean = _side(clean_root, data.clean or layouts.LAYERS['clean'])
     vary = sources.Variation(data.vary_layers, data.turn_layers, data.join_layers)
     source = _any_layer(clean_root, clean, layer_root, layers, vary, cache)
+    source.notes |= _taken(clean_root, data.root, backgrounds)
     if role == 'eval':  # the layer of each is fixed; all that share one form a group, for every background comes once
         source.groups = [source.layer_of(index).stem for index in range(len(source.names))]
         source.names = [f'{name}+{layer}' for name, layer in zip(source.names, source.groups, strict=True)]
@@ -359,7 +373,7 @@ def _side(root: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
     """Images under root that match a pattern, by key."""
     problems: list[str] = []
     found = layouts.match(root, pattern, problems)
-    layouts.refuse(problems, f'the images under {root}', {'image': pattern}, 'Remove one of each.')
+    layouts.refuse(problems, f'the images under {root}', {'image': pattern}, 'Keep one of each.')
     return {key: path for (key, _), path in found.items()}
 
 
@@ -384,15 +398,3 @@ def _any_layer(
         layout = {side: str(layouts.LAYERS[side])}
         layouts.refuse(layouts.unreadable(items[side]), f'the images under {root}', layout, 'Replace them.')
     return sources.AnyLayer(items['clean'], list(layers.values()), vary, cache)
-
-
-def _find_checked(root: pathlib.Path, known: Any, other: str) -> layouts.Found:
-    """Paired files whose headers say that they can be read and have one size."""
-    found = layouts.find(root, known)
-    layouts.refuse(
-        found.problems + layouts.unreadable(found.items),
-        f'the images under {root}',
-        found.layout,
-        f'Add what is missing, remove the rest, or name the files by --config.data.clean and --config.data.{other}.',
-    )
-    return found

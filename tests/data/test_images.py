@@ -1,6 +1,7 @@
 """Files of every kind a stranger may hand over: read as documented, or refused with a clear message."""
 
 import errno
+import io
 import os
 import struct
 import warnings
@@ -305,6 +306,31 @@ def test_gif_is_refused(tmp_path):
     write(tmp_path / 'a.gif', GREY, save_all=True, append_images=[Image.fromarray(GREY // 2)])
     with pytest.raises(images.ImageError, match='is a GIF'):
         images.read(tmp_path / 'a.gif')
+
+
+@pytest.mark.parametrize('action', [images.read, images.read_layer, images.size, images.open_photo])
+def test_what_is_no_path_is_refused_with_the_right_call(tmp_path, action):
+    """Not as a damaged file, and without printing content."""
+    path = write(tmp_path / 'a.png', RGB)
+    for given, remedy in [
+        (RGB, 'ndarray; .* an array is a picture already'),
+        (path.read_bytes(), r'bytes; .* images\.decode\(content, name\)'),
+        (io.BytesIO(path.read_bytes()), r'BytesIO; .* images\.decode\(file\.read\(\), name\)'),
+        (None, r'NoneType; .* images\.read\(path\)'),
+    ]:
+        with pytest.raises(images.ImageError, match=f'^Got {remedy}') as refused:
+            action(given)
+        assert 'expected the path of an image file' in str(refused.value) and len(str(refused.value)) < 200
+
+
+def test_content_that_is_no_bytes_is_refused_with_the_right_call(tmp_path):
+    """A path among them; None does not read the file that the name calls. All kinds of bytes are decoded."""
+    path = write(tmp_path / 'a.png', RGB)
+    for given, kind in [(str(path), 'str'), (path, type(path).__name__), (None, 'NoneType'), (RGB, 'ndarray')]:
+        with pytest.raises(images.ImageError, match=f'^Got {kind}; expected the bytes of an image file'):
+            images.decode(given, str(path))
+    for kind in (bytes, bytearray, memoryview):
+        np.testing.assert_array_equal(images.decode(kind(path.read_bytes()), path), RGB)
 
 
 @pytest.mark.parametrize('width', [15_000, 20_000, 2**31 - 1])

@@ -68,3 +68,20 @@ def test_pairs_are_counted_as_people_do(tmp_path):
     for number in (10, 2, 1):
         pair(tmp_path, f'{number}.png')
     assert [item.name for item in layouts.find(tmp_path, layouts.PAIRS).items] == ['1', '2', '10']
+
+
+@pytest.mark.parametrize('name', ['7.heic', '7.GIF', '7.avif', '7.CR2'])
+def test_pictures_of_other_kinds_do_not_vanish(tmp_path, name):
+    """They are problems on every side, unless a file that is read has the same name, as the photo of a raw one has."""
+    pair(tmp_path, '1.png')
+    for side in ('input', 'target'):
+        (tmp_path / side / name).write_bytes(b'')
+        (tmp_path / side / '1.nef').write_bytes(b'')
+        (tmp_path / side / '.2.heic').write_bytes(b'')
+        (tmp_path / side / 'notes.txt').write_bytes(b'')
+    found = layouts.find(tmp_path, layouts.PAIRS)
+    assert [item.name for item in found.items] == ['1']
+    assert found.problems == [
+        f"'{tmp_path}/{side}/{name}' is of a kind that is not read; convert it, or take it away"
+        for side in ('input', 'target')
+    ]

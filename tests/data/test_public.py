@@ -1,6 +1,8 @@
 """Public sets: every layout is found, checked, prepared and read back; whatever is broken is refused in one message."""
 
 import os
+import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,6 +225,8 @@ def test_missing_sets_say_where_they_are_had(data):
     data.root = None
     with pytest.raises(UserError, match=r'(?s)DID-MDN authors. repository.*--config.data.root=FOLDER.*both halves'):
         open_source('rain1200', data)
+    with pytest.raises(UserError, match='training set, which lies otherwise, .* Layouts known: rain'):
+        open_source('spa', data)
 
 
 def test_a_root_with_other_sets_is_not_this_one(data, tmp_path):
@@ -268,6 +272,22 @@ def test_a_broken_new_copy_leaves_the_old_one(data, tmp_path):
         prepared.prepare('rain100h', data, replace=True)
     data.root = None
     check_pairs(open_source('rain100h', data))
+
+
+@pytest.mark.parametrize('replace', [False, True])
+def test_a_download_in_the_place_of_the_prepared_set_is_kept(replace, data, tmp_path):
+    """One folder as root and for prepared sets is refused before anything is removed, also beside such a set."""
+    home = tmp_path / 'root/rain800'
+    if replace:
+        write_layout(home / 'test', {'image': '*'}, 'left', numbers=(1,))
+        ready = prepared.prepare('rain800', data)
+        shutil.copytree(ready.parent, home / ready.parent.name)
+    write_layout(home / 'test', {'image': '*'}, 'left')
+    before = sorted(home.rglob('*'))
+    data.tfds_dir = data.root
+    with pytest.raises(UserError, match=r'rain800, where the prepared set belongs, holds other files: .*\.png'):
+        prepared.prepare('rain800', data, replace)
+    assert sorted(home.rglob('*')) == before
 
 
 def test_changed_bytes_are_noticed_when_read(data, tmp_path):
@@ -378,6 +398,28 @@ def test_trees_that_people_keep_are_understood(tree, found, data, tmp_path):
         scan = public.scan(name, data.root)
         splits = ' '.join(scan.splits) if scan else None
         assert splits == found.get(name), name
+
+
+def test_a_closed_folder_beside_a_set_does_not_stop_it(data, tmp_path, monkeypatch):
+    """What the system or others keep there is no business of the set; its own folder and the root are."""
+    closed, listed = {'lost+found', 'private'}, pathlib.Path.iterdir
+
+    def refuse(path):
+        if path.name in closed:
+            raise PermissionError(13, 'Permission denied')
+        return listed(path)
+
+    for name in (*closed, '.Rain100H'):
+        (tmp_path / 'root' / name).mkdir()
+    write_layout(tmp_path / 'root/Rain100H', {'rainy': 'rain-*', 'clean': 'norain-*'})
+    monkeypatch.setattr(pathlib.Path, 'iterdir', refuse)
+    for name, splits in (('rain100h', ['test']), ('rain800', None)):
+        scan = public.scan(name, data.root)
+        assert (scan and list(scan.splits)) == splits
+    for name in ('Rain100H', 'root'):
+        closed.add(name)
+        with pytest.raises(UserError, match=f'{name} cannot be read: Permission denied'):
+            public.scan('rain100h', data.root)
 
 
 def test_a_root_of_another_name_is_refused(data, tmp_path):

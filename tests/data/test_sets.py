@@ -52,6 +52,21 @@ def test_layouts_pair_by_key(tmp_path, data, rainy, clean):
         assert abs(int(first[0, 0, 0]) - number - 100) <= 1 and abs(int(second[0, 0, 0]) - number) <= 1
 
 
+@pytest.mark.parametrize(('rainy', 'clean'), [('rainy_image', 'ground_truth'), ('input', 'target'), ('rainy', 'clean')])
+def test_several_rainy_images_of_one_clean_image_are_pairs(tmp_path, data, rainy, clean):
+    """Numbered from 1 on, without patterns; they are one scene. A file without a number among them is named."""
+    for number in (1, 2):
+        write(tmp_path, f'{clean}/{number}.png', np.full((4, 4, 3), number, np.uint8))
+        for version in (1, 2, 10):
+            write(tmp_path, f'{rainy}/{number}_{version}.png', np.full((4, 4, 3), 10 * number + version, np.uint8))
+    source = open_source('pairs', data)
+    assert source.names == ['1_1', '1_2', '1_10', '2_1', '2_2', '2_10'] and source.groups == ['1'] * 3 + ['2'] * 3
+    assert [int(image[0, 0, 0]) for image in source.load(2)] == [20, 1]
+    write(tmp_path, f'{rainy}/first.png', np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(UserError, match=rf'1 problem .*first\.png is not called {rainy}/\*_\+'):
+        open_source('pairs', data)
+
+
 def test_patterns_name_any_layout(tmp_path, data):
     """Own patterns pair by what the star stands for."""
     write(tmp_path, 'a/x_7_wet.png', np.full((4, 4, 3), 9, np.uint8))
@@ -68,6 +83,34 @@ def test_roles_have_their_folders(pairs_root, data):
     assert len(open_source('pairs', data, 'train').names) == 6
     assert len(open_source('pairs', data, 'eval').names) == 3
     assert len(open_source('pairs/train', data, 'eval').names) == 6
+
+
+LONGER = {'train': 'Training', 'test': 'Testing', 'val': 'Val'}
+
+
+@pytest.mark.parametrize('spell', [str, str.upper, LONGER.get])
+def test_evaluation_takes_test_before_val_and_says_so(tmp_path, data, capsys, spell):
+    """As with public sets, in any case and also in the longer names; the other folder can be named."""
+    for number, folder in enumerate(('train', 'val', 'test')):
+        for side in ('rain', 'norain'):
+            write(tmp_path, f'A/{spell(folder)}/{side}-{number}.png', np.full((4, 4, 3), 9, np.uint8))
+    assert open_source('pairs/A', data, 'train').names == ['0']
+    assert capsys.readouterr().out == ''
+    source, folder = open_source('pairs/A', data), spell('test')
+    assert source.names == ['2'] and sources.fingerprint(source)['folder'] == folder
+    told = capsys.readouterr().out
+    assert told == f'note: pairs/A is read from {tmp_path}/A/{folder}, not from {tmp_path}/A/{spell("val")}\n'
+    watched = open_source(f'pairs/A/{spell("val")}', data)
+    assert watched.names == ['1'] and 'folder' not in sources.fingerprint(watched)
+
+
+def test_a_held_out_folder_of_layers_is_known_in_any_case(tmp_path, data):
+    """None of its layers is then kept from training, and none of training's scored."""
+    plain(tmp_path, 'A/clean', (1, 2), (20, 30, 3), 1)
+    plain(tmp_path, 'B/Train/layer', (4, 5, 6), (20, 30), 10)
+    plain(tmp_path, 'B/Testing/layer', (7,), (20, 30), 10)
+    names = [[path.stem for path in open_source('layers/A+B', data, role).layers] for role in ('train', 'eval')]
+    assert names == [['4', '5', '6'], ['7']]
 
 
 def test_orphans_are_named(tmp_path, data):
@@ -509,6 +552,9 @@ def test_rain_can_be_drawn_on_a_folder_of_photos(tmp_path, data):
     (tmp_path / 'none').mkdir()
     with pytest.raises(UserError, match='no images'):
         open_source('drawn_heavy/none', data)
+    (tmp_path / 'photos/2.heic').write_bytes(b'')
+    with pytest.raises(UserError, match=r"2\.heic' is of a kind that is not read"):
+        open_source('drawn_heavy/photos', data)
 
 
 def test_photos_to_draw_on_that_differ_in_their_suffix_are_two(tmp_path, data):
