@@ -31,7 +31,11 @@ SEVERAL = (  # rainy images of one clean one
 )
 LAYERS = {'clean': 'clean/*', 'layer': 'layer/*'}
 # The sub-folders that training and evaluation take, in any case: the first that is there.
-ROLES = {'train': ('train', 'training'), 'eval': ('test', 'testing', 'val')}
+ROLES = {
+    'train': ('train', 'training'),
+    'eval': ('test', 'testing', 'val'),
+    'validation': ('val', 'test', 'testing'),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +131,7 @@ def below(folder: pathlib.Path, names: str) -> pathlib.Path | None:
 
 
 def role_folders(folder: pathlib.Path, role: str) -> list[pathlib.Path]:
-    """The sub-folders for a role, 'train' or 'eval', that are there; it takes the first."""
+    """The sub-folders for a role, one of ROLES, that are there; it takes the first."""
     return [path for name in ROLES[role] if (path := below(folder, name))]
 
 

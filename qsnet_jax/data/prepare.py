@@ -32,7 +32,7 @@ def prepare(config: Any, find_shared: bool) -> None:
         'eval': sets.open_evaluation(config.data, config.data.eval, cache),
     }
     if config.data.validation != held_out.NAME:
-        opened['validation'] = sets.open_evaluation(config.data, config.data.validation, cache)
+        opened['validation'] = sets.open_evaluation(config.data, config.data.validation, cache, 'validation')
     lines = [_HEAD]
     for role, by_name in opened.items():
         lines += [_describe(role, name, source) for name, source in by_name.items()]

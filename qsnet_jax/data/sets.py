@@ -40,7 +40,7 @@ STAND_IN_NOTE = "drawn wide streaks; a stand-in for the paper's Test-III, which 
 
 
 def open_source(name: str, data: Any, role: str, cache: sources.Cache) -> sources.Source:
-    """The source called `name` in `config.data`; role is 'train' or 'eval'.
+    """The source called `name` in `config.data`; role is 'train', 'eval' or 'validation'.
 
     Raises UserError for an unknown name, a missing root, files without a partner and sizes that do not agree.
     """
@@ -82,7 +82,7 @@ def open_run(data: Any, cache: sources.Cache) -> Opened:
     folder_names(scored)
     training, validation = _open_training(data, cache)
     if validation is None:
-        validation = open_evaluation(data, data.validation, cache)
+        validation = open_evaluation(data, data.validation, cache, 'validation')
     for opened in (training, validation, scored):
         for name, source in opened.items():
             sources.check(name, source)
@@ -109,7 +109,7 @@ def _open_training(
     return held_out.split(opened, data.validation_share) if data.validation == held_out.NAME else (opened, None)
 
 
-def open_evaluation(data: Any, names: Any, cache: sources.Cache) -> dict[str, sources.Source]:
+def open_evaluation(data: Any, names: Any, cache: sources.Cache, role: str = 'eval') -> dict[str, sources.Source]:
     """The evaluation sets called `names`, by name; rain13k stands for its five test sets, test_iii for its stand-in.
 
     Raises UserError where two sets hold the same files, for then one of the names is wrong.
@@ -120,7 +120,7 @@ def open_evaluation(data: Any, names: Any, cache: sources.Cache) -> dict[str, so
         if name.partition('/')[0] == 'test_iii':
             name = STAND_IN + name.removeprefix('test_iii')
         for each in [f'rain13k/{split}' for split in test_splits] if name == 'rain13k' else [name]:
-            opened[each] = open_source(each, data, 'eval', cache)
+            opened[each] = open_source(each, data, role, cache)
     seen: dict[str, str] = {}
     for name, source in opened.items():
         base = public_name(name)
@@ -261,12 +261,11 @@ def _open_public(name: str, folder: str, data: Any, role: str, cache: sources.Ca
     available, words = prepared.splits(ready), [word for word in folder.split('/') if word]
     known = public.SPECS[name].parts
     named, parts = [word for word in words if word in available], [word for word in words if word in known]
-    wanted = named or [
-        split for split in (('train',) if role == 'train' or parts else ('test', 'val')) if split in available
-    ]
+    order = {'train': ('train',), 'eval': ('test', 'val'), 'validation': ('val', 'test')}['train' if parts else role]
+    wanted = named or [split for split in order if split in available]
     if len(named) + len(parts) < len(words) or not wanted or len(parts) > 1 or len(named) > 1:
         raise UserError(
-            f'No {folder or {"train": "training", "eval": "test"}[role] + " split"} in {name}; there are '
+            f'No {folder or ("training" if role == "train" else "test") + " split"} in {name}; there are '
             f'{", ".join(f"{name}/{word}" for word in (*available, *known))}.'
         )
     return prepared.Prepared(ready, wanted[0], parts[0] if parts else '', cache)
@@ -358,12 +357,12 @@ def _open_any_layer(name: str, data: Any, role: str, cache: sources.Cache) -> so
         layers = _side(layer_root, '*')  # a folder of nothing but layers
     if data.hold_out and not is_split:
         numbered = enumerate(layers.items())
-        layers = dict(item for i, item in numbered if (i % data.hold_out == 0) == (role == 'eval'))
+        layers = dict(item for i, item in numbered if (i % data.hold_out == 0) == (role != 'train'))
     clean = _side(clean_root, data.clean or layouts.LAYERS['clean'])
     vary = sources.Variation(data.vary_layers, data.turn_layers, data.join_layers)
     source = _any_layer(clean_root, clean, layer_root, layers, vary, cache)
     source.notes |= _taken(clean_root, data.root, backgrounds)
-    if role == 'eval':  # the layer of each is fixed; all that share one form a group, for every background comes once
+    if role != 'train':  # the layer of each is fixed; all that share one form a group, for every background comes once
         source.groups = [source.layer_of(index).stem for index in range(len(source.names))]
         source.names = [f'{name}+{layer}' for name, layer in zip(source.names, source.groups, strict=True)]
     return source

@@ -100,8 +100,9 @@ def test_evaluation_takes_test_before_val_and_says_so(tmp_path, data, capsys, sp
     assert source.names == ['2'] and sources.fingerprint(source)['folder'] == folder
     told = capsys.readouterr().out
     assert told == f'note: pairs/A is read from {tmp_path}/A/{folder}, not from {tmp_path}/A/{spell("val")}\n'
-    watched = open_source(f'pairs/A/{spell("val")}', data)
-    assert watched.names == ['1'] and 'folder' not in sources.fingerprint(watched)
+    for name, role in ((f'pairs/A/{spell("val")}', 'eval'), ('pairs/A', 'validation')):  # by name, or to watch a run
+        assert open_source(name, data, role).names == ['1']
+    assert 'folder' not in sources.fingerprint(open_source(f'pairs/A/{spell("val")}', data))
 
 
 def test_a_held_out_folder_of_layers_is_known_in_any_case(tmp_path, data):
