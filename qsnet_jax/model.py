@@ -5,6 +5,7 @@ and decoders are those of the first author's sibling code where it has them and 
 widths, rates, stride, norm and sharing are fields. Full size: 0.53 M parameters, 137 GMAC at 512x512.
 """
 
+import dataclasses
 import math
 import zlib
 from functools import partial
@@ -307,16 +308,29 @@ def receptive_radius(model: QSNet) -> int:
 
 
 def from_config(settings: Any) -> QSNet:
-    """The network of `config.model`, or of the settings stored with weights (any mapping of QSNet's fields)."""
+    """The network of `config.model`, or of the settings stored with weights: any mapping of some of QSNet's fields.
+
+    Fields that are not there have QSNet's defaults. Raises UserError for names that are none of its fields.
+    """
     return QSNet(**current(settings))
 
 
+def defaults() -> dict[str, Any]:
+    """The network's settings with their defaults, but for how it is computed."""
+    every = {field.name: field.default for field in dataclasses.fields(QSNet)}
+    return {name: value for name, value in every.items() if name not in ('parent', 'name', 'form', 'remat')}
+
+
 def current(settings: Any) -> dict[str, Any]:
-    """Settings as they are written today, of those stored at any time.
+    """Settings as they are written today, all of them, of those stored at any time.
 
     `share_scales` was a flag before there were several exchanges: True was 'all', False 'none'. `decoder_groups` was
     that of all others.
     """
-    settings = {'decoder_groups': None, **settings}
+    known = defaults()
+    unknown = [str(name) for name in settings if name not in (*known, 'form', 'remat')]
+    if unknown:
+        raise UserError(f'The network has no setting {", ".join(unknown)}; it has {", ".join(known)}.')
+    settings = {**known, **settings}
     sharing = fields.of_today('model.share_scales', settings['share_scales'])
     return {**settings, 'rates': tuple(settings['rates']), 'share_scales': sharing}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qsnet_jax import blocks, model
+from qsnet_jax import UserError, blocks, derain, model
 
 TINY = {'channels': 12, 'units': 1, 'scale_channels': 6}
 
@@ -245,6 +245,15 @@ def test_settings_stored_before_there_were_several_exchanges_are_read(flag, mean
     old |= {'norm': 'batch', 'share_groups': True, 'share_scales': flag, 'dtype': 'float32'}
     network = model.from_config(old)
     assert (network.share_scales, network.decoder_groups, network.rates) == (meaning, None, (1, 2))
+
+
+def test_settings_that_are_not_given_are_the_defaults():
+    """Of a network and of its twin's alike; a misspelt name ends in one line that says which there are."""
+    assert model.from_config({}) == model.QSNet() and model.from_config({'units': 4}).units == 4
+    network = derain.Derainer({}, {'channels': 48, 'form': 'plain'}).network
+    assert (network.channels, network.units, network.form) == (48, 12, 'plain')
+    with pytest.raises(UserError, match='The network has no setting chanels, parent; it has channels, groups, units,'):
+        model.from_config({'chanels': 48, 'units': 4, 'parent': None})
 
 
 def test_decoders_without_groups_have_nothing_to_share():

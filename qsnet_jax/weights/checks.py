@@ -1,6 +1,5 @@
 """Settings and tensors have to fit each other before a network is made of them."""
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -23,15 +22,6 @@ LARGEST = {'units': 48, 'rates': 12, 'rate': 1024, 'width': 4096}  # of networks
 FLOATING = ('F16', 'BF16', 'F32', 'F64')
 Names = Callable[[str], str]
 Shapes = Callable[[str, tuple[int, ...]], tuple[int, ...]]
-
-
-def fields() -> dict[str, Any]:
-    """The network's settings with their defaults, but for how it is computed."""
-    return {
-        field.name: field.default
-        for field in dataclasses.fields(model.QSNet)
-        if field.name not in ('parent', 'name', 'form', 'remat')
-    }
 
 
 def same_name(path: str) -> str:
@@ -89,7 +79,7 @@ def read(
     stored = tensors.metadata.get('sha256')  # files of before have none
     if stored is not None and str(stored) != reading.digest(str(tensors.metadata.get('settings')), found):
         raise fault(source, ' is damaged: its tensors or settings are not those that were written (sha256).')
-    return arrays, {name: getattr(network, name) for name in fields()}
+    return arrays, {name: getattr(network, name) for name in model.defaults()}
 
 
 def check_limits(settings: Mapping[str, Any]) -> None:
@@ -133,7 +123,7 @@ def _network(
 
 def _wrong_fields(settings: Mapping[str, Any]) -> list[str]:
     """Missing and unknown settings, and those whose values are of another type, in words."""
-    known = {**fields(), **({'form': ''} if 'form' in settings else {})}
+    known = {**model.defaults(), **({'form': ''} if 'form' in settings else {})}
     missing = [name for name in ORIGINAL if name not in settings]
     unknown = sorted(str(name) for name in settings if name not in known)
     wrong = [
