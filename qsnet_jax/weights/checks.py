@@ -19,7 +19,8 @@ ORIGINAL = (
     *('share_scales', 'dtype'),
 )
 LARGEST = {'units': 48, 'rates': 12, 'rate': 1024, 'width': 4096}  # of networks from files; tracing them takes 1 s
-FLOATING = ('F16', 'BF16', 'F32', 'F64')
+# Types of tensors, by NumPy's and PyTorch's names, as safetensors spells them.
+FLOATING = {'float16': 'F16', 'bfloat16': 'BF16', 'float32': 'F32', 'float64': 'F64'}
 Names = Callable[[str], str]
 Shapes = Callable[[str, tuple[int, ...]], tuple[int, ...]]
 
@@ -61,9 +62,9 @@ def read(
         raise fault(source, f' claims a network of {size:,} bytes; {reading.DATA_LIMIT:,} are the most.')
     names = {path: name_of(path) for path in expected}
     problems = differences({names[path]: shape_of(path, shape) for path, shape in expected.items()}, tensors.shapes)
-    whole = [f'{name} is {dtype}' for name, dtype in sorted(tensors.dtypes.items()) if dtype not in FLOATING]
+    whole = [f'{name} is {dtype}' for name, dtype in sorted(tensors.dtypes.items()) if dtype not in FLOATING.values()]
     if whole:
-        problems.append(f'{len(whole)} not floating ({", ".join(FLOATING)}): {", ".join(whole[:10])}')
+        problems.append(f'{len(whole)} not floating ({", ".join(FLOATING.values())}): {", ".join(whole[:10])}')
     if problems:
         raise fault(source, f' does not fit the network of its settings {dict(settings)}: {"; ".join(problems)}.')
     found = {name: tensors.get(name) for name in names.values()}
@@ -183,6 +184,38 @@ def differences(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> li
         for kind, names in kinds.items()
         if names
     ]
+
+
+def flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """{path: array} of {'params', 'batch_stats'}. Raises UserError for other collections, which no file holds."""
+    others = sorted(set(variables) - {'params', 'batch_stats'})
+    if others:
+        raise UserError(f'The variables hold {", ".join(others)}; expected params and batch_stats alone.')
+    return {
+        path: np.asarray(value) for path, value in flax.traverse_util.flatten_dict(dict(variables), sep='/').items()
+    }
+
+
+def metadata(
+    path: object,
+    mark: str,
+    arrays: Mapping[str, np.ndarray],
+    settings: Mapping[str, Any],
+    record: Mapping[str, Any] | None,
+    name_of: Names = same_name,
+    shape_of: Shapes = same_shape,
+) -> dict[str, str]:
+    """What a file of these arrays says of itself: all settings of the network, those that are not given by default.
+
+    How the network is computed is left out. Raises UserError for what `read` would refuse.
+    """
+    complete = {name: value for name, value in model.current(settings).items() if name in model.defaults()}
+    found = reading.metadata(path, mark, complete, record, arrays)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    dtypes = {name: FLOATING.get(array.dtype.name, array.dtype.name) for name, array in arrays.items()}
+    tensors = Tensors({}, shapes, dtypes, arrays.__getitem__)
+    read(f'{path} cannot be written: it', tensors, complete, name_of, shape_of)
+    return found
 
 
 def variables(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

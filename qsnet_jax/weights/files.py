@@ -8,8 +8,6 @@ import os
 import pathlib
 from typing import Any
 
-import flax
-import numpy as np
 import safetensors.numpy
 
 from qsnet_jax import storage
@@ -25,11 +23,11 @@ def save_weights(
 ) -> None:
     """Writes a network's variables and settings as safetensors, whole or not at all.
 
-    record: JSON-ready provenance (commit, data fingerprint, scores), kept in the file.
+    settings: stored with the defaults of those that are not given. record: JSON-ready provenance (commit, data
+      fingerprint, scores), kept in the file. Raises UserError for what `load_weights` would refuse.
     """
-    path = pathlib.Path(path)
-    tensors = {name: np.asarray(value) for name, value in flax.traverse_util.flatten_dict(variables, sep='/').items()}
-    metadata = reading.metadata(path, MARK, settings, record, tensors)
+    path, tensors = pathlib.Path(path), checks.flat(variables)
+    metadata = checks.metadata(path, MARK, tensors, settings, record)
     with storage.writable(path.parent):
         storage.write_bytes(path, safetensors.numpy.save(tensors, metadata=metadata))
 

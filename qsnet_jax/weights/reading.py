@@ -150,7 +150,7 @@ def metadata(
     record: Mapping[str, Any] | None,
     arrays: Mapping[str, np.ndarray],
 ) -> dict[str, str]:
-    """What a file of these arrays says of itself. Raises UserError for what would not be read again."""
+    """What a file of these arrays says of itself. Raises UserError for sizes and texts that would not be read again."""
     size = sum(array.nbytes for array in arrays.values())
     if size > DATA_LIMIT:
         raise fault(path, f' cannot be written: its tensors have {size:,} bytes; {DATA_LIMIT:,} are the most.')
