@@ -204,12 +204,12 @@ def load(
 ) -> Derainer:
     """A Derainer with the weights of a file, of a name in the package, or with the package's default.
 
-    tile: see Derainer; 0 lets the free memory decide, see `choose_tile`. dtype: computes in 'bfloat16', say, not as in
-      training.
+    tile: see Derainer; 0 lets the free memory decide, see `choose_tile`. dtype: what is computed in, 'float32' where it
+      is None, whatever the network was trained in; so do exports and other runtimes.
     few_shapes, runtime: see Derainer.
     """
     devices.check()
     variables, settings = files.load_weights(weights or files.INCLUDED / 'default.safetensors')
-    settings = {**settings, 'dtype': dtype or settings['dtype']}
+    settings = {**settings, 'dtype': dtype or 'float32'}
     model.from_config(settings).check_settings()
     return Derainer(variables, settings, choose_tile(settings) if tile == 0 else tile, few_shapes, runtime)

@@ -171,6 +171,15 @@ def test_half_precision_on_request(tmp_path):
     assert 0 < difference.max() <= 8
 
 
+def test_photos_are_computed_in_single_precision_whatever_training_was(tmp_path):
+    """As exports and other runtimes do, so that all give the same pixels."""
+    derainer = make(dtype='bfloat16')
+    files.save_weights(tmp_path / 'w.safetensors', derainer.variables, derainer.settings)
+    loaded, image = derain.load(tmp_path / 'w.safetensors'), picture(30, 40)
+    assert loaded.network.dtype == loaded.settings['dtype'] == 'float32'
+    np.testing.assert_array_equal(loaded(image), make()(image))
+
+
 @pytest.mark.parametrize('gib', [0, 0.5, 2, 6, 100])
 def test_tile_follows_the_memory_that_is_free(monkeypatch, gib):
     """The largest multiple of 32 whose estimate is within half of what is free, up to 1024, at least two margins."""
