@@ -27,7 +27,8 @@ class Derainer:
     The network sees the image at its own size: only with an encoder_stride of 2 or 4 it is continued by reflection
     below and to the right, up to a multiple of that. A larger one than `tile` is cut into overlapping tiles of
     tile x tile pixels whose margins, as wide as the network's receptive field, are thrown away. The result is that of
-    the whole image, in bounded memory; sums of other shapes may round a value to the neighbouring level.
+    the whole image, in bounded memory; sums of other shapes may round a value to the neighbouring level. With instance
+    norm an image is never cut, as each pixel sees all others, and memory grows with it.
     None is that of scores: TILE, or more for a network whose margins leave nothing of it.
 
     few_shapes: cuts small images into tiles too, whose sides are multiples of 32. Every new shape compiles for seconds,
