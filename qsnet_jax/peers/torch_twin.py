@@ -13,9 +13,10 @@ Where the frameworks differ by default, one choice holds on both sides:
   sub-pixel layout     offset-major, (i * stride + j) * C + c, not nn.PixelShuffle's channel-major order
 """
 
+import contextlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -278,8 +279,22 @@ def build(variables: Mapping[str, Any], settings: Mapping[str, Any]) -> QSNet:
 
 
 def set_precision(dtype: str) -> None:
-    """PyTorch rounds products to TF32, on cards that can, for the setting 'tf32' alone."""
+    """PyTorch rounds products to TF32, on cards that can, for the setting 'tf32' alone.
+
+    Networks leave it to who calls them, and PyTorch's own choice is TF32 in convolutions; `Derainer` sets it.
+    """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = dtype == 'tf32'
+
+
+@contextlib.contextmanager
+def _in_precision(dtype: str) -> Iterator[None]:
+    """As after `set_precision` within, and as before it afterwards."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    set_precision(dtype)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
 
 
 class Derainer:
@@ -298,7 +313,7 @@ class Derainer:
         canvas = images.to_float(derain.pad_to_stride(image, self.network.stride))
         parameter = next(self.network.parameters())
         rainy = torch.as_tensor(canvas.transpose(2, 0, 1)[None].copy()).to(parameter)
-        with torch.no_grad():
+        with torch.no_grad(), _in_precision(self.network.fields.dtype):
             output = self.network(rainy)
         rain = torch.cat((output.rain, *output.aux_rain)) if scales else output.rain
         return images.to_uint8(canvas - rain.float().cpu().numpy().transpose(0, 2, 3, 1))[:, :height, :width]

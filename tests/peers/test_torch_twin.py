@@ -405,6 +405,20 @@ def test_settings_and_sizes_that_do_not_fit_are_refused():
         torch_twin.QSNet({**SMALL, 'encoder_stride': 2})(torch.zeros(1, 3, 9, 8))
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'tf32', 'bfloat16'])
+def test_images_are_restored_in_the_precision_of_the_network(dtype, monkeypatch):
+    """On a card, TF32 for 'tf32' alone, whatever was set; afterwards it is set as before."""
+    places, seen = (torch.backends.cudnn, torch.backends.cuda.matmul), []
+    _, _, twin = make({**SMALL, 'dtype': dtype})
+    twin.main.register_forward_hook(lambda *_: seen.append([place.allow_tf32 for place in places]))
+    for before in (True, False):
+        for place in places:
+            monkeypatch.setattr(place, 'allow_tf32', before)
+        torch_twin.Derainer(twin)(np.zeros((8, 9, 3), np.uint8))
+        assert seen.pop() == [dtype == 'tf32'] * 2
+        assert [place.allow_tf32 for place in places] == [before] * 2
+
+
 def test_the_callers_autocast_is_respected():
     """A float32 network inside somebody's own autocast computes in bfloat16."""
     _, _, twin = make(SMALL)
