@@ -23,7 +23,6 @@ import numpy as np
 
 from qsnet_jax import UserError, derain, model, priors
 from qsnet_jax.data import images
-from qsnet_jax.weights import files
 from qsnet_jax.weights.torch_files import from_torch as from_torch
 from qsnet_jax.weights.torch_files import load_record as load_record
 from qsnet_jax.weights.torch_files import load_weights as load_weights
@@ -264,11 +263,11 @@ def total_loss(output: Output, rainy: Tensor, clean: Tensor, settings: Any) -> t
 
 
 def load(path: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> QSNet:
-    """The network with the weights of a file of either framework, ready for inference.
+    """The network with the weights of a file of either framework, or of a name in the package, ready for inference.
 
     settings: of a bare state_dict, which does not say them.
     """
-    return build(*(load_weights(path, settings) if settings else files.load_weights(path)))
+    return build(*load_weights(path, settings))
 
 
 def build(variables: Mapping[str, Any], settings: Mapping[str, Any]) -> QSNet:

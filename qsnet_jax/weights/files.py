@@ -12,10 +12,9 @@ import safetensors.numpy
 
 from qsnet_jax import storage
 from qsnet_jax.weights import checks, reading, torch_files
-from qsnet_jax.weights.reading import INCLUDED, find_weights, names
+from qsnet_jax.weights.reading import INCLUDED, MARK, find_weights, names
 
-__all__ = ['INCLUDED', 'find_weights', 'load_record', 'load_weights', 'names', 'save_weights']
-MARK = 'qsnet_jax weights 1'
+__all__ = ['INCLUDED', 'MARK', 'find_weights', 'load_record', 'load_weights', 'names', 'save_weights']
 
 
 def save_weights(

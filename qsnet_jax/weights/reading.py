@@ -19,6 +19,7 @@ import safetensors.numpy
 
 from qsnet_jax import UserError, spelling, storage
 
+MARK = 'qsnet_jax weights 1'  # of this package's own files
 INCLUDED = pathlib.Path(__file__).parent  # weights that come with the package
 DATA_LIMIT = 64 * 2**20  # bytes of all tensors: thirty times those of the full-size network
 HEADER_LIMIT = 4 * 2**20  # bytes of names, settings and record: a hundred times those of the package's weights

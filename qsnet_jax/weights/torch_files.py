@@ -128,23 +128,27 @@ def save_weights(
 def load_weights(
     path: str | os.PathLike, settings: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads (variables, settings) of the linen network from a file of `save_weights`, or from a bare state_dict.
+    """Reads (variables, settings) of the linen network from a file of either framework, or from a bare state_dict.
 
-    settings: needed where the file does not hold them. Pickles are read with `weights_only=True` only.
-    Raises UserError that names missing, extra and wrongly shaped entries.
+    path: also the name of weights that come with the package. settings: of a file that does not hold them. Pickles are
+    read with `weights_only=True` only. Raises UserError that names missing, extra and wrongly shaped entries.
     """
-    path = pathlib.Path(path)
+    path = reading.find_weights(path)
     with _open(path) as tensors:
-        if settings is None and tensors.metadata.get('format') != MARK:
-            raise fault(path, ' holds no settings of its network; give them, or write it by torch_twin.save_weights.')
-        if settings is None:
+        mark = tensors.metadata.get('format')
+        if mark in (MARK, reading.MARK):
             settings = reading.json_object(path, 'settings', tensors.metadata.get('settings'))
-        return from_tensors(path, tensors, settings)
+        elif settings is None:
+            raise fault(path, ' holds no settings of its network; give them, or write it by torch_twin.save_weights.')
+        if mark != reading.MARK:
+            return from_tensors(path, tensors, settings)
+        arrays, settings = checks.read(path, tensors, settings)
+        return checks.variables(arrays), settings
 
 
 def load_record(path: str | os.PathLike) -> dict[str, Any]:
-    """The provenance stored in a file of `save_weights`."""
-    path = pathlib.Path(path)
+    """The provenance stored in a file of `load_weights`."""
+    path = reading.find_weights(path)
     with _open(path) as tensors:
         return reading.record_of(path, tensors.metadata)
 

@@ -312,6 +312,19 @@ def test_the_network_loads_from_our_own_files(tmp_path):
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-3  # ties of rounding
 
 
+def test_every_reader_takes_the_files_of_both(tmp_path):
+    """By names of the package too; settings that are given count where a file holds none."""
+    expected = files.load_weights('default')
+    for settings in (None, expected[1], SMALL):
+        variables, found = torch_twin.load_weights('default', settings)
+        assert found == expected[1]
+        jax.tree.map(np.testing.assert_array_equal, variables, expected[0])
+    assert torch_twin.load_record('default') == files.load_record('default')
+    assert torch_twin.load('default', SMALL).fields == model.from_config(expected[1])
+    torch_twin.save_weights(tmp_path / 'theirs.pth', *expected)
+    assert torch_twin.load(tmp_path / 'theirs.pth', SMALL).fields == model.from_config(expected[1])
+
+
 def test_both_restore_with_the_weights_of_the_package_alike():
     """Of drawn heavy rain, the result and every scale's own, to one level at ties of rounding."""
     rain = sets.open_source('drawn_heavy', default.get_config().data, 'eval', sources.Cache(0))
