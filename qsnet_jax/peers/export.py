@@ -117,13 +117,13 @@ def _in_one_piece(predict: Callable[[np.ndarray], Any], stride: int, image: np.n
     return images.to_uint8(x - np.asarray(predict(x[None]))[0])[:height, :width]
 
 
-def describe(source: Source) -> dict[str, str]:
-    """What a file says of itself: licence, settings, scores and origin, as text or JSON."""
+def describe(source: Source, sizes: str = 'of any height and width') -> dict[str, str]:
+    """What a file says of itself: licence, settings, scores, origin and what it takes, as text or JSON."""
     config = source.record.get('config')
     note = config.get('note') if isinstance(config, Mapping) else None
     return {
         'description': 'QSNet (arXiv 1911.10810): removes rain streaks from photos',
-        'interface': 'rainy -> restored, both uint8 (batch, height, width, 3) RGB, of any height and width',
+        'interface': 'rainy -> restored, both uint8 (batch, height, width, 3) RGB, ' + sizes,
         'licence': str(note or 'not stated in the weights'),
         'settings': json.dumps(source.settings),
         'scores': json.dumps(source.record.get('scores', {})),
@@ -252,7 +252,7 @@ def _write_stablehlo(path: pathlib.Path, source: Source) -> None:
     shape = jax_export.symbolic_shape('b, h, w, 3', constraints=('h >= 5', 'w >= 5'))  # the stem's margin is 4
     exported = jax_export.export(jax.jit(restore), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
     path.write_bytes(exported.serialize())
-    storage.write_json(_about(path), describe(source))
+    storage.write_json(_about(path), describe(source, 'of 5 pixels or more in height and width'))
 
 
 def _about(path: pathlib.Path) -> pathlib.Path:
