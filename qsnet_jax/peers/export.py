@@ -154,22 +154,6 @@ def _restorer(source: Source) -> Any:
     torch = torch_twin.torch
     network, stride = torch_twin.build(source.variables, source.settings), source.network.encoder_stride
 
-    def mirrored(x, dim, before, end):  # continued by reflection along an axis of whatever length, one pixel included
-        last = torch.arange(x.shape[dim])[-1:]
-        position = torch.arange(-before, end).abs() % (2 * last).clamp(min=1)
-        return x.index_select(dim, torch.minimum(position, 2 * last - position))
-
-    class Mirrored(torch.nn.Module):  # type: ignore[name-defined]
-        def __init__(self, conv: Any) -> None:
-            super().__init__()
-            self.conv, self.margin = conv, conv.padding[0]
-            conv.padding, conv.padding_mode = (0, 0), 'zeros'
-
-        def forward(self, x):
-            for dim in (2, 3):
-                x = mirrored(x, dim, self.margin, x.shape[dim] + self.margin)
-            return self.conv(x)
-
     class Restorer(torch.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
@@ -179,13 +163,13 @@ def _restorer(source: Source) -> Any:
             height, width = rainy.shape[1:3]
             x = rainy.permute(0, 3, 1, 2).float() / 255
             for dim in (2, 3) if stride > 1 else ():
-                x = mirrored(x, dim, 0, (x.shape[dim] + stride - 1) // stride * stride)
+                x = torch_twin.mirrored(x, dim, 0, (x.shape[dim] + stride - 1) // stride * stride)
             restored = (x - self.network(x).rain).clamp(0, 1) * 255
             return restored.round().to(torch.uint8).permute(0, 2, 3, 1)[:, :height, :width]
 
     for number in (1, 2, 3):
-        stem = cast(Any, network.get_submodule(f'stem_{number}'))
-        stem.conv = Mirrored(stem.conv)  # ONNX pads by reflection only what is larger than the margin
+        # ONNX pads by reflection only what is larger than the margin.
+        cast(Any, network.get_submodule(f'stem_{number}')).conv.is_indexed = True
     return Restorer().eval()
 
 

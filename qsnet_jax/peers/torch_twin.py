@@ -65,6 +65,20 @@ class BatchNorm(nn.BatchNorm2d):
         return y
 
 
+class Conv(nn.Conv2d):
+    """Convolution that also continues by reflection what is no larger than its margin, one pixel included."""
+
+    is_indexed = False  # continues everything by the indices of pixels: nothing depends on the size then
+
+    def forward(self, x: Tensor) -> Tensor:
+        margin = int(self.padding[0])
+        if self.padding_mode == 'zeros' or (not self.is_indexed and min(x.shape[-2:]) > margin):
+            return super().forward(x)
+        for dim in (2, 3):
+            x = mirrored(x, dim, margin, x.shape[dim] + margin)
+        return functional.conv2d(x, self.weight, self.bias, self.stride)
+
+
 class ConvNorm(nn.Module):
     """Convolution and norm, then ReLU; without norm the convolution has a bias."""
 
@@ -81,7 +95,7 @@ class ConvNorm(nn.Module):
         is_rectified: bool = True,
     ):
         super().__init__()
-        self.conv = nn.Conv2d(
+        self.conv = Conv(
             inputs,
             outputs,
             size,
@@ -205,6 +219,13 @@ class QSNet(nn.Module):
         return channel_shuffle(x, self.scales) if self.share_scales == 'all' else x
 
 
+def mirrored(x: Tensor, dim: int, before: int, end: int) -> Tensor:
+    """Pixels -before .. end - 1 along an axis of any length, one included, that goes on by reflection."""
+    last = torch.arange(x.shape[dim], device=x.device)[-1:]
+    position = torch.arange(-before, end, device=x.device).abs() % (2 * last).clamp(min=1)
+    return x.index_select(dim, torch.minimum(position, 2 * last - position))
+
+
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Interleaves `groups` equal blocks of channels; (B, C, H, W) -> same."""
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
@@ -307,6 +328,7 @@ class Derainer:
 
     def restore(self, image: np.ndarray, scales: bool = False) -> np.ndarray:
         """uint8 (1, H, W, 3), the restored image; with `scales` followed by those that C_1, C_2, ... alone decode."""
+        images.check_picture(image)
         self.network.eval()
         height, width = image.shape[:2]
         canvas = images.to_float(derain.pad_to_stride(image, self.network.stride))

@@ -312,6 +312,24 @@ def test_the_network_loads_from_our_own_files(tmp_path):
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-3  # ties of rounding
 
 
+@pytest.mark.parametrize(('size', 'stride'), [((1, 1), 1), ((3, 4), 1), ((1, 9), 4)])
+def test_small_images_come_out_as_with_jax(size, stride):
+    """Also where the stem's margin is wider than they are."""
+    settings = {**SMALL, 'encoder_stride': stride}
+    _, variables, twin = make(settings)
+    image = np.random.default_rng(0).integers(256, size=(*size, 3), dtype=np.uint8)
+    theirs = torch_twin.Derainer(twin).restore(image, scales=True)
+    assert theirs.shape == (6, *size, 3)
+    assert np.abs(theirs.astype(int) - derain.Derainer(variables, settings).restore(image, scales=True)).max() <= 1
+
+
+@pytest.mark.parametrize('image', [np.zeros((1, 8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), None])
+def test_the_twin_refuses_what_is_no_image(image):
+    """In the words of the other Derainer."""
+    with pytest.raises(UserError, match='expected uint8'):
+        torch_twin.Derainer(make(SMALL)[2])(image)
+
+
 def test_every_reader_takes_the_files_of_both(tmp_path):
     """By names of the package too; settings that are given count where a file holds none."""
     expected = files.load_weights('default')
