@@ -65,8 +65,13 @@ class Derainer:
         return self.restore(image)[0]
 
     def restore(self, image: np.ndarray, scales: bool = False) -> np.ndarray:
-        """uint8 (1, H, W, 3), the restored image; with `scales` followed by those that C_1, C_2, ... alone decode."""
+        """uint8 (1, H, W, 3), the restored image; with `scales` followed by those that C_1, C_2, ... alone decode.
+
+        Raises UserError for what is no image, and for `scales` of a runtime.
+        """
         images.check_picture(image)
+        if scales and self.runtime is not None:
+            raise UserError('Another runtime restores the image alone; leave scales, or the runtime, out.')
         height, width = image.shape[:2]
         canvas = pad_to_stride(image, self.network.encoder_stride)
         count = 1 + (1 + len(self.network.rates)) * scales

@@ -230,6 +230,8 @@ def test_another_runtime_takes_the_place_of_the_network(stride):
     np.testing.assert_array_equal(derainer(image), image // 2)
     assert len(given) > 4 and {tile.dtype.name for tile in given} == {'uint8'} and {len(tile) for tile in given} == {1}
     np.testing.assert_array_equal(given[0][0], image[: given[0].shape[1], : given[0].shape[2]])
+    with pytest.raises(UserError, match='leave scales, or the runtime, out'):
+        derainer.restore(image, scales=True)
 
 
 @pytest.mark.parametrize(
