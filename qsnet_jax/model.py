@@ -89,7 +89,7 @@ class QSNet(nn.Module):
         'float64'; parameters and statistics are float32 at least.
     form: how it is computed, never what: 'plain', 'split', 'dense' (see `blocks`), or 'auto', the fastest here. On CPUs
         that has no forward-mode derivatives (jvp); 'dense' has. 'fused' is 'dense' with each unit as one launch where
-        weights are prepared (see `fused`): fewer bytes as compiled, and not timed yet.
+        weights are prepared and groups are narrow (see `fused`): fewer bytes as compiled, and not timed yet.
     remat: as little how, not what: gradients compute the encoder's units anew instead of keeping what they computed.
 
     Raises UserError where widths do not divide into groups or the size does not suit the stride.
@@ -154,21 +154,24 @@ class QSNet(nn.Module):
 
     def _encode(self, x: Blocks, dtype: Any, train: bool) -> Blocks:
         """The ShuffleNet units."""
-        if (
-            self.form == 'fused'
-            and self.units
-            and 'prepared' in self.variables
-            and not self.is_mutable_collection('prepared')
-        ):
+        weights = self._weights_of_launches()
+        if weights:
             from qsnet_jax import fused  # which not every start needs
 
-            given = self.variables['prepared']
-            weights = [given[f'unit_{number}'] for number in range(1, self.units + 1)]
             return x.map(lambda part: fused.units(part, weights))
         unit = nn.remat(layers.ShuffleUnit, static_argnums=(2,)) if self.remat else layers.ShuffleUnit
         for number in range(1, self.units + 1):
             x = unit(self.groups, dtype, name=f'unit_{number}')(x, train)
         return x
+
+    def _weights_of_launches(self) -> list[dict[str, Any]]:
+        """What is prepared of each unit, if all are to be one launch each; wide groups are several kernels, and not."""
+        if self.form != 'fused' or 'prepared' not in self.variables or self.is_mutable_collection('prepared'):
+            return []
+        given = self.variables['prepared']
+        weights = [given[f'unit_{number}'] for number in range(1, self.units + 1)]
+        kernels = [convolution['conv']['kernels'] for unit in weights for convolution in unit.values()]
+        return weights if all(len(each) == 1 for each in kernels) else []
 
     def check_settings(self) -> None:
         """Raises UserError for settings that no network can be built of."""
