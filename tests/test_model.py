@@ -266,10 +266,11 @@ def test_decoders_without_groups_have_nothing_to_share():
 
 
 @pytest.mark.parametrize(('dtype', 'precision'), [('float32', 'HIGHEST'), ('tf32', 'HIGH'), ('bfloat16', 'DEFAULT')])
+@pytest.mark.parametrize('form', ['dense', 'split'])
 @pytest.mark.usefixtures('lenient_promotion')
-def test_precision_reaches_every_product(dtype, precision):
+def test_precision_reaches_every_product(dtype, precision, form):
     """Each convolution and matrix product of forward and backward pass is lowered with the precision of `dtype`."""
-    network = model.QSNet(**TINY, dtype=dtype, form='dense')
+    network = model.QSNet(**TINY, dtype=dtype, form=form)
     variables, images = model.initialize(network, 0), random_images(8, 8)
 
     def loss(params):
