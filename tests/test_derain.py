@@ -1,5 +1,8 @@
 """Tiles equal the whole, any size works, and what is no image is refused."""
 
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -250,3 +253,17 @@ def test_what_load_does_not_take_is_said(given, message):
     with pytest.raises(UserError) as caught:
         derain.load(**given)
     assert message in str(caught.value)
+
+
+def test_the_example_of_the_readme_restores_a_photo(tmp_path, monkeypatch):
+    """As printed, on a photo of that name; of OpenCV's order of channels another image would come out."""
+    text = (pathlib.Path(__file__).parents[1] / 'README.md').read_text()
+    (code,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    assert 'RGB' in code
+    monkeypatch.chdir(tmp_path)
+    images.save('photo.jpg', picture(40, 40))
+    names = {}
+    exec(code, names)
+    rainy = images.read('photo.jpg')
+    np.testing.assert_array_equal(names['restored'], derain.load()(rainy))
+    assert not np.array_equal(names['restored'], derain.load()(rainy[..., ::-1])[..., ::-1])
