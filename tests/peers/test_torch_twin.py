@@ -437,17 +437,17 @@ def test_settings_and_sizes_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'tf32', 'bfloat16'])
-def test_images_are_restored_in_the_precision_of_the_network(dtype, monkeypatch):
+def test_images_are_restored_in_the_precision_of_the_network(dtype):
     """On a card, TF32 for 'tf32' alone, whatever was set; afterwards it is set as before."""
     places, seen = (torch.backends.cudnn, torch.backends.cuda.matmul), []
     _, _, twin = make({**SMALL, 'dtype': dtype})
     twin.main.register_forward_hook(lambda *_: seen.append([place.allow_tf32 for place in places]))
-    for before in (True, False):
-        for place in places:
-            monkeypatch.setattr(place, 'allow_tf32', before)
+    for before in (False, True):
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = before
         torch_twin.Derainer(twin)(np.zeros((8, 9, 3), np.uint8))
         assert seen.pop() == [dtype == 'tf32'] * 2
         assert [place.allow_tf32 for place in places] == [before] * 2
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def test_the_callers_autocast_is_respected():
