@@ -22,13 +22,16 @@ ACTIVATIONS = 12
 
 
 class Derainer:
-    """Removes rain with one set of weights; call it with a uint8 (H, W, 3) image, get the restored one.
+    """Removes rain with one set of weights; call it with a uint8 (H, W, 3) RGB image, get the restored one.
+
+    `images.read(path)` gives such an image; of OpenCV, whose images are BGR, `image[..., ::-1]` is one.
 
     The network sees the image at its own size: only with an encoder_stride of 2 or 4 it is continued by reflection
     below and to the right, up to a multiple of that. A larger one than `tile` is cut into overlapping tiles of
     tile x tile pixels whose margins, as wide as the network's receptive field, are thrown away. The result is that of
-    the whole image, in bounded memory; sums of other shapes may round a value to the neighbouring level.
-    None is that of scores: TILE, or more for a network whose margins leave nothing of it.
+    the whole image, in bounded memory; sums of other shapes may round a value to the neighbouring level. With instance
+    norm an image is never cut, as each pixel sees all others, and memory grows with it.
+    A `tile` of None is that of scores: TILE, or more for a network whose margins leave nothing of it.
 
     few_shapes: cuts small images into tiles too, whose sides are multiples of 32. Every new shape compiles for seconds,
       so this is faster for images of many sizes, and slower for images of one.
@@ -64,8 +67,13 @@ class Derainer:
         return self.restore(image)[0]
 
     def restore(self, image: np.ndarray, scales: bool = False) -> np.ndarray:
-        """uint8 (1, H, W, 3), the restored image; with `scales` followed by those that C_1, C_2, ... alone decode."""
+        """uint8 (1, H, W, 3) RGB, the restored image; with `scales` followed by those that C_1, C_2, ... alone decode.
+
+        Raises UserError for what is no image, and for `scales` of a runtime.
+        """
         images.check_picture(image)
+        if scales and self.runtime is not None:
+            raise UserError('Another runtime restores the image alone; leave scales, or the runtime, out.')
         height, width = image.shape[:2]
         canvas = pad_to_stride(image, self.network.encoder_stride)
         count = 1 + (1 + len(self.network.rates)) * scales
@@ -204,12 +212,12 @@ def load(
 ) -> Derainer:
     """A Derainer with the weights of a file, of a name in the package, or with the package's default.
 
-    tile: see Derainer; 0 lets the free memory decide, see `choose_tile`. dtype: computes in 'bfloat16', say, not as in
-      training.
+    tile: see Derainer; 0 lets the free memory decide, see `choose_tile`. dtype: what is computed in, 'float32' where it
+      is None, whatever the network was trained in; so do exports and other runtimes.
     few_shapes, runtime: see Derainer.
     """
     devices.check()
     variables, settings = files.load_weights(weights or files.INCLUDED / 'default.safetensors')
-    settings = {**settings, 'dtype': dtype or settings['dtype']}
+    settings = {**settings, 'dtype': dtype or 'float32'}
     model.from_config(settings).check_settings()
     return Derainer(variables, settings, choose_tile(settings) if tile == 0 else tile, few_shapes, runtime)

@@ -27,7 +27,7 @@ FLAGS = {
     'dtype': Flag(
         flags.DEFINE_enum,
         None,
-        'Computes in this, not as in training.',
+        'Computes in this; else in float32, whatever training computed in.',
         {'enum_values': ['float32', 'tf32', 'bfloat16']},
     ),
     'runtime': Flag(

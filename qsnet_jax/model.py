@@ -5,6 +5,7 @@ and decoders are those of the first author's sibling code where it has them and 
 widths, rates, stride, norm and sharing are fields. Full size: 0.53 M parameters, 137 GMAC at 512x512.
 """
 
+import dataclasses
 import math
 import zlib
 from functools import partial
@@ -88,7 +89,7 @@ class QSNet(nn.Module):
         'float64'; parameters and statistics are float32 at least.
     form: how it is computed, never what: 'plain', 'split', 'dense' (see `blocks`), or 'auto', the fastest here. On CPUs
         that has no forward-mode derivatives (jvp); 'dense' has. 'fused' is 'dense' with each unit as one launch where
-        weights are prepared (see `fused`): fewer bytes as compiled, and not timed yet.
+        weights are prepared and groups are narrow (see `fused`): fewer bytes as compiled, and not timed yet.
     remat: as little how, not what: gradients compute the encoder's units anew instead of keeping what they computed.
 
     Raises UserError where widths do not divide into groups or the size does not suit the stride.
@@ -153,21 +154,24 @@ class QSNet(nn.Module):
 
     def _encode(self, x: Blocks, dtype: Any, train: bool) -> Blocks:
         """The ShuffleNet units."""
-        if (
-            self.form == 'fused'
-            and self.units
-            and 'prepared' in self.variables
-            and not self.is_mutable_collection('prepared')
-        ):
+        weights = self._weights_of_launches()
+        if weights:
             from qsnet_jax import fused  # which not every start needs
 
-            given = self.variables['prepared']
-            weights = [given[f'unit_{number}'] for number in range(1, self.units + 1)]
             return x.map(lambda part: fused.units(part, weights))
         unit = nn.remat(layers.ShuffleUnit, static_argnums=(2,)) if self.remat else layers.ShuffleUnit
         for number in range(1, self.units + 1):
             x = unit(self.groups, dtype, name=f'unit_{number}')(x, train)
         return x
+
+    def _weights_of_launches(self) -> list[dict[str, Any]]:
+        """What is prepared of each unit, if all are to be one launch each; wide groups are several kernels, and not."""
+        if self.form != 'fused' or 'prepared' not in self.variables or self.is_mutable_collection('prepared'):
+            return []
+        given = self.variables['prepared']
+        weights = [given[f'unit_{number}'] for number in range(1, self.units + 1)]
+        kernels = [convolution['conv']['kernels'] for unit in weights for convolution in unit.values()]
+        return weights if all(len(each) == 1 for each in kernels) else []
 
     def check_settings(self) -> None:
         """Raises UserError for settings that no network can be built of."""
@@ -307,16 +311,29 @@ def receptive_radius(model: QSNet) -> int:
 
 
 def from_config(settings: Any) -> QSNet:
-    """The network of `config.model`, or of the settings stored with weights (any mapping of QSNet's fields)."""
+    """The network of `config.model`, or of the settings stored with weights: any mapping of some of QSNet's fields.
+
+    Fields that are not there have QSNet's defaults. Raises UserError for names that are none of its fields.
+    """
     return QSNet(**current(settings))
 
 
+def defaults() -> dict[str, Any]:
+    """The network's settings with their defaults, but for how it is computed."""
+    every = {field.name: field.default for field in dataclasses.fields(QSNet)}
+    return {name: value for name, value in every.items() if name not in ('parent', 'name', 'form', 'remat')}
+
+
 def current(settings: Any) -> dict[str, Any]:
-    """Settings as they are written today, of those stored at any time.
+    """Settings as they are written today, all of them, of those stored at any time.
 
     `share_scales` was a flag before there were several exchanges: True was 'all', False 'none'. `decoder_groups` was
     that of all others.
     """
-    settings = {'decoder_groups': None, **settings}
+    known = defaults()
+    unknown = [str(name) for name in settings if name not in (*known, 'form', 'remat')]
+    if unknown:
+        raise UserError(f'The network has no setting {", ".join(unknown)}; it has {", ".join(known)}.')
+    settings = {**known, **settings}
     sharing = fields.of_today('model.share_scales', settings['share_scales'])
     return {**settings, 'rates': tuple(settings['rates']), 'share_scales': sharing}

@@ -223,6 +223,8 @@ def _reason(error: Exception, job: outputs.Job, derainer: derain.Derainer) -> st
         raise error
     if isinstance(error, OSError):
         return f'{job.target}: cannot be written ({error.strerror or error}); check the folder and the disk'
+    if derainer.network.norm == 'instance':
+        return f'{job.name}: out of memory; a network with instance norm takes a photo as a whole; shrink the photo'
     return f'{job.name}: out of memory with tiles of {derainer.tile} pixels; use a smaller --tile'
 
 

@@ -1,5 +1,8 @@
 """Tiles equal the whole, any size works, and what is no image is refused."""
 
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,6 +174,15 @@ def test_half_precision_on_request(tmp_path):
     assert 0 < difference.max() <= 8
 
 
+def test_photos_are_computed_in_single_precision_whatever_training_was(tmp_path):
+    """As exports and other runtimes do, so that all give the same pixels."""
+    derainer = make(dtype='bfloat16')
+    files.save_weights(tmp_path / 'w.safetensors', derainer.variables, derainer.settings)
+    loaded, image = derain.load(tmp_path / 'w.safetensors'), picture(30, 40)
+    assert loaded.network.dtype == loaded.settings['dtype'] == 'float32'
+    np.testing.assert_array_equal(loaded(image), make()(image))
+
+
 @pytest.mark.parametrize('gib', [0, 0.5, 2, 6, 100])
 def test_tile_follows_the_memory_that_is_free(monkeypatch, gib):
     """The largest multiple of 32 whose estimate is within half of what is free, up to 1024, at least two margins."""
@@ -221,6 +233,8 @@ def test_another_runtime_takes_the_place_of_the_network(stride):
     np.testing.assert_array_equal(derainer(image), image // 2)
     assert len(given) > 4 and {tile.dtype.name for tile in given} == {'uint8'} and {len(tile) for tile in given} == {1}
     np.testing.assert_array_equal(given[0][0], image[: given[0].shape[1], : given[0].shape[2]])
+    with pytest.raises(UserError, match='leave scales, or the runtime, out'):
+        derainer.restore(image, scales=True)
 
 
 @pytest.mark.parametrize(
@@ -239,3 +253,17 @@ def test_what_load_does_not_take_is_said(given, message):
     with pytest.raises(UserError) as caught:
         derain.load(**given)
     assert message in str(caught.value)
+
+
+def test_the_example_of_the_readme_restores_a_photo(tmp_path, monkeypatch):
+    """As printed, on a photo of that name; of OpenCV's order of channels another image would come out."""
+    text = (pathlib.Path(__file__).parents[1] / 'README.md').read_text()
+    (code,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    assert 'RGB' in code
+    monkeypatch.chdir(tmp_path)
+    images.save('photo.jpg', picture(40, 40))
+    names = {}
+    exec(code, names)
+    rainy = images.read('photo.jpg')
+    np.testing.assert_array_equal(names['restored'], derain.load()(rainy))
+    assert not np.array_equal(names['restored'], derain.load()(rainy[..., ::-1])[..., ::-1])

@@ -68,6 +68,17 @@ def test_the_network_takes_it_where_weights_are_prepared(dtype, monkeypatch):
     assert calls == [1]
 
 
+@pytest.mark.parametrize(('channels', 'groups'), [(384, 3), (256, 2)])
+def test_wide_groups_stay_in_the_dense_form(channels, groups, monkeypatch):
+    """Their kernels are several, which one launch does not take."""
+    monkeypatch.setattr(fused, 'units', lambda *_: pytest.fail('launched'))
+    network = model.QSNet(**{**SETTINGS, 'channels': channels, 'groups': groups, 'form': 'fused'})
+    weights = jax.eval_shape(functools.partial(model.prepare, network), model.initialize(network, seed=0))
+    assert len(weights['prepared']['unit_1']['reduce']['conv']['kernels']) == groups
+    images = jnp.zeros((1, 8, 8, 3))
+    assert jax.eval_shape(network.apply, weights, images).rain.shape == images.shape
+
+
 @pytest.mark.usefixtures('lenient_promotion')
 def test_it_is_lowered_for_cards():
     """One call of Triton a unit, on a machine without CUDA."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qsnet_jax import blocks, model
+from qsnet_jax import UserError, blocks, derain, model
 
 TINY = {'channels': 12, 'units': 1, 'scale_channels': 6}
 
@@ -247,6 +247,15 @@ def test_settings_stored_before_there_were_several_exchanges_are_read(flag, mean
     assert (network.share_scales, network.decoder_groups, network.rates) == (meaning, None, (1, 2))
 
 
+def test_settings_that_are_not_given_are_the_defaults():
+    """Of a network and of its twin's alike; a misspelt name ends in one line that says which there are."""
+    assert model.from_config({}) == model.QSNet() and model.from_config({'units': 4}).units == 4
+    network = derain.Derainer({}, {'channels': 48, 'form': 'plain'}).network
+    assert (network.channels, network.units, network.form) == (48, 12, 'plain')
+    with pytest.raises(UserError, match='The network has no setting chanels, parent; it has channels, groups, units,'):
+        model.from_config({'chanels': 48, 'units': 4, 'parent': None})
+
+
 def test_decoders_without_groups_have_nothing_to_share():
     """With decoder_groups=1 kernels are dense, and shuffles between groups are the identity."""
     settings = {**TINY, 'decoder_groups': 1}
@@ -257,10 +266,11 @@ def test_decoders_without_groups_have_nothing_to_share():
 
 
 @pytest.mark.parametrize(('dtype', 'precision'), [('float32', 'HIGHEST'), ('tf32', 'HIGH'), ('bfloat16', 'DEFAULT')])
+@pytest.mark.parametrize('form', ['dense', 'split'])
 @pytest.mark.usefixtures('lenient_promotion')
-def test_precision_reaches_every_product(dtype, precision):
+def test_precision_reaches_every_product(dtype, precision, form):
     """Each convolution and matrix product of forward and backward pass is lowered with the precision of `dtype`."""
-    network = model.QSNet(**TINY, dtype=dtype, form='dense')
+    network = model.QSNet(**TINY, dtype=dtype, form=form)
     variables, images = model.initialize(network, 0), random_images(8, 8)
 
     def loss(params):

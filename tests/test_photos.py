@@ -116,6 +116,7 @@ class Copier:
     """Stands for a Derainer; counts what it is given."""
 
     tile = 512
+    network = model.from_config(SETTINGS)
 
     def __init__(self):
         self.count = 0
@@ -385,16 +386,24 @@ def test_a_full_disk_names_the_photo(tmp_path, monkeypatch, capsys):
     assert f'failed: {tmp_path}/out/a.png: cannot be written (No space left' in capsys.readouterr().out
 
 
-def test_memory_of_the_device_names_the_photo(tmp_path, monkeypatch, capsys):
-    """Running out of it is a failure of this photo, with the remedy."""
+@pytest.mark.parametrize(
+    ('norm', 'text'),
+    [
+        ('batch', 'out of memory with tiles of 512 pixels; use a smaller --tile'),
+        ('instance', 'out of memory; a network with instance norm takes a photo as a whole; shrink the photo'),
+    ],
+)
+def test_memory_of_the_device_names_the_photo(tmp_path, monkeypatch, capsys, norm, text):
+    """Running out of it is a failure of this photo, with the remedy, which is no tile where none is cut."""
     save(tmp_path / 'in/a.png')
 
     def fail(self, image):
         raise MemoryError
 
     monkeypatch.setattr(Copier, '__call__', fail)
+    monkeypatch.setattr(Copier, 'network', model.from_config({**SETTINGS, 'norm': norm}))
     assert run(tmp_path / 'in', tmp_path / 'out') == (1, 0)
-    assert 'failed: a.png: out of memory with tiles of 512 pixels; use a smaller --tile' in capsys.readouterr().out
+    assert f'failed: a.png: {text}' in capsys.readouterr().out
 
 
 def test_the_command_line_prints_odd_names_on_any_stream(tmp_path):

@@ -36,7 +36,10 @@ def to_uint8(array: np.ndarray) -> np.ndarray:
 
 
 def check_picture(image) -> None:
-    """Raises UserError for all that is not a NumPy array, uint8 (H, W, 3) with pixels, and says how to make one."""
+    """Raises UserError for all that is not a NumPy array, uint8 (H, W, 3) with pixels, and says how to make one.
+
+    Channels are RGB, which no check can tell: of OpenCV, whose images are BGR, take `image[..., ::-1]`.
+    """
     found, remedy = _misfit(image)
     if found:
         raise UserError(f'The image is {found}; expected uint8 (H, W, 3), a NumPy array; {remedy}.')

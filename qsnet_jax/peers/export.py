@@ -117,13 +117,13 @@ def _in_one_piece(predict: Callable[[np.ndarray], Any], stride: int, image: np.n
     return images.to_uint8(x - np.asarray(predict(x[None]))[0])[:height, :width]
 
 
-def describe(source: Source) -> dict[str, str]:
-    """What a file says of itself: licence, settings, scores and origin, as text or JSON."""
+def describe(source: Source, sizes: str = 'of any height and width') -> dict[str, str]:
+    """What a file says of itself: licence, settings, scores, origin and what it takes, as text or JSON."""
     config = source.record.get('config')
     note = config.get('note') if isinstance(config, Mapping) else None
     return {
         'description': 'QSNet (arXiv 1911.10810): removes rain streaks from photos',
-        'interface': 'rainy -> restored, both uint8 (batch, height, width, 3) RGB, of any height and width',
+        'interface': 'rainy -> restored, both uint8 (batch, height, width, 3) RGB, ' + sizes,
         'licence': str(note or 'not stated in the weights'),
         'settings': json.dumps(source.settings),
         'scores': json.dumps(source.record.get('scores', {})),
@@ -154,22 +154,6 @@ def _restorer(source: Source) -> Any:
     torch = torch_twin.torch
     network, stride = torch_twin.build(source.variables, source.settings), source.network.encoder_stride
 
-    def mirrored(x, dim, before, end):  # continued by reflection along an axis of whatever length, one pixel included
-        last = torch.arange(x.shape[dim])[-1:]
-        position = torch.arange(-before, end).abs() % (2 * last).clamp(min=1)
-        return x.index_select(dim, torch.minimum(position, 2 * last - position))
-
-    class Mirrored(torch.nn.Module):  # type: ignore[name-defined]
-        def __init__(self, conv: Any) -> None:
-            super().__init__()
-            self.conv, self.margin = conv, conv.padding[0]
-            conv.padding, conv.padding_mode = (0, 0), 'zeros'
-
-        def forward(self, x):
-            for dim in (2, 3):
-                x = mirrored(x, dim, self.margin, x.shape[dim] + self.margin)
-            return self.conv(x)
-
     class Restorer(torch.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
@@ -179,13 +163,13 @@ def _restorer(source: Source) -> Any:
             height, width = rainy.shape[1:3]
             x = rainy.permute(0, 3, 1, 2).float() / 255
             for dim in (2, 3) if stride > 1 else ():
-                x = mirrored(x, dim, 0, (x.shape[dim] + stride - 1) // stride * stride)
+                x = torch_twin.mirrored(x, dim, 0, (x.shape[dim] + stride - 1) // stride * stride)
             restored = (x - self.network(x).rain).clamp(0, 1) * 255
             return restored.round().to(torch.uint8).permute(0, 2, 3, 1)[:, :height, :width]
 
     for number in (1, 2, 3):
-        stem = cast(Any, network.get_submodule(f'stem_{number}'))
-        stem.conv = Mirrored(stem.conv)  # ONNX pads by reflection only what is larger than the margin
+        # ONNX pads by reflection only what is larger than the margin.
+        cast(Any, network.get_submodule(f'stem_{number}')).conv.is_indexed = True
     return Restorer().eval()
 
 
@@ -252,7 +236,7 @@ def _write_stablehlo(path: pathlib.Path, source: Source) -> None:
     shape = jax_export.symbolic_shape('b, h, w, 3', constraints=('h >= 5', 'w >= 5'))  # the stem's margin is 4
     exported = jax_export.export(jax.jit(restore), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
     path.write_bytes(exported.serialize())
-    storage.write_json(_about(path), describe(source))
+    storage.write_json(_about(path), describe(source, 'of 5 pixels or more in height and width'))
 
 
 def _about(path: pathlib.Path) -> pathlib.Path:

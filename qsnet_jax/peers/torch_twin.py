@@ -13,16 +13,16 @@ Where the frameworks differ by default, one choice holds on both sides:
   sub-pixel layout     offset-major, (i * stride + j) * C + c, not nn.PixelShuffle's channel-major order
 """
 
+import contextlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from qsnet_jax import UserError, derain, model, priors
 from qsnet_jax.data import images
-from qsnet_jax.weights import files
 from qsnet_jax.weights.torch_files import from_torch as from_torch
 from qsnet_jax.weights.torch_files import load_record as load_record
 from qsnet_jax.weights.torch_files import load_weights as load_weights
@@ -65,6 +65,20 @@ class BatchNorm(nn.BatchNorm2d):
         return y
 
 
+class Conv(nn.Conv2d):
+    """Convolution that also continues by reflection what is no larger than its margin, one pixel included."""
+
+    is_indexed = False  # continues everything by the indices of pixels: nothing depends on the size then
+
+    def forward(self, x: Tensor) -> Tensor:
+        margin = int(self.padding[0])
+        if self.padding_mode == 'zeros' or (not self.is_indexed and min(x.shape[-2:]) > margin):
+            return super().forward(x)
+        for dim in (2, 3):
+            x = mirrored(x, dim, margin, x.shape[dim] + margin)
+        return functional.conv2d(x, self.weight, self.bias, self.stride)
+
+
 class ConvNorm(nn.Module):
     """Convolution and norm, then ReLU; without norm the convolution has a bias."""
 
@@ -81,7 +95,7 @@ class ConvNorm(nn.Module):
         is_rectified: bool = True,
     ):
         super().__init__()
-        self.conv = nn.Conv2d(
+        self.conv = Conv(
             inputs,
             outputs,
             size,
@@ -205,6 +219,13 @@ class QSNet(nn.Module):
         return channel_shuffle(x, self.scales) if self.share_scales == 'all' else x
 
 
+def mirrored(x: Tensor, dim: int, before: int, end: int) -> Tensor:
+    """Pixels -before .. end - 1 along an axis of any length, one included, that goes on by reflection."""
+    last = torch.arange(x.shape[dim], device=x.device)[-1:]
+    position = torch.arange(-before, end, device=x.device).abs() % (2 * last).clamp(min=1)
+    return x.index_select(dim, torch.minimum(position, 2 * last - position))
+
+
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Interleaves `groups` equal blocks of channels; (B, C, H, W) -> same."""
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
@@ -263,11 +284,11 @@ def total_loss(output: Output, rainy: Tensor, clean: Tensor, settings: Any) -> t
 
 
 def load(path: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> QSNet:
-    """The network with the weights of a file of either framework, ready for inference.
+    """The network with the weights of a file of either framework, or of a name in the package, ready for inference.
 
     settings: of a bare state_dict, which does not say them.
     """
-    return build(*(load_weights(path, settings) if settings else files.load_weights(path)))
+    return build(*load_weights(path, settings))
 
 
 def build(variables: Mapping[str, Any], settings: Mapping[str, Any]) -> QSNet:
@@ -278,8 +299,22 @@ def build(variables: Mapping[str, Any], settings: Mapping[str, Any]) -> QSNet:
 
 
 def set_precision(dtype: str) -> None:
-    """PyTorch rounds products to TF32, on cards that can, for the setting 'tf32' alone."""
+    """PyTorch rounds products to TF32, on cards that can, for the setting 'tf32' alone.
+
+    Networks leave it to who calls them, and PyTorch's own choice is TF32 in convolutions; `Derainer` sets it.
+    """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = dtype == 'tf32'
+
+
+@contextlib.contextmanager
+def _in_precision(dtype: str) -> Iterator[None]:
+    """As after `set_precision` within, and as before it afterwards."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    set_precision(dtype)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
 
 
 class Derainer:
@@ -293,12 +328,13 @@ class Derainer:
 
     def restore(self, image: np.ndarray, scales: bool = False) -> np.ndarray:
         """uint8 (1, H, W, 3), the restored image; with `scales` followed by those that C_1, C_2, ... alone decode."""
+        images.check_picture(image)
         self.network.eval()
         height, width = image.shape[:2]
         canvas = images.to_float(derain.pad_to_stride(image, self.network.stride))
         parameter = next(self.network.parameters())
         rainy = torch.as_tensor(canvas.transpose(2, 0, 1)[None].copy()).to(parameter)
-        with torch.no_grad():
+        with torch.no_grad(), _in_precision(self.network.fields.dtype):
             output = self.network(rainy)
         rain = torch.cat((output.rain, *output.aux_rain)) if scales else output.rain
         return images.to_uint8(canvas - rain.float().cpu().numpy().transpose(0, 2, 3, 1))[:, :height, :width]

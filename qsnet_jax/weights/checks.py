@@ -1,6 +1,5 @@
 """Settings and tensors have to fit each other before a network is made of them."""
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -20,18 +19,10 @@ ORIGINAL = (
     *('share_scales', 'dtype'),
 )
 LARGEST = {'units': 48, 'rates': 12, 'rate': 1024, 'width': 4096}  # of networks from files; tracing them takes 1 s
-FLOATING = ('F16', 'BF16', 'F32', 'F64')
+# Types of tensors, by NumPy's and PyTorch's names, as safetensors spells them.
+FLOATING = {'float16': 'F16', 'bfloat16': 'BF16', 'float32': 'F32', 'float64': 'F64'}
 Names = Callable[[str], str]
 Shapes = Callable[[str, tuple[int, ...]], tuple[int, ...]]
-
-
-def fields() -> dict[str, Any]:
-    """The network's settings with their defaults, but for how it is computed."""
-    return {
-        field.name: field.default
-        for field in dataclasses.fields(model.QSNet)
-        if field.name not in ('parent', 'name', 'form', 'remat')
-    }
 
 
 def same_name(path: str) -> str:
@@ -71,9 +62,9 @@ def read(
         raise fault(source, f' claims a network of {size:,} bytes; {reading.DATA_LIMIT:,} are the most.')
     names = {path: name_of(path) for path in expected}
     problems = differences({names[path]: shape_of(path, shape) for path, shape in expected.items()}, tensors.shapes)
-    whole = [f'{name} is {dtype}' for name, dtype in sorted(tensors.dtypes.items()) if dtype not in FLOATING]
+    whole = [f'{name} is {dtype}' for name, dtype in sorted(tensors.dtypes.items()) if dtype not in FLOATING.values()]
     if whole:
-        problems.append(f'{len(whole)} not floating ({", ".join(FLOATING)}): {", ".join(whole[:10])}')
+        problems.append(f'{len(whole)} not floating ({", ".join(FLOATING.values())}): {", ".join(whole[:10])}')
     if problems:
         raise fault(source, f' does not fit the network of its settings {dict(settings)}: {"; ".join(problems)}.')
     found = {name: tensors.get(name) for name in names.values()}
@@ -89,7 +80,7 @@ def read(
     stored = tensors.metadata.get('sha256')  # files of before have none
     if stored is not None and str(stored) != reading.digest(str(tensors.metadata.get('settings')), found):
         raise fault(source, ' is damaged: its tensors or settings are not those that were written (sha256).')
-    return arrays, {name: getattr(network, name) for name in fields()}
+    return arrays, {name: getattr(network, name) for name in model.defaults()}
 
 
 def check_limits(settings: Mapping[str, Any]) -> None:
@@ -133,7 +124,7 @@ def _network(
 
 def _wrong_fields(settings: Mapping[str, Any]) -> list[str]:
     """Missing and unknown settings, and those whose values are of another type, in words."""
-    known = {**fields(), **({'form': ''} if 'form' in settings else {})}
+    known = {**model.defaults(), **({'form': ''} if 'form' in settings else {})}
     missing = [name for name in ORIGINAL if name not in settings]
     unknown = sorted(str(name) for name in settings if name not in known)
     wrong = [
@@ -193,6 +184,38 @@ def differences(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> li
         for kind, names in kinds.items()
         if names
     ]
+
+
+def flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """{path: array} of {'params', 'batch_stats'}. Raises UserError for other collections, which no file holds."""
+    others = sorted(set(variables) - {'params', 'batch_stats'})
+    if others:
+        raise UserError(f'The variables hold {", ".join(others)}; expected params and batch_stats alone.')
+    return {
+        path: np.asarray(value) for path, value in flax.traverse_util.flatten_dict(dict(variables), sep='/').items()
+    }
+
+
+def metadata(
+    path: object,
+    mark: str,
+    arrays: Mapping[str, np.ndarray],
+    settings: Mapping[str, Any],
+    record: Mapping[str, Any] | None,
+    name_of: Names = same_name,
+    shape_of: Shapes = same_shape,
+) -> dict[str, str]:
+    """What a file of these arrays says of itself: all settings of the network, those that are not given by default.
+
+    How the network is computed is left out. Raises UserError for what `read` would refuse.
+    """
+    complete = {name: value for name, value in model.current(settings).items() if name in model.defaults()}
+    found = reading.metadata(path, mark, complete, record, arrays)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    dtypes = {name: FLOATING.get(array.dtype.name, array.dtype.name) for name, array in arrays.items()}
+    tensors = Tensors({}, shapes, dtypes, arrays.__getitem__)
+    read(f'{path} cannot be written: it', tensors, complete, name_of, shape_of)
+    return found
 
 
 def variables(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -8,16 +8,13 @@ import os
 import pathlib
 from typing import Any
 
-import flax
-import numpy as np
 import safetensors.numpy
 
 from qsnet_jax import storage
 from qsnet_jax.weights import checks, reading, torch_files
-from qsnet_jax.weights.reading import INCLUDED, find_weights, names
+from qsnet_jax.weights.reading import INCLUDED, MARK, find_weights, names
 
-__all__ = ['INCLUDED', 'find_weights', 'load_record', 'load_weights', 'names', 'save_weights']
-MARK = 'qsnet_jax weights 1'
+__all__ = ['INCLUDED', 'MARK', 'find_weights', 'load_record', 'load_weights', 'names', 'save_weights']
 
 
 def save_weights(
@@ -25,11 +22,11 @@ def save_weights(
 ) -> None:
     """Writes a network's variables and settings as safetensors, whole or not at all.
 
-    record: JSON-ready provenance (commit, data fingerprint, scores), kept in the file.
+    settings: stored with the defaults of those that are not given. record: JSON-ready provenance (commit, data
+      fingerprint, scores), kept in the file. Raises UserError for what `load_weights` would refuse.
     """
-    path = pathlib.Path(path)
-    tensors = {name: np.asarray(value) for name, value in flax.traverse_util.flatten_dict(variables, sep='/').items()}
-    metadata = reading.metadata(path, MARK, settings, record, tensors)
+    path, tensors = pathlib.Path(path), checks.flat(variables)
+    metadata = checks.metadata(path, MARK, tensors, settings, record)
     with storage.writable(path.parent):
         storage.write_bytes(path, safetensors.numpy.save(tensors, metadata=metadata))
 

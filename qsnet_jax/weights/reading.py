@@ -19,6 +19,7 @@ import safetensors.numpy
 
 from qsnet_jax import UserError, spelling, storage
 
+MARK = 'qsnet_jax weights 1'  # of this package's own files
 INCLUDED = pathlib.Path(__file__).parent  # weights that come with the package
 DATA_LIMIT = 64 * 2**20  # bytes of all tensors: thirty times those of the full-size network
 HEADER_LIMIT = 4 * 2**20  # bytes of names, settings and record: a hundred times those of the package's weights
@@ -150,7 +151,7 @@ def metadata(
     record: Mapping[str, Any] | None,
     arrays: Mapping[str, np.ndarray],
 ) -> dict[str, str]:
-    """What a file of these arrays says of itself. Raises UserError for what would not be read again."""
+    """What a file of these arrays says of itself. Raises UserError for sizes and texts that would not be read again."""
     size = sum(array.nbytes for array in arrays.values())
     if size > DATA_LIMIT:
         raise fault(path, f' cannot be written: its tensors have {size:,} bytes; {DATA_LIMIT:,} are the most.')

@@ -15,7 +15,6 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import flax
 import numpy as np
 import safetensors.numpy
 
@@ -33,7 +32,6 @@ PICKLE_LIMIT = 2**20  # bytes, and a quarter as many steps, of the table in a .p
 # All that a state_dict of plain tensors is made of. PyTorch's own list is longer: some of it makes arrays of any size
 # out of a few bytes, or tensors that are not what they look like.
 NEEDED = ('collections OrderedDict', 'torch._utils _rebuild_tensor_v2', 'torch._utils _rebuild_parameter')
-DTYPES = {'float16': 'F16', 'bfloat16': 'BF16', 'float32': 'F32', 'float64': 'F64'}  # others keep their names
 
 # The one mapping between the frameworks: last parts of a path in a linen tree, and of a name in a state_dict.
 _NAMES = (
@@ -52,7 +50,7 @@ _NAMES = (
 def torch_name(path: str) -> str:
     """'params/unit_1/reduce/conv/kernel' -> 'unit_1.reduce.conv.weight'."""
     inside = path.partition('/')[2]
-    ours, theirs = next(names for names in _NAMES if inside.endswith(names[0]))
+    ours, theirs = next((names for names in _NAMES if inside.endswith(names[0])), ('', ''))  # of no network: as it is
     return inside.removesuffix(ours).replace('/', '.') + theirs
 
 
@@ -69,9 +67,9 @@ def _is_counter(name: str) -> bool:
 def to_arrays(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """state_dict of the twin from {'params', 'batch_stats'}, as NumPy arrays that are copies."""
     state: dict[str, np.ndarray] = {}
-    for path, value in flax.traverse_util.flatten_dict(dict(variables), sep='/').items():
-        array, name = np.asarray(value), torch_name(path)
-        array = array.transpose(3, 2, 0, 1) if path.endswith('kernel') else array
+    for path, array in checks.flat(variables).items():
+        name = torch_name(path)
+        array = array.transpose(3, 2, 0, 1) if path.endswith('kernel') and array.ndim == 4 else array
         state[name] = np.array(array, order='C')
         if name.endswith('running_mean'):  # PyTorch counts batches, and uses the count only without a momentum
             state[name.removesuffix('running_mean') + 'num_batches_tracked'] = np.zeros((), np.int64)
@@ -109,15 +107,14 @@ def save_weights(
 ) -> None:
     """Writes a state_dict with its settings, as safetensors or, by the extension .pth or .pt, as PyTorch's own format.
 
-    record: JSON-ready provenance, kept in the file.
+    settings, record, and what is refused: as in `files.save_weights`.
     """
     path = pathlib.Path(path)
     if path.suffix not in ('.safetensors', *SUFFIXES):
         raise UserError(f'{path} must end in .safetensors, .pth or .pt.')
     arrays = to_arrays(variables)
-    metadata = reading.metadata(
-        path, MARK, settings, record, {name: array for name, array in arrays.items() if not _is_counter(name)}
-    )
+    tensors = {name: array for name, array in arrays.items() if not _is_counter(name)}
+    metadata = checks.metadata(path, MARK, tensors, settings, record, torch_name, torch_shape)
     if path.suffix == '.safetensors':
         content = safetensors.numpy.save(arrays, metadata=metadata)
     else:
@@ -131,23 +128,27 @@ def save_weights(
 def load_weights(
     path: str | os.PathLike, settings: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads (variables, settings) of the linen network from a file of `save_weights`, or from a bare state_dict.
+    """Reads (variables, settings) of the linen network from a file of either framework, or from a bare state_dict.
 
-    settings: needed where the file does not hold them. Pickles are read with `weights_only=True` only.
-    Raises UserError that names missing, extra and wrongly shaped entries.
+    path: also the name of weights that come with the package. settings: of a file that does not hold them. Pickles are
+    read with `weights_only=True` only. Raises UserError that names missing, extra and wrongly shaped entries.
     """
-    path = pathlib.Path(path)
+    path = reading.find_weights(path)
     with _open(path) as tensors:
-        if settings is None and tensors.metadata.get('format') != MARK:
-            raise fault(path, ' holds no settings of its network; give them, or write it by torch_twin.save_weights.')
-        if settings is None:
+        mark = tensors.metadata.get('format')
+        if mark in (MARK, reading.MARK):
             settings = reading.json_object(path, 'settings', tensors.metadata.get('settings'))
-        return from_tensors(path, tensors, settings)
+        elif settings is None:
+            raise fault(path, ' holds no settings of its network; give them, or write it by torch_twin.save_weights.')
+        if mark != reading.MARK:
+            return from_tensors(path, tensors, settings)
+        arrays, settings = checks.read(path, tensors, settings)
+        return checks.variables(arrays), settings
 
 
 def load_record(path: str | os.PathLike) -> dict[str, Any]:
-    """The provenance stored in a file of `save_weights`."""
-    path = pathlib.Path(path)
+    """The provenance stored in a file of `load_weights`."""
+    path = reading.find_weights(path)
     with _open(path) as tensors:
         return reading.record_of(path, tensors.metadata)
 
@@ -238,7 +239,7 @@ def _tensors(source: object, state: Any, metadata: dict[str, Any]) -> Tensors:
         return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
     shapes = {name: tuple(value.shape) for name, value in table.items()}
-    return Tensors(metadata, shapes, {name: DTYPES.get(each, each) for name, each in names.items()}, get)
+    return Tensors(metadata, shapes, {name: checks.FLOATING.get(each, each) for name, each in names.items()}, get)
 
 
 def need_torch() -> Any:

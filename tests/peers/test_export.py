@@ -141,7 +141,11 @@ def test_stablehlo_says_what_it_is(exported):
     found = export.jax_export.deserialize(bytearray(path.read_bytes()))
     assert found.platforms == ('cpu', 'cuda')
     assert str(found.in_avals[0].shape) == '(b, h, w, 3)'
-    check_description(json.loads(path.with_name('default.stablehlo.json').read_text()))
+    about = json.loads(path.with_name('default.stablehlo.json').read_text())
+    check_description(about)
+    assert '5 pixels or more in height and width' in about['interface']
+    with pytest.raises(ValueError, match='h >= 5'):
+        found.call(picture(1, 4, 9))
 
 
 def test_the_page_says_how_wide_margins_of_tiles_are():

@@ -312,6 +312,37 @@ def test_the_network_loads_from_our_own_files(tmp_path):
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-3  # ties of rounding
 
 
+@pytest.mark.parametrize(('size', 'stride'), [((1, 1), 1), ((3, 4), 1), ((1, 9), 4)])
+def test_small_images_come_out_as_with_jax(size, stride):
+    """Also where the stem's margin is wider than they are."""
+    settings = {**SMALL, 'encoder_stride': stride}
+    _, variables, twin = make(settings)
+    image = np.random.default_rng(0).integers(256, size=(*size, 3), dtype=np.uint8)
+    theirs = torch_twin.Derainer(twin).restore(image, scales=True)
+    assert theirs.shape == (6, *size, 3)
+    assert np.abs(theirs.astype(int) - derain.Derainer(variables, settings).restore(image, scales=True)).max() <= 1
+
+
+@pytest.mark.parametrize('image', [np.zeros((1, 8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), None])
+def test_the_twin_refuses_what_is_no_image(image):
+    """In the words of the other Derainer."""
+    with pytest.raises(UserError, match='expected uint8'):
+        torch_twin.Derainer(make(SMALL)[2])(image)
+
+
+def test_every_reader_takes_the_files_of_both(tmp_path):
+    """By names of the package too; settings that are given count where a file holds none."""
+    expected = files.load_weights('default')
+    for settings in (None, expected[1], SMALL):
+        variables, found = torch_twin.load_weights('default', settings)
+        assert found == expected[1]
+        jax.tree.map(np.testing.assert_array_equal, variables, expected[0])
+    assert torch_twin.load_record('default') == files.load_record('default')
+    assert torch_twin.load('default', SMALL).fields == model.from_config(expected[1])
+    torch_twin.save_weights(tmp_path / 'theirs.pth', *expected)
+    assert torch_twin.load(tmp_path / 'theirs.pth', SMALL).fields == model.from_config(expected[1])
+
+
 def test_both_restore_with_the_weights_of_the_package_alike():
     """Of drawn heavy rain, the result and every scale's own, to one level at ties of rounding."""
     rain = sets.open_source('drawn_heavy', default.get_config().data, 'eval', sources.Cache(0))
@@ -403,6 +434,20 @@ def test_settings_and_sizes_that_do_not_fit_are_refused():
         torch_twin.QSNet({**FULL, 'channels': 100})
     with pytest.raises(UserError, match='multiples of encoder_stride = 2'):
         torch_twin.QSNet({**SMALL, 'encoder_stride': 2})(torch.zeros(1, 3, 9, 8))
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'tf32', 'bfloat16'])
+def test_images_are_restored_in_the_precision_of_the_network(dtype):
+    """On a card, TF32 for 'tf32' alone, whatever was set; afterwards it is set as before."""
+    places, seen = (torch.backends.cudnn, torch.backends.cuda.matmul), []
+    _, _, twin = make({**SMALL, 'dtype': dtype})
+    twin.main.register_forward_hook(lambda *_: seen.append([place.allow_tf32 for place in places]))
+    for before in (False, True):
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = before
+        torch_twin.Derainer(twin)(np.zeros((8, 9, 3), np.uint8))
+        assert seen.pop() == [dtype == 'tf32'] * 2
+        assert [place.allow_tf32 for place in places] == [before] * 2
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def test_the_callers_autocast_is_respected():

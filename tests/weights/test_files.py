@@ -13,7 +13,7 @@ import safetensors.numpy
 from qsnet_jax.configs import release
 
 from qsnet_jax import UserError, model
-from qsnet_jax.weights import files
+from qsnet_jax.weights import files, torch_files
 
 SETTINGS = {
     'channels': 12, 'groups': 3, 'units': 1, 'scale_channels': 6, 'rates': [1, 2], 'encoder_stride': 1,
@@ -61,6 +61,50 @@ def test_the_file_alone_rebuilds_the_network(variables, path):
     images = jax.random.uniform(jax.random.key(1), (1, 9, 7, 3))
     expected = model.from_config(SETTINGS).apply(variables, images)
     np.testing.assert_array_equal(model.from_config(settings).apply(found, images).rain, expected.rain)
+
+
+SAVERS = pytest.mark.parametrize('save', [files.save_weights, torch_files.save_weights], ids=['ours', 'torch'])
+
+
+@SAVERS
+def test_settings_that_are_not_given_are_stored_too(save, tmp_path):
+    """Also where the network that they come from was computed in some other way."""
+    given = {'channels': 12, 'units': 1, 'scale_channels': 6, 'form': 'plain', 'remat': True}
+    network = model.from_config(given)
+    save(tmp_path / 'w.safetensors', model.initialize(network, 0), given)
+    found, settings = files.load_weights(tmp_path / 'w.safetensors')
+    assert settings == {**model.defaults(), 'channels': 12, 'units': 1, 'scale_channels': 6}
+    assert jax.tree.structure(found) == jax.tree.structure(model.initialize(network, 0))
+
+
+@SAVERS
+@pytest.mark.parametrize(
+    ('change', 'settings', 'text'),
+    [
+        ({'bias': np.full(3, np.nan, np.float32)}, {}, 'it holds values that are not finite: '),
+        ({'bias': np.zeros(4, np.float32)}, {}, r'is \(4,\), expected \(3,\)'),
+        ({'bias': np.zeros(3, np.int32)}, {}, '1 not floating .*int32'),
+        ({'other': np.zeros(3, np.float32)}, {}, '1 extra: .*main.rain.other'),
+        ({}, {'scale_channels': 12}, 'cannot be written: it does not fit the network'),
+        ({}, {'groups': 0}, 'cannot be written: it has settings of which no network'),
+        ({}, {'parent': None}, 'no setting parent'),
+    ],
+    ids=str,
+)
+def test_what_would_be_refused_is_not_written(variables, save, change, settings, text, tmp_path):
+    """The savers say what the reader would say, before there is a file."""
+    flat = flax.traverse_util.flatten_dict(variables)
+    flat |= {('params', 'main', 'rain', name): value for name, value in change.items()}
+    with pytest.raises(UserError, match=text):
+        save(tmp_path / 'w.safetensors', flax.traverse_util.unflatten_dict(flat), {**SETTINGS, **settings})
+    assert not list(tmp_path.iterdir())
+
+
+@SAVERS
+def test_prepared_weights_are_not_written(variables, save, tmp_path):
+    """They are of one device's form, and no file's."""
+    with pytest.raises(UserError, match='hold prepared; expected params and batch_stats alone'):
+        save(tmp_path / 'w.safetensors', {**variables, 'prepared': {'stem_1': ((), np.zeros(3))}}, SETTINGS)
 
 
 def test_missing_extra_and_wrong_shapes_are_named(path):
