@@ -5,7 +5,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
 from qsnet_jax import UserError, spelling, storage
@@ -129,12 +129,15 @@ def _children(folder: pathlib.Path | None) -> list[pathlib.Path]:
         ) from error
 
 
-def unreadable(items: Iterable[Item]) -> list[str]:
-    """Problems that the headers of the files show: unreadable ones, and items whose files differ in size."""
+def unreadable(items: Iterable[Item], measure: Callable[[pathlib.Path], tuple[int, ...]] = images.size) -> list[str]:
+    """Problems that the files show: unreadable ones, and items whose files differ in size.
+
+    measure: says the height and width of a file; `images.size` reads its header alone.
+    """
     problems = []
     for item in items:
         try:
-            sizes = {path: images.size(path) for path in item.files.values()}
+            sizes = {path: measure(path) for path in item.files.values()}
         except images.ImageError as error:
             problems.append(str(error))
             continue

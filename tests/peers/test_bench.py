@@ -6,15 +6,17 @@ import time
 import pytest
 from qsnet_jax.configs import bench as bench_config
 
+from qsnet_jax import UserError, storage
 from qsnet_jax.peers import bench, choices, contenders, machine
 
 pytestmark = pytest.mark.usefixtures('lenient_promotion')
+TINY = {'channels': 12, 'units': 1, 'scale_channels': 6, 'rates': (1,)}
 
 
 def tiny(**settings):
     """The smallest config that times something."""
     config = bench_config.get_config('small')
-    config.bench.models = {'tiny': {'channels': 12, 'units': 1, 'scale_channels': 6, 'rates': (1,)}}
+    config.bench.models = {'tiny': TINY}
     config.bench.update({'sizes': (16, 32), 'batches': (1,), 'training': ((2, 16),), 'rounds': 3, 'peers': False})
     config.bench.update(settings)
     return config
@@ -106,6 +108,22 @@ def test_failures_are_findings(tmp_path, monkeypatch):
     assert training['absent']['other'] == 'no / room left'
 
 
+def test_a_first_try_replaces_no_timings(tmp_path, monkeypatch):
+    """It has a name of its own; other settings or another processor under one name are refused, before any case."""
+    names = [bench._name(bench_config.get_config(where).bench) for where in ('cpu', 'small', 'choices', 'sharing')]
+    assert [name.split('-')[0] for name in names] == ['cpu', 'small', 'choices', 'sharing']
+    monkeypatch.setattr(machine, 'ceilings', lambda _: {})
+    stem = tmp_path / names[1]
+    storage.write_json(stem.with_suffix('.json'), bench._begin(tiny(), stem))
+    assert bench._begin(tiny(), stem)['cases'] == []
+    words = r'bench\.rounds is 3 there and 5 here\. Remove it, or give --config\.bench\.name'
+    with pytest.raises(UserError, match=words):
+        bench.bench(tiny(rounds=5), tmp_path)
+    monkeypatch.setattr(machine, 'processor', lambda: 'another one')
+    with pytest.raises(UserError, match="processor is '.*' there and 'another one' here"):
+        bench.bench(tiny(), tmp_path)
+
+
 def test_other_configs_are_refused():
     """A config without a bench section says which ones have one."""
     config = tiny()
@@ -134,7 +152,7 @@ def test_choices_are_the_trained_networks_with_their_scores(tmp_path):
 def test_networks_are_timed_in_the_same_rounds(tmp_path):
     """Each beside the one that is named, here the faster one by far; the parts are left out."""
     more = {'channels': 96, 'units': 6, 'scale_channels': 48, 'rates': (1, 2)}
-    path = bench.bench(tiny(models={'more': more}, beside='tiny', sizes=(64,), training=()), tmp_path)
+    path = bench.bench(tiny(name='sharing', models={'more': more}, beside='tiny', sizes=(64,), training=()), tmp_path)
     cases = {case['model']: case for case in json.loads(path.read_text())['cases']}
     assert path.stem.startswith('sharing-') and set(cases) == {'tiny', 'more'}
     assert path.with_suffix('.md').exists() and not path.with_suffix('.png').exists()
