@@ -124,7 +124,8 @@ def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
     if case['training']:
         makers = list(contenders.training(config, {'rainy': rainy, 'clean': clean}, variables))
     else:
-        makers = list(contenders.inference(config, rainy, variables))
+        weights = case['model'].split(choices.SEPARATOR)[0] if config.bench.shipped else None
+        makers = list(contenders.inference(config, rainy, variables, weights))
         if other:
             makers = [makers[0], (f'{OURS}, {other}', lambda: contenders.beside(reference, rainy))]
     for name, make in makers:

@@ -1,12 +1,14 @@
 """What the harness reports adds up, and peers that cannot run are named."""
 
 import json
+import logging
 import time
 
+import numpy as np
 import pytest
 from qsnet_jax.configs import bench as bench_config
 
-from qsnet_jax import UserError, storage
+from qsnet_jax import UserError, model, storage
 from qsnet_jax.peers import bench, choices, contenders, machine
 
 pytestmark = pytest.mark.usefixtures('lenient_promotion')
@@ -122,6 +124,55 @@ def test_a_first_try_replaces_no_timings(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, 'processor', lambda: 'another one')
     with pytest.raises(UserError, match="processor is '.*' there and 'another one' here"):
         bench.bench(tiny(), tmp_path)
+
+
+def test_the_weights_of_the_package_run_as_runtime_runs_them(monkeypatch):
+    """On the bytes of an image; every other network as a graph of its shape, and its exporter tells nothing."""
+    config = bench_config.get_config('choices')
+    config.bench.models = {'default, light': TINY}
+    config.bench.sizes = (16,)
+    asked, ran = [], set()
+
+    def take(image):
+        ran.add((image.dtype.name, image.shape))
+
+    monkeypatch.setattr(contenders.runtimes, 'load', lambda *given: asked.append(given) or take)
+    monkeypatch.setattr(contenders, 'parts', lambda *_: {})
+    inference = contenders.inference
+    monkeypatch.setattr(contenders, 'inference', lambda *given: [*inference(*given)][-2:])
+    (case,) = bench._cases(config.bench)
+    found = bench._measure(config, case)
+    assert set(found['peers']) == {'ONNX Runtime', 'OpenVINO'} and not found['absent']
+    assert asked == [('default', 'onnxruntime'), ('default', 'openvino')]
+    assert ran == {('uint8', (1, 16, 16, 3))}
+
+
+def test_a_graph_is_exported_without_a_word(monkeypatch, capfd, caplog):
+    """Of packages that it does not need; what comes out is run on floats of its shape."""
+    torch = pytest.importorskip('torch')
+
+    class Program:
+        class model_proto:
+            SerializeToString = staticmethod(lambda: b'graph')
+
+    def export(network, arguments, **options):
+        print('torchvision is not installed')
+        logging.getLogger('torch.onnx._internal').warning('torchvision is not installed')
+        assert network(*arguments).shape == (1, 3, 16, 16) and options['input_names'] == ['rainy']
+        return Program
+
+    ran = []
+    monkeypatch.setattr(torch.onnx, 'export', export)
+    monkeypatch.setattr(torch, 'set_num_threads', lambda _: None)  # of other tests
+    monkeypatch.setattr(contenders.runtimes, 'need', lambda _: None)
+    monkeypatch.setattr(contenders.runtimes, 'session', lambda *given: lambda image: ran.append((given, image)))
+    config = tiny()
+    config.model.update(TINY)
+    variables = model.initialize(model.from_config(config.model), 0)
+    contenders._runtime_call(config, np.zeros((1, 16, 16, 3), np.uint8), variables, 'openvino')[0]()
+    ((given, image),) = ran
+    assert given == ('openvino', b'graph') and image.shape == (1, 3, 16, 16) and image.dtype == np.float32
+    assert capfd.readouterr() == ('', '') and not caplog.records
 
 
 def test_other_configs_are_refused():
