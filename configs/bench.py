@@ -28,6 +28,7 @@ def get_config(where='cpu'):
     bench.every = False  # every network takes all sizes, batches and trainings; else those after the first one of each
     bench.forms = ()  # of the network, beside the one that it takes by itself
     bench.rounds = 7  # in each, everybody runs once
+    bench.name = ''  # in front of the device in the names of the files
     bench.shipped = False  # the trained networks in the package instead of `models`, with what they were scored
     bench.beside = ''  # one of `models` whose inference is timed in the same rounds as each of them, and nobody else
     bench.card = ''  # compiles for this card instead, see qsnet_jax/peers/cards.py
@@ -42,16 +43,18 @@ def get_config(where='cpu'):
         bench.training = ((8, 256),)
         bench.forms = ('plain', 'split', 'fused')
     elif where == 'small':
+        bench.name = 'small'
         bench.models = {'quickstart': MODELS['quickstart']}
         bench.sizes, bench.batches, bench.precisions = (32, 64), (1, 2), ('float32',)
         bench.training = ((2, 32),)
         bench.forms = ('plain',)
         bench.rounds = 3
     elif where == 'choices':
-        bench.shipped = True
+        bench.name, bench.shipped = 'choices', True
         bench.sizes, bench.batches, bench.precisions = (512,), (1,), ('float32',)
         bench.training = ()
     elif where == 'sharing':
+        bench.name = 'sharing'
         names = ('full size', 'images exchanged too', 'not shared', 'decoders without groups')
         bench.models = default.config_dict.ConfigDict({name: MODELS[name] for name in names}, sort_keys=False)
         bench.beside, bench.peers = 'full size', False

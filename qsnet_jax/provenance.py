@@ -1,4 +1,4 @@
-"""What every result carries: commit, command, config, versions, device, precision, time."""
+"""What every result carries: commit, command, config, versions, device, precision, time; and none replaces another."""
 
 import datetime
 import importlib.metadata
@@ -9,9 +9,12 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
+
+from qsnet_jax import UserError, fields, spelling, storage
 
 _PACKAGES = (
     *('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets', 'array-record', 'numpy'),
@@ -69,3 +72,25 @@ def version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return 'absent'
+
+
+def claim(
+    path: pathlib.Path, told: Callable[[dict[str, Any]], dict[str, Any]], made: dict[str, Any], way_out: str
+) -> pathlib.Path:
+    """The path of a result that is about to be made; raises UserError where another result lies there.
+
+    told: what a result is of, its data and settings, which is all that may not differ. made: what is known of the new
+    result. A damaged file is no obstacle, which is said. way_out: ends the message.
+    """
+    if not path.exists():
+        return path
+    now = told(made)
+    try:
+        different = fields.differences(told(storage.read_json(path)), now, ('data.root',))
+    except (storage.Damaged, KeyError, TypeError, AttributeError):
+        print(spelling.shown(f'{path} is damaged and is replaced'))
+        return path
+    if different:
+        rest = f'; and {len(different) - 10} more' if len(different) > 10 else ''
+        raise UserError(f'{path} holds another result: {"; ".join(different[:10])}{rest}. Remove it, or {way_out}.')
+    return path

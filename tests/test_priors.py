@@ -73,11 +73,10 @@ def test_response_to_a_ramp(name, index, expected):
 @pytest.mark.parametrize('size', [(1, 1), (1, 9), (2, 2), (9, 1)])
 @pytest.mark.parametrize('name, index', KERNELS)
 def test_images_smaller_than_the_kernel_have_an_empty_response(name, index, size):
-    """Where no position holds the whole kernel the response has size zero, and its sum is zero."""
+    """Where no position holds the whole kernel."""
     kernel = priors.FILTERS[name][index]
     response = priors.respond(_images(2, *size, 3), kernel)
     assert response.shape == (2, *(max(n - k + 1, 0) for n, k in zip(size, kernel.shape, strict=True)), 3)
-    assert response.size > 0 or np.sum(response) == 0
 
 
 def test_a_kernel_may_be_far_larger_than_the_image():

@@ -55,3 +55,31 @@ def test_only_errors_of_files_become_messages(tmp_path):
     with pytest.raises(ValueError, match='another') as error, storage.writable(tmp_path):
         raise ValueError('another')
     assert not isinstance(error.value, UserError)
+
+
+def told(result):
+    return {'images': result['fingerprint']['sha256'][:12], 'bins': result['bins']}
+
+
+def test_a_result_takes_the_place_of_its_like_alone(tmp_path):
+    """The same may be made anew; of another it is said in what they differ, and what to do."""
+    path, result = tmp_path / 'a.json', {'fingerprint': {'sha256': 'a' * 64}, 'bins': 64}
+    assert provenance.claim(path, told, result, 'name another one') == path
+    storage.write_json(path, {**result, 'share': 0.5})
+    assert provenance.claim(path, told, result, 'name another one') == path
+    with pytest.raises(UserError) as caught:
+        provenance.claim(path, told, {**result, 'bins': 50}, 'name another one')
+    assert str(caught.value) == (
+        f'{path} holds another result: bins is 64 there and 50 here. Remove it, or name another one.'
+    )
+    with pytest.raises(UserError, match="images is 'aaaaaaaaaaaa' there and 'bbbbbbbbbbbb' here"):
+        provenance.claim(path, told, {**result, 'fingerprint': {'sha256': 'b' * 64}}, 'name another one')
+
+
+@pytest.mark.parametrize('content', ['', '{"fingerprint"', '[]', '{"fingerprint": 3}', '\0'])
+def test_a_damaged_result_is_replaced(tmp_path, content, capsys):
+    """It stops nothing."""
+    path = tmp_path / 'x.json'
+    path.write_text(content)
+    assert provenance.claim(path, told, {'fingerprint': {'sha256': 'f' * 64}, 'bins': 3}, '') == path
+    assert 'is damaged and is replaced' in capsys.readouterr().out

@@ -163,12 +163,15 @@ def of_other_kinds(
     ]
 
 
-def unreadable(items: Iterable[Item]) -> list[str]:
-    """Problems that the headers of the files show: unreadable ones, and items whose files differ in size."""
+def unreadable(items: Iterable[Item], measure: Callable[[pathlib.Path], tuple[int, ...]] = images.size) -> list[str]:
+    """Problems that the files show: unreadable ones, and items whose files differ in size.
+
+    measure: says the height and width of a file; `images.size` reads its header alone.
+    """
     problems = []
     for item in items:
         try:
-            sizes = {path: images.size(path) for path in item.files.values()}
+            sizes = {path: measure(path) for path in item.files.values()}
         except images.ImageError as error:
             problems.append(str(error))
             continue

@@ -71,14 +71,19 @@ def check(name: str, source: Source) -> None:
     pictures: Pictures = {}
     for index in range(len(source.names)):
         pictures |= source.pictures(index)
+    check_pictures(f'data set {name}', pictures)
+
+
+def check_pictures(what: str, pictures: Pictures) -> None:
+    """Reads pictures once, whole. Raises one UserError for all that cannot be read. what: they are together."""
     problems = []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(_fault, pictures.values())
-        problems = [fault for fault in progress.bar(found, f'checking {name}', len(pictures), unit='file') if fault]
+        problems = [fault for fault in progress.bar(found, f'checking {what}', len(pictures), unit='file') if fault]
     if problems:
         rest = f'; and {len(problems) - 10} more' if len(problems) > 10 else ''
         raise UserError(
-            f'{len(problems)} of the {len(pictures)} files of data set {name} cannot be read: '
+            f'{len(problems)} of the {len(pictures)} files of {what} cannot be read: '
             f'{"; ".join(problems[:10])}{rest}. Replace them and give the same command again.'
         )
 

@@ -44,12 +44,15 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Scores every set of `config.data.eval`; writes FOLDER/<set>/{results.json, per_image.csv, *.png}.
 
-    Returns the contents of each results.json by name of the set. record: provenance of the weights and the run.
+    Returns the contents of each results.json by name of the set. record: provenance of the weights and the run. Raises
+    UserError where a picture of any set cannot be read, before one is scored.
     """
     results, scores = {}, {}
     with storage.writable(folder):
-        opened = sets.open_evaluation(config.data, config.data.eval, sources.Cache(0))  # every image is read once
+        opened = sets.open_evaluation(config.data, config.data.eval, sources.Cache(0))  # nothing is read twice to score
         folders = sets.folder_names(opened)
+        for name, source in opened.items():
+            sources.check(name, source)  # of all before any is scored
         for name, source in opened.items():
             found = _evaluate_source(derainer, name, source, folder / folders[name], record)
             results[name], scores[name] = found

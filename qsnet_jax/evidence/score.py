@@ -7,6 +7,7 @@ where ours are not rounded), and `border=N` leaves out N pixels at each side. Th
 import concurrent.futures
 import dataclasses
 import filecmp
+import functools
 import math
 import os
 import pathlib
@@ -88,7 +89,8 @@ class Results:
                 for item in self.items
                 if item.name in there
             ]
-        problems += layouts.unreadable(self.items)
+        whole = progress.bar(self.items, 'checking', unit='image')
+        problems += layouts.unreadable(whole, lambda path: images.read(path).shape[:2])
         if rainy and not problems:
             problems = [f'{files["rainy"]}, found as a rainy image, is the clean one {files["clean"]}'
                         for files in (item.files for item in self.items)
@@ -144,7 +146,8 @@ def run(
     restored, clean, rainy: FOLDER or FOLDER/PATTERN. name: of the method. dataset: what `data.eval` calls these images.
     luma, border: how to count. against: another method's folder, or weights of ours (which need `rainy`), compared in
     pairs by image.
-    Returns the row. Raises UserError for images without a partner, unequal sizes and files that cannot be read.
+    Returns the row. Raises UserError for images without a partner, unequal sizes, files that cannot be read, and scores
+    of other images or ways to count that lie in their place.
     """
     if not re.fullmatch(r'[\w.+-][\w .+-]*', name):
         raise UserError(f'--name={name}: expected letters, digits, spaces, . + - and _; it becomes the name of a file.')
@@ -156,21 +159,21 @@ def run(
         )
     found.check_workdir(workdir, other)
     given = {'restored': restored, 'clean': clean, 'rainy': rainy, 'against': against, 'luma': luma, 'border': border}
-    record = provenance.collect({'score': given}, None)
+    prints = {'dataset': found.fingerprint('rainy', 'clean'), 'restored': found.fingerprint('restored')}
+    record = {**provenance.collect({'score': given}, None), **prints}
+    begun = {'dataset': dataset or pathlib.Path(clean).name, 'counting': str(counting)}
+    rival = {'against': {'method': {'label': other.label}}} if other else {}
+    path = _claim(results, name, workdir, {**begun, **rival, 'provenance': record})
+    _expect(found, other)
     with storage.writable(workdir):
         rows = _score_all(found, counting, other, workdir)
         evaluate.write_csv(workdir / 'per_image.csv', rows)
-        record |= {
-            'dataset': found.fingerprint('rainy', 'clean'),
-            'restored': found.fingerprint('restored'),
-            'evaluation_seconds': round(time.perf_counter() - started, 2),
-        }
-        result = {'dataset': dataset or pathlib.Path(clean).name, 'counting': str(counting), **summarize(rows)}
+        record['evaluation_seconds'] = round(time.perf_counter() - started, 2)
+        result = {**begun, **summarize(rows)}
         if other:
             result['against'] = {'method': other.describe(), **compare(rows)}
         storage.write_json(workdir / 'results.json', {**result, 'provenance': record})
     row = {'kind': 'score', 'name': name, **result, 'images': _columns(rows), 'provenance': record}
-    path = results / 'rows' / f'score-{name}.json'
     with storage.writable(path.parent):
         storage.write_json(path, row)
     print(_shown(row))
@@ -178,12 +181,33 @@ def run(
     return row
 
 
+def _claim(results: pathlib.Path, name: str, workdir: pathlib.Path, begun: dict[str, Any]) -> pathlib.Path:
+    """The path of the row; raises UserError where it, or the folder of scores, holds those of something else."""
+    provenance.claim(workdir / 'results.json', _told, begun, 'give another --name or --workdir')
+    path = results / 'rows' / f'score-{name}.json'
+    return provenance.claim(path, _told, begun, 'give another --name')
+
+
+def _told(result: dict[str, Any]) -> dict[str, Any]:
+    """What scores are of, and how they were counted; results of a program that were made anew keep its name."""
+    other = (result.get('against') or {}).get('method', {}).get('label')
+    counting, content = result.get('counting', ''), result['provenance']['dataset']['sha256']  # of eval: as ours
+    return {'dataset': result['dataset'], 'images': content[:12], 'counting': counting, 'against': other}
+
+
+def _expect(found: Results, other: methods.Method | None) -> None:
+    """Tells the other method what to restore. Raises UserError where its own files cannot be read."""
+    if other:
+        other.expect([item.name for item in found.items])
+    if isinstance(other, methods.Folder):
+        readers: sources.Pictures = {path: functools.partial(images.read, path) for path in other.files()}
+        sources.check_pictures(f'the folder {other.place.folder}', readers)
+
+
 def _score_all(
     found: Results, counting: Counting, other: methods.Method | None, workdir: pathlib.Path
 ) -> list[dict[str, Any]]:
     """One row of scores for each image, on all cores; writes the first pictures."""
-    if other:
-        other.expect([item.name for item in found.items])
 
     def job(index: int) -> tuple[dict[str, Any], str]:
         item, sides = found.items[index], found.load(index)

@@ -23,6 +23,7 @@ from qsnet_jax.evidence import evaluate, plates, statistics
 
 NAMES = ('d_x', 'd_y', 'd_xx', 'd_yy')  # of priors.FILTERS['derivative']
 RULES = ('mean', 'every', 'beyond')
+SETTINGS = ('bins', 'filter', 'response')  # that a row depends on
 CONTROLS, CONTROL_SIZE = 200, 100_000  # Laplacian samples, and responses in each; the shares hardly depend on the size
 EXAMPLES = 3
 Photos: TypeAlias = Iterator[tuple[str, np.ndarray, tuple[str, str]]]  # name, uint8 (H, W, 3), what it shares
@@ -50,6 +51,7 @@ def run(config: Any, folder: str | None, weights: str | None, results: pathlib.P
             continue
         opened = sets.open_evaluation(config.data, name, sources.Cache(0))
         for each, source in opened.items():
+            sources.check(each, source)
             weights_of_rows.append(weighted.get(name, 1.0) / len(opened))  # rain13k is five
             shown, photos = each.replace('/', '-'), walk_source(source)
             rows.append(study(shown, photos, sources.fingerprint(source), record, derainer, results, settings))
@@ -91,7 +93,8 @@ def study(
     record: provenance. settings: `config.sparsity`. The figure shows the log-histograms of the first photos with those
     of their results and removed rain (Figs. 2 and 9), and excess against contrast. Returns the row.
     """
-    path = _claimed(results / 'sparsity' / f'{name}.json', fingerprint)
+    begun = _begin(name, fingerprint, record, settings.to_dict())
+    path = _claimed(results, begun)
     chance = control(settings.bins, settings.response == 'signed')
     verdicts: dict[str, dict[str, Any]] = {}
     examples: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
@@ -112,7 +115,7 @@ def study(
         raise UserError(f'{name} holds no image that is not flat; there is nothing to decide.')
     scenes = grouping.join(*(list(each) for each in zip(*labels, strict=True)))
     row = {
-        **_begin(name, fingerprint, record, settings.to_dict()),
+        **begun,
         'count': len(verdicts),
         'scenes': len(set(scenes)),
         'share': {key: {rule: _share(verdicts, key, rule, scenes) for rule in RULES} for key in NAMES},
@@ -129,23 +132,21 @@ def study(
     return row
 
 
-def _claimed(path: pathlib.Path, fingerprint: dict[str, Any]) -> pathlib.Path:
-    """The path of a row; refuses one that holds other images. One that is damaged is no obstacle."""
-    if not path.exists():
-        return path
-    try:
-        found = storage.read_json(path)['fingerprint']['sha256']
-    except (storage.Damaged, KeyError, TypeError):
-        print(spelling.shown(f'{path} is damaged and is replaced'))
-        return path
-    if found != fingerprint['sha256']:
-        raise UserError(f'{path} is of other images of that name; remove it, or name another --results.')
-    return path
+def _claimed(results: pathlib.Path, row: dict[str, Any]) -> pathlib.Path:
+    """The path of a row, in whose place none of other images, settings or weights lies."""
+    path = results / 'sparsity' / f'{row["name"]}.json'
+    return provenance.claim(path, _told, row, 'name another --results')
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """What a row is of."""
+    kept = {key: row[key] for key in SETTINGS}
+    return {'images': row['fingerprint']['sha256'][:12], **kept, 'weight': row.get('pooled', {})}
 
 
 def _begin(name: str, fingerprint: dict[str, Any], record: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """What every row says first."""
-    kept = {key: settings[key] for key in ('bins', 'filter', 'response')}
+    kept = {key: settings[key] for key in SETTINGS}
     return {'kind': 'sparsity', 'name': name, **kept, 'fingerprint': fingerprint, 'provenance': record}
 
 
@@ -175,7 +176,7 @@ def pool(
         'contrast': None,
         'not_sparse': [],
     }
-    storage.write_json(_claimed(results / 'sparsity' / f'{name}.json', fingerprint), row)
+    storage.write_json(_claimed(results, row), row)
     print(format_table(row))
     return row
 

@@ -23,6 +23,9 @@ class Shown:
     truth: np.ndarray | None
     window: plates.Window | None
 
+    def __post_init__(self) -> None:
+        self.cut(self.whole)  # raises for a window that reaches beyond
+
     @property
     def rainy(self) -> np.ndarray:
         return self.cut(self.whole)

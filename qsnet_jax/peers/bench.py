@@ -25,7 +25,8 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
     """Times everything in `config.bench`; writes DEVICE.json (after every case), DEVICE.md and DEVICE.png.
 
     Where `config.bench.card` names a card, everything is compiled for it instead, see `compiled`. Returns the path of
-    the JSON file. Raises UserError for a config without that section, and at the end where our own network failed.
+    the JSON file. Raises UserError for a config without that section, where other timings lie in that place, and at the
+    end where our own network failed.
     """
     if 'bench' not in config:
         raise UserError(
@@ -45,15 +46,7 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
             f'bench.precisions knows {tuple(model.DTYPES)} and bench.rounds is 1 or more; found {settings}.'
         )
     stem = results / _name(settings)
-    report: dict[str, Any] = {
-        'provenance': {
-            **provenance.collect(config.to_dict(), config.seed),
-            'processor': machine.processor(),
-            'peers': {name: provenance.version(name) for name in ('torch', 'onnxruntime', 'openvino')},
-        },
-        'ceilings': {precision: machine.ceilings(precision) for precision in settings.precisions},
-        'cases': [],
-    }
+    report = _begin(config, stem)
     cases = _cases(settings)
     with storage.writable(results), progress.bar(cases, 'cases') as bar:
         for case in bar:
@@ -73,12 +66,24 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
     return stem.with_suffix('.json')
 
 
+def _begin(config: Any, stem: pathlib.Path) -> dict[str, Any]:
+    """The report without its cases; raises UserError where one of other settings or another machine lies there."""
+    record = {
+        **provenance.collect(config.to_dict(), config.seed),
+        'processor': machine.processor(),
+        'peers': {name: provenance.version(name) for name in ('torch', 'onnxruntime', 'openvino')},
+    }
+    way_out = 'give --config.bench.name=NAME, or name another --results'
+    provenance.claim(stem.with_suffix('.json'), compiled.told, {'provenance': record}, way_out)
+    ceilings = {precision: machine.ceilings(precision) for precision in config.bench.precisions}
+    return {'provenance': record, 'ceilings': ceilings, 'cases': []}
+
+
 def _name(settings: Any) -> str:
-    """Of the files: the device, and what is timed on it."""
+    """Of the files: what is timed, where it has a name, and the device."""
     device = jax.devices()[0]
-    kind = 'choices ' if settings.shipped else 'sharing ' if settings.beside else ''
     cores = f' {len(os.sched_getaffinity(0))} cores' if device.platform == 'cpu' else ''
-    return re.sub(r'[^a-z0-9]+', '-', f'{kind}{device.device_kind}{cores}'.lower()).strip('-')
+    return re.sub(r'[^a-z0-9]+', '-', f'{settings.name} {device.device_kind}{cores}'.lower()).strip('-')
 
 
 def _cases(settings: Any) -> list[dict[str, Any]]:
@@ -119,7 +124,8 @@ def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
     if case['training']:
         makers = list(contenders.training(config, {'rainy': rainy, 'clean': clean}, variables))
     else:
-        makers = list(contenders.inference(config, rainy, variables))
+        weights = case['model'].split(choices.SEPARATOR)[0] if config.bench.shipped else None
+        makers = list(contenders.inference(config, rainy, variables, weights))
         if other:
             makers = [makers[0], (f'{OURS}, {other}', lambda: contenders.beside(reference, rainy))]
     for name, make in makers:

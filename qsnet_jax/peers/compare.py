@@ -27,13 +27,20 @@ def compare(config: Any, workdir: pathlib.Path, results: pathlib.Path) -> dict[s
     RESULTS/figures/compare-NAME.png and RESULTS/rows/compare-NAME.json, NAME that of the workdir; returns the row.
     Differences of the loss are relative; the distance of the parameters is Euclidean, over their norm; the largest
     deviation is that of any parameter or running statistic, with its name. The twin takes each step's learning rate
-    from the JAX run. Raises UserError where a loss is not finite and where PyTorch cannot use the device that JAX uses.
+    from the JAX run. `train.average` is left out: both sides are the network after its last update. Raises UserError
+    where a loss is not finite, a picture cannot be read, the row of that name is of another comparison, and where
+    PyTorch cannot use the device that JAX uses.
     """
     settings.check_fields(config)
+    config = _without_average(config)
     mesh = parallel.make_mesh(jax.devices()[:1])
     cache = sources.Cache(config.data.cache_gib * 2**30)
     (set_name, validation_set), *_ = sets.open_evaluation(config.data, config.data.eval, cache).items()
-    training, fingerprints = batches.open_batches(config.data, config.seed, cache)
+    opened = sets.open_training(config.data, cache)
+    record = {**provenance.collect(config.to_dict(), config.seed), 'dataset': sources.fingerprint(validation_set)}
+    record['training_data'] = batches.fingerprints(opened)
+    _check(workdir.name, results, record, [*opened.items(), (set_name, validation_set)])
+    training = batches.deal(opened, config.data, config.seed)
     state = train.start_state(config)
     twin = _Twin(config, train.export(state))
     state = parallel.replicate(state, mesh)
@@ -53,7 +60,8 @@ def compare(config: Any, workdir: pathlib.Path, results: pathlib.Path) -> dict[s
                     psnr = evaluate.validate(network, validation_set, config.train.eval_images)
                     rows[-1][f'{name}_validation'] = psnr
                 evaluate.write_csv(workdir / 'compare' / 'steps.csv', rows)
-        summary = _summarize(rows, config, set_name, validation_set, twin, fingerprints)
+        count = min(config.train.eval_images, len(validation_set.names))
+        summary = _summarize(rows, {'dataset': set_name, 'count': count}, twin, record)
         _write(rows, summary, workdir.name, results)
     return summary
 
@@ -103,6 +111,7 @@ class _Twin:
         self.network.load_state_dict(torch_twin.to_torch(variables))
         self.network.to(self.device)
         self._optimizer = torch.optim.Adam(self.network.parameters(), lr=config.train.learning_rate)
+        self._clip = config.train.clip
         self._dtype = torch.float64 if config.model.dtype == 'float64' else torch.float32
 
     def step(self, batch: dict[str, np.ndarray], learning_rate: float) -> dict[str, float]:
@@ -118,6 +127,8 @@ class _Twin:
         output = self.network(rainy)
         loss, _ = torch_twin.total_loss(output, rainy, clean, self._loss)
         loss.backward()
+        if self._clip:
+            _clip(self.network, self._clip)
         self._optimizer.step()
         psnr = -10 * torch.log10((rainy - output.rain.detach() - clean).square().mean())
         values = {'loss': loss.item(), 'psnr': psnr.item()}  # waits for the device
@@ -127,23 +138,52 @@ class _Twin:
         return torch_twin.Derainer(self.network)(image)
 
 
+def _clip(network: Any, largest: float) -> None:
+    """Scales gradients down to a norm as Optax does; PyTorch's own way adds 1e-6 to the norm that it finds."""
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    factor = (largest / torch.nn.utils.get_total_norm(gradients)).clamp(max=1)
+    for gradient in gradients:
+        gradient.mul_(factor)
+
+
+def _without_average(config: Any) -> Any:
+    """The config whose state is the network alone; says so where it held a mean of it too."""
+    if not config.train.average:
+        return config
+    print('train.average is left out: what is compared is the network after its last update')
+    config = config.copy_and_resolve_references()
+    config.train.average = 0.0
+    return config
+
+
+def _check(name: str, results: pathlib.Path, record: dict[str, Any], opened: list[tuple[str, sources.Source]]) -> None:
+    """Raises UserError for a row of that name that is of something else, and for pictures that cannot be read."""
+    path = results / 'rows' / f'compare-{name}.json'
+    way_out = 'give --workdir=FOLDER another name, or name another --results'
+    provenance.claim(path, _told, {'provenance': record}, way_out)
+    for set_name, source in opened:
+        sources.check(set_name, source)
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """What a row is of: its settings and images."""
+    record = row['provenance']
+    prints = {f'training set {name}': each for name, each in record.get('training_data', {}).items()}
+    prints['validation set'] = record['dataset']
+    return {**record['config'], **{name: each['sha256'][:12] for name, each in prints.items()}}
+
+
 def _derainer(state: train.TrainState, config: Any) -> derain.Derainer:
     """The JAX side, restoring images in one piece as the twin does."""
     return derain.Derainer(train.export(state), config.model.to_dict(), tile=1 << 20)
 
 
 def _summarize(
-    rows: list[dict[str, Any]],
-    config: Any,
-    set_name: str,
-    validation_set: sources.Source,
-    twin: _Twin,
-    fingerprints: Any,
+    rows: list[dict[str, Any]], about: dict[str, Any], twin: _Twin, record: dict[str, Any]
 ) -> dict[str, Any]:
-    """The row of results."""
+    """The row of results. about: its set, and how many images of that count. record: provenance."""
     counted = rows[WARM_UP:] or rows
     times = {name: np.array([row[f'{name}_seconds'] for row in counted]) for name in ('jax', 'torch')}
-    record = provenance.collect(config.to_dict(), config.seed)
     record['versions']['torch'] = torch.__version__
     record['torch'] = {
         'device': str(twin.device),
@@ -154,8 +194,7 @@ def _summarize(
     record['device']['count'] = 1
     return {
         'kind': 'compare',
-        'dataset': set_name,
-        'count': min(config.train.eval_images, len(validation_set.names)),
+        **about,
         'protocol': 'rgb',
         'steps': len(rows),
         'validation_psnr': {name: rows[-1][f'{name}_validation'] for name in times},
@@ -168,7 +207,7 @@ def _summarize(
             for name, x in times.items()
         },
         'torch_over_jax': float(np.median(times['torch'] / times['jax'])),
-        'provenance': {**record, 'dataset': sources.fingerprint(validation_set), 'training_data': fingerprints},
+        'provenance': record,
     }
 
 

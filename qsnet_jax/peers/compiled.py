@@ -26,7 +26,8 @@ OPTIONS = {'xla_gpu_collect_cost_model_stats': True}
 def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
     """Compiles everything in `config.bench` for its card; writes compiled-CARD.json and compiled-CARD.md.
 
-    Returns the path of the JSON file. Raises UserError for an unknown card, and without XLA's compiler for cards.
+    Returns the path of the JSON file. Raises UserError for an unknown card, without XLA's compiler for cards, and
+    where a report of other settings lies in that place.
     """
     settings = config.bench
     if settings.card not in cards.CARDS:
@@ -39,6 +40,7 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
         'card': {**vars(card), 'attained': cards.ATTAINED},
         'cases': [],
     }
+    provenance.claim(stem.with_suffix('.json'), told, report, 'name another --results')
     with storage.writable(results), progress.bar(list(_cases(settings)), 'cases') as bar:
         for case in bar:
             report['cases'].append({**case, **count(program(config, case, device).lower(), card, case)})
@@ -46,6 +48,12 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
         storage.write_bytes(stem.with_suffix('.md'), table(report).encode())
     print(table(report))
     return stem.with_suffix('.json')
+
+
+def told(report: dict[str, Any]) -> dict[str, Any]:
+    """What a report is of: its settings and the processor, where it was timed on one."""
+    record = report['provenance']
+    return {**record['config'], 'processor': record.get('processor')}
 
 
 def described(card: cards.Card) -> SingleDeviceSharding:

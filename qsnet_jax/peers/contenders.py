@@ -2,9 +2,6 @@
 
 import contextlib
 import os
-import pathlib
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
@@ -14,15 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from qsnet_jax import losses, model
-from qsnet_jax.peers import machine, runtimes
+from qsnet_jax.peers import export, machine, runtimes
 from qsnet_jax.peers.machine import Call
 from qsnet_jax.training import parallel, train
 
 OURS = 'JAX'
 
 
-def inference(config: Any, rainy: np.ndarray, variables: Any) -> Iterator[tuple[str, Callable]]:
-    """(name, function that builds a Call and says its memory in MiB, None where it must be watched)."""
+def inference(
+    config: Any, rainy: np.ndarray, variables: Any, weights: str | None = None
+) -> Iterator[tuple[str, Callable]]:
+    """(name, function that builds a Call and says its memory in MiB, None where it must be watched).
+
+    weights: of the package, whose export is run as `--runtime` runs it; else a runtime has a graph of these shapes.
+    """
     images = jnp.asarray(rainy, jnp.float32) / 255
 
     def jax_call(form: str) -> tuple[Call, float]:
@@ -37,8 +39,11 @@ def inference(config: Any, rainy: np.ndarray, variables: Any) -> Iterator[tuple[
     yield 'PyTorch NHWC', lambda: _torch_call(config, rainy, variables, channels_last=True)
     yield 'torch.compile', lambda: _torch_call(config, rainy, variables, channels_last=True, is_compiled=True)
     if jax.default_backend() == 'cpu' and config.model.dtype == 'float32':
-        yield 'ONNX Runtime', lambda: _runtime_call(config, rainy, variables, 'onnxruntime')
-        yield 'OpenVINO', lambda: _runtime_call(config, rainy, variables, 'openvino')
+        for name, runtime in (('ONNX Runtime', 'onnxruntime'), ('OpenVINO', 'openvino')):
+            if weights:
+                yield name, partial(_shipped_call, weights, rainy, runtime)
+            else:
+                yield name, partial(_runtime_call, config, rainy, variables, runtime)
 
 
 def beside(config: Any, rainy: np.ndarray) -> tuple[Call, float]:
@@ -167,9 +172,15 @@ def _cuda_peak(torch: Any, call: Call) -> float | None:
     return round((torch.cuda.max_memory_allocated() - kept) / 2**20, 1)
 
 
+def _shipped_call(weights: str, rainy: np.ndarray, runtime: str) -> tuple[Call, None]:
+    """What `--runtime` runs: uint8 in and out, of any size."""
+    return partial(runtimes.load(weights, runtime), rainy), None
+
+
 def _runtime_call(config: Any, rainy: np.ndarray, variables: Any, runtime: str) -> tuple[Call, None]:
-    """The twin's ONNX export under a runtime for CPUs."""
+    """The twin's ONNX export of this shape, rain alone, under a runtime for CPUs: the fastest that it can be."""
     torch, network, place = _twin(config, variables, channels_last=False)
+    runtimes.need(runtime)
     images = place(rainy)
 
     class Rain(torch.nn.Module):  # type: ignore[name-defined]
@@ -180,23 +191,10 @@ def _runtime_call(config: Any, rainy: np.ndarray, variables: Any, runtime: str) 
         def forward(self, x):
             return self.network(x).rain
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(pathlib.Path(folder) / 'network.onnx')
-        with warnings.catch_warnings(), contextlib.redirect_stdout(None), torch.inference_mode():
-            warnings.simplefilter('ignore')
-            torch.onnx.export(Rain().eval(), (images,), path, dynamo=True, verbose=False)
-        threads = len(os.sched_getaffinity(0))
-        if runtime == 'openvino':
-            openvino = runtimes.need('openvino')
-            exact = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': threads}  # or it may take bfloat16
-            request = openvino.compile_model(path, 'CPU', exact).create_infer_request()
-            return partial(request.infer, [images.numpy()]), None
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-        return partial(session.run, None, {session.get_inputs()[0].name: images.numpy()}), None
+    with export.quiet(), torch.inference_mode():
+        program = torch.onnx.export(Rain().eval(), (images,), dynamo=True, verbose=False, input_names=[runtimes.INPUT])
+    restore = runtimes.session(runtime, program.model_proto.SerializeToString())
+    return partial(restore, images.numpy()), None
 
 
 def parts(config: Any, rainy: np.ndarray, clean: np.ndarray, variables: Any, is_training: bool) -> dict[str, float]:

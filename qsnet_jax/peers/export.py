@@ -179,7 +179,7 @@ def _write_onnx(path: pathlib.Path, source: Source) -> None:
 
     torch = torch_files.need_torch()
     axes = {number: torch.export.Dim(name) for number, name in enumerate(('batch', 'height', 'width'))}
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             _restorer(source),
             (torch.zeros(2, 40, 50, 3, dtype=torch.uint8),),
@@ -290,7 +290,7 @@ def _need_all(names: tuple[str, ...]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what the exporter says of packages that it does not need here."""
     logger = logging.getLogger('torch.onnx')
     level = logger.level

@@ -21,6 +21,7 @@ from qsnet_jax.weights import files
 
 RUNTIMES = ('onnxruntime', 'openvino')
 SHAPES = 8  # of images that OpenVINO keeps programs for
+INPUT = 'rainy'  # the one input of a graph
 Restore = Callable[[np.ndarray], np.ndarray]
 
 
@@ -29,13 +30,12 @@ def load(weights: str | os.PathLike, runtime: str) -> Restore:
 
     Raises UserError where a package is missing, and for weights that cannot be read or exported.
     """
-    make = {'onnxruntime': _onnxruntime, 'openvino': _openvino}[runtime]
     need(runtime)
     files.load_record(weights)  # raises for what are no weights
     kept = _kept(weights)
     if kept is not None:
         with contextlib.suppress(Exception):  # there is none yet, or it is damaged
-            return _guarded(runtime, make(kept.read_bytes()))
+            return _guarded(runtime, session(runtime, kept.read_bytes()))
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / 'weights.onnx'
         export.export(weights, path)
@@ -44,7 +44,12 @@ def load(weights: str | os.PathLike, runtime: str) -> Restore:
         with contextlib.suppress(OSError):  # the next start exports again
             storage.write_bytes(kept, content)
     with _explained(runtime):
-        return _guarded(runtime, make(content))
+        return _guarded(runtime, session(runtime, content))
+
+
+def session(runtime: str, content: bytes) -> Restore:
+    """What runs an ONNX graph from INPUT to its first output."""
+    return {'onnxruntime': _onnxruntime, 'openvino': _openvino}[runtime](content)
 
 
 def need(name: str) -> Any:
@@ -70,8 +75,8 @@ def _onnxruntime(content: bytes) -> Restore:
     runtime = need('onnxruntime')
     options = runtime.SessionOptions()
     options.intra_op_num_threads = _threads()
-    session = runtime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
-    return lambda rainy: session.run(None, {'rainy': rainy})[0]
+    made = runtime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+    return lambda rainy: made.run(None, {INPUT: rainy})[0]
 
 
 def _openvino(content: bytes) -> Restore:

@@ -206,6 +206,21 @@ def test_two_sets_of_one_folder_are_refused_before_one_is_scored(pairs_root, tmp
     assert not list((tmp_path / 'eval').iterdir())
 
 
+def test_a_broken_picture_is_met_before_any_set_is_scored(pairs_root, tmp_path):
+    """Also one of the last set whose header is whole: it is named, and no network has run."""
+    from qsnet_jax.configs import default
+
+    for folder in ('a', 'b'):
+        shutil.copytree(pairs_root / 'val', tmp_path / folder)
+    path = tmp_path / 'b/norain-8.png'
+    path.write_bytes(path.read_bytes()[:200])
+    config = default.get_config()
+    config.data.update({'eval': 'pairs/a,pairs/b', 'root': str(tmp_path)})
+    with pytest.raises(UserError, match=r'1 of the 6 files of data set pairs/b cannot be read: .*norain-8\.png'):
+        evaluate.evaluate(None, config, tmp_path / 'eval', {})
+    assert not list((tmp_path / 'eval').iterdir())
+
+
 def test_table_says_of_how_many(evaluated):
     """A set that is not whole is shown as such."""
     result = evaluated[1]['pairs']

@@ -184,6 +184,32 @@ def test_no_figure_replaces_what_it_is_made_of(root, tmp_path, tiny_config, role
     assert before == {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
 
 
+def test_a_figure_of_something_else_stays(root, tmp_path):
+    """Of other methods, another part or other photos in a folder of that name; the same may be made anew."""
+    (tmp_path / 'photos').mkdir()
+    images.save(tmp_path / 'photos/6.png', images.read(root / 'photos/7.png'))
+    for _ in range(2):
+        run(root, tmp_path, '9', ['out'])
+    before = {path: path.read_bytes() for path in tmp_path.glob('fig-*')}
+    others = [(['tiny.safetensors'], {}), (['out'], {'crop': '0,0,16,16'}), (['out'], {'count': 1})]
+    others += [(['out'], {'source': str(tmp_path / 'photos'), 'clean': None})]
+    for named, options in others:
+        with pytest.raises(UserError, match='fig-9-photos.json holds another result: .*Remove it, or give a --name'):
+            run(root, tmp_path, '9', named, **options)
+    assert before == {path: path.read_bytes() for path in tmp_path.glob('fig-*')}
+    run(root, tmp_path, '9', ['tiny.safetensors'], name='mine')
+
+
+def test_a_broken_photo_is_met_before_any_figure(root, tmp_path):
+    """Also one that only figure 2 needs."""
+    photos = shutil.copytree(root / 'photos', tmp_path / 'photos')
+    (photos / '8.png').write_bytes((photos / '8.png').read_bytes()[:200])
+    options = {'source': str(photos), 'clean': None}
+    with pytest.raises(UserError, match=r'of the images cannot be read: .*8\.png'):
+        run(root, tmp_path / 'made', '9,2', ['out'], **options)
+    assert not (tmp_path / 'made').exists()
+
+
 def test_all_figures_that_the_methods_allow(root, tmp_path):
     """One network and true images: all but 7, 10 and 11."""
     options = {'source': str(root / 'photos'), 'clean': str(root / 'clean'), 'name': 'x'}

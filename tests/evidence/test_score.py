@@ -79,7 +79,7 @@ def test_files_that_are_left_behind(folders, tmp_path):
 
 def test_without_rainy_images_there_is_no_gain(folders, tmp_path):
     """Clean images are enough for the scores."""
-    with_rainy, without = run(folders, tmp_path), run(folders, tmp_path, rainy=False)
+    with_rainy, without = run(folders, tmp_path / 'a'), run(folders, tmp_path, rainy=False)
     assert without['rgb'] == with_rainy['rgb'] and without['input']['rgb']['psnr'] is None
     assert without['interval']['gain']['y']['ssim'] is None
     assert images.read(tmp_path / 'work/6.png').shape == (48, 2 * 56, 3)
@@ -94,7 +94,7 @@ def test_two_methods_are_compared_in_pairs(folders, tmp_path):
     assert found['difference']['y']['psnr'] == pytest.approx(gaps.mean(), abs=1e-4)
     assert found['better']['y']['psnr'] == np.mean(gaps > 0)
     assert found['interval'] == _close(row['interval']['gain'] | {})
-    itself = run(folders, tmp_path, against=str(folders / 'tiny.safetensors'))['against']
+    itself = run(folders, tmp_path / 'itself', against=str(folders / 'tiny.safetensors'))['against']
     assert itself['difference']['rgb'] == {'psnr': 0.0, 'ssim': 0.0} and itself['better']['rgb']['psnr'] == 0.0
     with pytest.raises(UserError, match='give --rainy'):
         run(folders, tmp_path, rainy=False, against=str(folders / 'tiny.safetensors'))
@@ -133,13 +133,13 @@ def test_a_border_is_left_out_and_luma_rounded_on_demand(folders, tmp_path, caps
     clean, restored = (images.read(folders / name) for name in ('clean/norain-6.png', 'out/rain-6.png'))
     cropped = score.Counting(border=4).score(restored, clean)
     assert cropped == metrics.score(restored[4:-4, 4:-4], clean[4:-4, 4:-4])
-    plain, rounded = run(folders, tmp_path), run(folders, tmp_path, luma='rounded', border=0)
+    plain, rounded = run(folders, tmp_path), run(folders, tmp_path / 'rounded', luma='rounded', border=0)
     assert rounded['rgb'] == plain['rgb'] and 0 < abs(rounded['y']['psnr'] - plain['y']['psnr']) < 0.2
     assert plain['counting'] == '' and rounded['counting'] == 'Y rounded'
     assert capsys.readouterr().out.count('not counted as ours: Y rounded') == 1
     for options, words in (({'border': 24}, 'leaves nothing'), ({'border': -1}, '0 or more'), ({'luma': 'x'}, 'exact')):
         with pytest.raises(UserError, match=words):
-            run(folders, tmp_path, **options)
+            run(folders, tmp_path / 'none', **options)
 
 
 def test_rounded_luma_by_hand():
@@ -269,7 +269,7 @@ def test_right_values_of_public_results(data_root, tmp_path):
     expected = json.loads((folder / 'expected.json').read_text())
     sides = f'{folder}/*_result.png', f'{folder}/*_target.png', None
     for luma, suffix, tolerance in (('exact', 'float', 6e-6), ('rounded', 'uint8', 4e-5)):
-        row = score.run(*sides, tmp_path, 'cases', tmp_path / 'work', luma=luma)
+        row = score.run(*sides, tmp_path, luma, tmp_path / luma, luma=luma)
         found = dict(zip(row['images']['name'], zip(*(row['images'][f'output_{key}'] for key in
                      ('rgb_psnr', 'y_psnr', 'y_ssim')), strict=True), strict=True))  # fmt: skip
         assert found.keys() == {name.removesuffix('.png') for name in expected} and len(found) == 12
@@ -301,6 +301,36 @@ def test_scored_results_stand_beside_ours_in_the_report(folders, tmp_path):
     gap, ends = row['against']['difference']['y']['psnr'], row['against']['interval']['y']['psnr']
     start = f'| PReNet (scored here) | input | rain100h | 100 | y | {gap:+.2f} | {ends[0]:+.2f} .. {ends[1]:+.2f} |'
     assert [line for line in lines if line.startswith(start)]
+
+
+def test_scores_of_something_else_stay(folders, tmp_path):
+    """Of other images, another name of them, another count or rival: refused before any is scored, with a way out."""
+    images_ = shutil.copytree(folders, tmp_path / 'other')
+    image = images.read(images_ / 'clean/norain-6.png')
+    images.save(images_ / 'clean/norain-6.png', image // 2)
+    for _ in range(2):  # the same may be made anew
+        run(folders, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob('*.json')}
+    rival = {'against': str(folders / 'rainy')}
+    for root, options in ((images_, {}), *((folders, each) for each in ({'dataset': 'b'}, {'border': 4}, rival))):
+        with pytest.raises(UserError, match='work/results.json holds another result: .*or give another --name or --w'):
+            run(root, tmp_path, **options)
+        with pytest.raises(UserError, match='score-tiny.json holds another result: .*Remove it, or give another --'):
+            sides = [str(root / side) for side in ('out', 'clean', 'rainy')]
+            score.run(*sides, tmp_path / 'results', 'tiny', tmp_path / 'elsewhere', **options)
+    assert len(before) == 2 and before == {path: path.read_bytes() for path in tmp_path.rglob('*.json')}
+
+
+@pytest.mark.parametrize('side', ['out', 'clean', 'rainy', 'theirs'])
+def test_a_broken_picture_is_met_before_any_is_scored(folders, tmp_path, side):
+    """One whose header is whole, on any side: it is named, and nothing is written."""
+    root = shutil.copytree(folders, tmp_path / 'root')
+    shutil.copytree(root / 'out', root / 'theirs')
+    path = sorted((root / side).iterdir())[-1]
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=path.name):
+        run(root, tmp_path, against=str(root / 'theirs'))
+    assert not (tmp_path / 'work').exists() and not (tmp_path / 'results').exists()
 
 
 def test_names_that_do_not_match_are_said_so(tmp_path):

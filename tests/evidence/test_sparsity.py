@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -201,19 +202,29 @@ def test_the_study_of_one_photo_is_called_after_it(photos, tmp_path):
 
 
 def test_a_row_of_other_images_is_not_overwritten(photos, tmp_path):
-    """Two folders of one name need two places for their rows."""
-    storage.write_json(tmp_path / f'sparsity/{photos.name}.json', {'fingerprint': {'sha256': 'f' * 64}})
-    with pytest.raises(UserError, match='other images of that name'):
+    """Two folders of one name need two places for their rows, and so do two settings or weights."""
+    row = {'fingerprint': {'sha256': 'f' * 64}, 'bins': 64, 'filter': 'd_x', 'response': 'absolute'}
+    storage.write_json(tmp_path / f'sparsity/{photos.name}.json', row)
+    with pytest.raises(UserError, match="images is 'ffffffffffff' there .* here. Remove it, or name another --results"):
         sparsity.run(None, str(photos), None, tmp_path)
+    made = {**row, 'name': photos.name, 'pooled': {'a': 0.5}}
+    for change in ({'bins': 50}, {'filter': 'd_y'}, {'response': 'signed'}, {'pooled': {'a': 0.25}}):
+        storage.write_json(tmp_path / f'sparsity/{photos.name}.json', made)
+        assert sparsity._claimed(tmp_path, made)
+        with pytest.raises(UserError, match='holds another result'):
+            sparsity._claimed(tmp_path, {**made, **change})
 
 
-@pytest.mark.parametrize('content', ['', '{"fingerprint"', '[]', '{"fingerprint": 3}', '\0'])
-def test_a_damaged_row_is_replaced(tmp_path, content, capsys):
-    """It stops nothing."""
-    path = tmp_path / 'x.json'
-    path.write_text(content)
-    assert sparsity._claimed(path, {'sha256': 'f' * 64}) == path
-    assert 'is damaged and is replaced' in capsys.readouterr().out
+def test_a_broken_picture_of_a_set_is_met_before_the_study(pairs_root, tmp_path):
+    """It is named, and no row is written."""
+    shutil.copytree(pairs_root / 'train', tmp_path / 'pairs')
+    path = tmp_path / 'pairs/rain-5.png'
+    path.write_bytes(path.read_bytes()[:200])
+    config = default.get_config()
+    config.data.update({'root': str(tmp_path), 'eval': 'pairs/pairs'})
+    with pytest.raises(UserError, match=r'1 of the 12 files of data set pairs/pairs cannot be read: .*rain-5.png'):
+        sparsity.run(config, None, None, tmp_path / 'results')
+    assert not list(tmp_path.glob('results/*'))
 
 
 def test_pipes_among_photos_are_not_waited_for(tmp_path):

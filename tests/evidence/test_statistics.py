@@ -69,15 +69,6 @@ def test_coverage(count, pattern):
         assert 0.94 < coverage(sizes, between, within) < 0.96
 
 
-def test_the_bootstrap_that_was_here_covers_less():
-    """With ten groups its percentiles hold the mean in 90 % of all cases, which is why it went."""
-    generator = np.random.default_rng(0)
-    values = generator.normal(size=(1000, 10))
-    drawn = values[:, generator.integers(10, size=(1000, 10))].mean(axis=-1)  # (samples, resamples)
-    low, high = np.percentile(drawn, (2.5, 97.5), axis=1)
-    assert np.mean((low <= 0) & (high >= 0)) < 0.93
-
-
 @pytest.mark.parametrize('freedom', [2, 9, 34])
 def test_the_smallest_effect_that_is_seen_in_four_of_five_repetitions(freedom):
     """By simulation of that very effect."""

@@ -1,20 +1,24 @@
 """What the harness reports adds up, and peers that cannot run are named."""
 
 import json
+import logging
 import time
 
+import numpy as np
 import pytest
 from qsnet_jax.configs import bench as bench_config
 
+from qsnet_jax import UserError, model, storage
 from qsnet_jax.peers import bench, choices, contenders, machine
 
 pytestmark = pytest.mark.usefixtures('lenient_promotion')
+TINY = {'channels': 12, 'units': 1, 'scale_channels': 6, 'rates': (1,)}
 
 
 def tiny(**settings):
     """The smallest config that times something."""
     config = bench_config.get_config('small')
-    config.bench.models = {'tiny': {'channels': 12, 'units': 1, 'scale_channels': 6, 'rates': (1,)}}
+    config.bench.models = {'tiny': TINY}
     config.bench.update({'sizes': (16, 32), 'batches': (1,), 'training': ((2, 16),), 'rounds': 3, 'peers': False})
     config.bench.update(settings)
     return config
@@ -106,6 +110,71 @@ def test_failures_are_findings(tmp_path, monkeypatch):
     assert training['absent']['other'] == 'no / room left'
 
 
+def test_a_first_try_replaces_no_timings(tmp_path, monkeypatch):
+    """It has a name of its own; other settings or another processor under one name are refused, before any case."""
+    names = [bench._name(bench_config.get_config(where).bench) for where in ('cpu', 'small', 'choices', 'sharing')]
+    assert [name.split('-')[0] for name in names] == ['cpu', 'small', 'choices', 'sharing']
+    monkeypatch.setattr(machine, 'ceilings', lambda _: {})
+    stem = tmp_path / names[1]
+    storage.write_json(stem.with_suffix('.json'), bench._begin(tiny(), stem))
+    assert bench._begin(tiny(), stem)['cases'] == []
+    words = r'bench\.rounds is 3 there and 5 here\. Remove it, or give --config\.bench\.name'
+    with pytest.raises(UserError, match=words):
+        bench.bench(tiny(rounds=5), tmp_path)
+    monkeypatch.setattr(machine, 'processor', lambda: 'another one')
+    with pytest.raises(UserError, match="processor is '.*' there and 'another one' here"):
+        bench.bench(tiny(), tmp_path)
+
+
+def test_the_weights_of_the_package_run_as_runtime_runs_them(monkeypatch):
+    """On the bytes of an image; every other network as a graph of its shape, and its exporter tells nothing."""
+    config = bench_config.get_config('choices')
+    config.bench.models = {'default, light': TINY}
+    config.bench.sizes = (16,)
+    asked, ran = [], set()
+
+    def take(image):
+        ran.add((image.dtype.name, image.shape))
+
+    monkeypatch.setattr(contenders.runtimes, 'load', lambda *given: asked.append(given) or take)
+    monkeypatch.setattr(contenders, 'parts', lambda *_: {})
+    inference = contenders.inference
+    monkeypatch.setattr(contenders, 'inference', lambda *given: [*inference(*given)][-2:])
+    (case,) = bench._cases(config.bench)
+    found = bench._measure(config, case)
+    assert set(found['peers']) == {'ONNX Runtime', 'OpenVINO'} and not found['absent']
+    assert asked == [('default', 'onnxruntime'), ('default', 'openvino')]
+    assert ran == {('uint8', (1, 16, 16, 3))}
+
+
+def test_a_graph_is_exported_without_a_word(monkeypatch, capfd, caplog):
+    """Of packages that it does not need; what comes out is run on floats of its shape."""
+    torch = pytest.importorskip('torch')
+
+    class Program:
+        class model_proto:
+            SerializeToString = staticmethod(lambda: b'graph')
+
+    def export(network, arguments, **options):
+        print('torchvision is not installed')
+        logging.getLogger('torch.onnx._internal').warning('torchvision is not installed')
+        assert network(*arguments).shape == (1, 3, 16, 16) and options['input_names'] == ['rainy']
+        return Program
+
+    ran = []
+    monkeypatch.setattr(torch.onnx, 'export', export)
+    monkeypatch.setattr(torch, 'set_num_threads', lambda _: None)  # of other tests
+    monkeypatch.setattr(contenders.runtimes, 'need', lambda _: None)
+    monkeypatch.setattr(contenders.runtimes, 'session', lambda *given: lambda image: ran.append((given, image)))
+    config = tiny()
+    config.model.update(TINY)
+    variables = model.initialize(model.from_config(config.model), 0)
+    contenders._runtime_call(config, np.zeros((1, 16, 16, 3), np.uint8), variables, 'openvino')[0]()
+    ((given, image),) = ran
+    assert given == ('openvino', b'graph') and image.shape == (1, 3, 16, 16) and image.dtype == np.float32
+    assert capfd.readouterr() == ('', '') and not caplog.records
+
+
 def test_other_configs_are_refused():
     """A config without a bench section says which ones have one."""
     config = tiny()
@@ -134,7 +203,7 @@ def test_choices_are_the_trained_networks_with_their_scores(tmp_path):
 def test_networks_are_timed_in_the_same_rounds(tmp_path):
     """Each beside the one that is named, here the faster one by far; the parts are left out."""
     more = {'channels': 96, 'units': 6, 'scale_channels': 48, 'rates': (1, 2)}
-    path = bench.bench(tiny(models={'more': more}, beside='tiny', sizes=(64,), training=()), tmp_path)
+    path = bench.bench(tiny(name='sharing', models={'more': more}, beside='tiny', sizes=(64,), training=()), tmp_path)
     cases = {case['model']: case for case in json.loads(path.read_text())['cases']}
     assert path.stem.startswith('sharing-') and set(cases) == {'tiny', 'more'}
     assert path.with_suffix('.md').exists() and not path.with_suffix('.png').exists()

@@ -2,14 +2,18 @@
 
 import csv
 import json
+import shutil
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 torch = pytest.importorskip('torch')
 torch.set_num_threads(1)  # waiting threads would take the cores from JAX's
 
-from qsnet_jax import UserError  # noqa: E402
+from qsnet_jax import UserError, storage  # noqa: E402
 from qsnet_jax.peers import compare  # noqa: E402
 
 
@@ -39,6 +43,54 @@ def test_comparison_writes_steps_row_and_figure(schedule, dtype, tiny_config, tm
         assert row['validation_psnr']['jax'] == pytest.approx(row['validation_psnr']['torch'], abs=1e-3)
     assert (tmp_path / 'results/figures/compare-run.png').read_bytes().startswith(b'\x89PNG')
     assert 'after 6 steps: validation PSNR' in capsys.readouterr().out
+
+
+def test_both_sides_clip_and_neither_is_averaged(tiny_config, tmp_path, capsys, lenient_promotion):
+    """Clipped so far that Adam's epsilon outweighs the gradients, parameters would differ by half a step otherwise."""
+    tiny_config.train.update({'steps': 2, 'clip': 1e-7, 'average': 0.9})
+    row = compare.compare(tiny_config, tmp_path / 'run', tmp_path / 'results')
+    assert row['largest_deviation']['largest'] < 1e-5
+    assert row['provenance']['config']['train']['average'] == 0 and tiny_config.train.average == 0.9
+    assert 'train.average is left out' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('largest', [0.5, 100.0])
+def test_gradients_are_clipped_as_optax_does(largest):
+    """To the norm itself where theirs is larger, and not at all where it is not."""
+    network = torch.nn.Linear(3, 2)
+    expected = {}
+    for name, parameter in network.named_parameters():
+        parameter.grad = torch.arange(1.0, 1 + parameter.numel()).reshape(parameter.shape)
+        expected[name] = jnp.asarray(parameter.grad.numpy())
+    expected, _ = optax.clip_by_global_norm(largest).update(expected, optax.EmptyState())
+    compare._clip(network, largest)
+    for name, parameter in network.named_parameters():
+        np.testing.assert_allclose(parameter.grad.numpy(), expected[name], rtol=1e-6)  # rounding
+
+
+def test_what_would_be_lost_is_refused_before_any_step(tiny_config, pairs_root, tmp_path, monkeypatch):
+    """A row of that name of other settings or images, and pictures that are cut off; the same may be made anew."""
+    monkeypatch.setattr(compare, '_Twin', None)  # nothing is trained
+    path = tmp_path / 'results/rows/compare-run.json'
+    claim, made = compare.provenance.claim, []
+    monkeypatch.setattr(compare.provenance, 'claim', lambda *given: made.append(given[2]) or claim(*given))
+    with pytest.raises(TypeError):
+        compare.compare(tiny_config, tmp_path / 'run', tmp_path / 'results')
+    storage.write_json(path, made[0])
+    with pytest.raises(TypeError):
+        compare.compare(tiny_config, tmp_path / 'run', tmp_path / 'results')
+    made[0]['provenance']['config']['train']['steps'] = 7
+    made[0]['provenance']['training_data']['pairs']['sha256'] = 'a' * 64
+    storage.write_json(path, made[0])
+    words = r"train\.steps is 7 there and 10 here; training set pairs is 'aaaaaaaaaaaa' there .*give --workdir=FOLDER"
+    with pytest.raises(UserError, match=words):
+        compare.compare(tiny_config, tmp_path / 'x/run', tmp_path / 'results')
+    shutil.copytree(pairs_root, tmp_path / 'pairs')
+    tiny_config.data.root = str(tmp_path / 'pairs')
+    for broken in (tmp_path / f'pairs/train/rain-{number}.png' for number in (4, 5)):  # one may be held out
+        broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(UserError, match=r'files of data set pairs cannot be read: .*rain-'):
+        compare.compare(tiny_config, tmp_path / 'run', tmp_path / 'more')
 
 
 def test_deviation_finds_the_worst_tensor():
