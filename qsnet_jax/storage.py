@@ -26,6 +26,7 @@ _FORGOTTEN = 24 * 3600  # seconds after which a temporary file of another machin
 _SPACE = 'Free some space or name another folder'
 _READING = 'Take the rights to read it (chmod, chown), or name another one'
 _RIGHTS = 'Take the rights to write there (chmod, chown), or name another folder'
+_LOCKS = 'The drive lacks an operation that this needs, locks most likely; name a folder on another drive'
 _REMEDIES = {
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: f'The quota is used up. {_SPACE}',
@@ -45,6 +46,7 @@ _REMEDIES = {
     errno.EFBIG: 'The drive or ulimit -f allows no file of that size; name a folder on another drive',
     errno.ENOMEM: 'Memory ran out; end other programs and give the command again',
     errno.EINVAL: 'The drive refuses that, as a name or an operation which it does not know; name a folder on another',
+    **dict.fromkeys((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP), _LOCKS),
 }
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # how drives that know none refuse them
 _unfinished: set[pathlib.Path] = set()  # temporary files that are being written
