@@ -195,9 +195,10 @@ def _finite(text: str) -> float | None:
 
 def remedy(error: BaseException, reads: bool = False) -> str:
     """What to do about an error of a drive. reads: that was met in reading, not in writing."""
-    if reads and isinstance(error, PermissionError):
+    number = system_number(error)
+    if reads and number in (errno.EACCES, errno.EPERM):
         return _READING
-    return _REMEDIES.get(_number(error) or 0, 'Name another folder')
+    return _REMEDIES.get(number or 0, 'Name another folder')
 
 
 def explained(error: OSError) -> UserError:
@@ -206,7 +207,7 @@ def explained(error: OSError) -> UserError:
     return UserError(f'{place}{error.strerror or error}. {remedy(error)}.')
 
 
-def _number(error: BaseException) -> int | None:
+def system_number(error: BaseException) -> int | None:
     """The system's number of an error, also of one that TensorStore or ArrayRecord put into words of its own."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
@@ -224,7 +225,7 @@ def writable(folder: pathlib.Path, keeps: str = '') -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except Exception as error:  # TensorStore raises ValueErrors and others
-        number = _number(error)
+        number = system_number(error)
         if isinstance(error, UserError) or (number is None and not isinstance(error, OSError)):
             raise
         lines = str(error).splitlines() or [repr(error)]

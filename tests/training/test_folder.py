@@ -168,10 +168,45 @@ def test_a_damaged_checkpoint_names_the_others_and_one_of_them_goes_on(run):
     """The latest is cut short, the one before it is asked for; what came after is made anew."""
     largest = max((run.workdir / 'checkpoints/5').rglob('*'), key=lambda path: path.stat().st_size * path.is_file())
     largest.write_bytes(b'')
-    with pytest.raises(UserError, match=r'Checkpoint 5 in .* is damaged .*steps 4, 2: --checkpoint=4 goes on'):
+    words = r'Checkpoint 5 in .* is damaged .*steps 4, 2: --checkpoint=4 goes on from there, .* once .*5 is removed'
+    with pytest.raises(UserError, match=words):
         run()
     assert run(which='4')['step'] == 5
     assert run()['step'] == 5  # whole again
+
+
+def test_a_whole_later_checkpoint_is_not_removed(run):
+    """By --checkpoint given to train, where it is meant for eval: neither a step nor the best."""
+    with pytest.raises(UserError, match='--checkpoint=best is for --mode=eval'):
+        run(which='best')
+    for last in (5, 4):
+        with pytest.raises(UserError, match=rf'also holds checkpoint {last}, which is whole, and training from step 2'):
+            run(which='2')
+        largest = max((run.workdir / 'checkpoints/5').rglob('*'), key=lambda path: path.stat().st_size * path.is_file())
+        largest.write_bytes(b'')
+    assert checkpoint.steps_in(run.workdir / 'checkpoints') == [2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ('error', 'words'),
+    [
+        (PermissionError(errno.EACCES, 'Permission denied'), 'Permission denied. Take the rights to read'),
+        (ValueError('UNKNOWN: [OS error 13: EACCES Permission denied]'), 'Permission denied. Take the rights to read'),
+        (ValueError('UNKNOWN: [OS error 5: EIO Input/output error]'), 'The drive reports a fault'),
+        (OSError(errno.EMFILE, 'Too many open files'), 'ulimit -n'),
+        (MemoryError(), 'Memory ran out'),
+    ],
+)
+def test_a_checkpoint_that_is_not_to_blame_is_not_called_damaged(run, monkeypatch, error, words):
+    """Who is told so removes it."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, 'restore', fail)
+    with pytest.raises(UserError, match=f'Checkpoint 5 in .*cannot be read: .*{words}') as caught:
+        run()
+    assert 'damaged' not in str(caught.value) and 'remove' not in str(caught.value)
 
 
 @pytest.mark.parametrize('step', [5, 2])
