@@ -28,7 +28,7 @@ def claimed(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def is_begun(workdir: pathlib.Path) -> bool:
-    """Whether a folder holds checkpoints of a run. Raises UserError where it holds weights alone, which would go."""
+    """Whether a folder holds checkpoints of a run. Raises UserError where it holds what a new run would replace."""
     if checkpoint.steps_in(workdir / 'checkpoints'):
         return True
     if os.path.lexists(workdir / 'weights.safetensors'):
@@ -36,7 +36,33 @@ def is_begun(workdir: pathlib.Path) -> bool:
             f'{workdir} holds weights.safetensors and no checkpoint: training would begin anew and replace it. Name '
             'another --workdir, or move that file.'
         )
+    left = [name for name in ('config.json', 'run.json', 'metrics.jsonl') if os.path.lexists(workdir / name)]
+    if left and not _left_no_step(workdir):
+        raise UserError(
+            f'{workdir} holds {" and ".join(left)} and no checkpoint: its checkpoints are lost, or these are not of a '
+            'run. Training would begin anew and replace them. Name another --workdir, or move these files.'
+        )
     return False
+
+
+def _left_no_step(workdir: pathlib.Path) -> bool:
+    """Whether all that a folder holds is a first start, which ended before its first checkpoint was whole.
+
+    Until then a run logs the steps up to the second one, while the first is written.
+    """
+    path = workdir / 'metrics.jsonl'
+    try:
+        starts = starts_of(workdir)
+        lines = storage.read_json_lines(path)[0] if path.exists() else []
+    except storage.Damaged:
+        return False
+    logged = [line['step'] for line in lines if isinstance(line.get('step'), int)]
+    for start in starts:
+        due = [start['config']['train'].get(name) for name in ('checkpoint_every', 'eval_every')]
+        first = min((each for each in due if isinstance(each, int)), default=0)
+        if start['step'] or max(logged, default=0) > 2 * first:
+            return False
+    return bool(starts)
 
 
 def stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:

@@ -320,14 +320,50 @@ def test_a_network_that_lacks_settings_is_damage(run):
 
 
 def test_weights_without_a_checkpoint_are_not_replaced(run):
-    """Somebody else's, or those of a run whose checkpoints were removed; without them a start of before goes on."""
+    """Somebody else's, or those of a run whose checkpoints were removed."""
     weights = run.workdir / 'weights.safetensors'
     shutil.rmtree(run.workdir / 'checkpoints')
     content = weights.read_bytes()
     with pytest.raises(UserError, match=r'weights\.safetensors and no checkpoint.* another --workdir, or move'):
         run()
     assert weights.read_bytes() == content and not (run.workdir / 'checkpoints').exists()
-    weights.unlink()
+
+
+@pytest.mark.parametrize('names', [('config.json',), ('metrics.jsonl',), ('config.json', 'run.json', 'metrics.jsonl')])
+def test_files_of_a_run_without_a_checkpoint_are_not_replaced(run, tmp_path, names):
+    """Of one that lost its checkpoints, or of another program."""
+    new = tmp_path / 'new'
+    new.mkdir()
+    contents = {name: (run.workdir / name).read_bytes() for name in names}
+    for name, content in contents.items():
+        (new / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf'new holds {" and ".join(names)} and no checkpoint: .* or move these files'):
+        run(new)
+    assert {name: (new / name).read_bytes() for name in names} == contents
+
+
+@pytest.mark.parametrize('step', [0, 4])
+def test_a_start_that_left_no_checkpoint_may_be_given_again(run, tmp_path, step):
+    """With another config too. It has logged until the second was due; a start from a step is one of a run."""
+    new = tmp_path / 'new'
+    new.mkdir()
+    shutil.copy(run.workdir / 'config.json', new)
+    stored = json.loads((run.workdir / 'run.json').read_text())
+    stored['starts'][-1]['step'] = step
+    (new / 'run.json').write_text(json.dumps(stored))
+    lines = (run.workdir / 'metrics.jsonl').read_text().splitlines(keepends=True)
+    (new / 'metrics.jsonl').write_text(''.join(line for line in lines if json.loads(line)['step'] <= 4))
+    run.config.train.learning_rate = 0.5
+    if step:
+        with pytest.raises(UserError, match='and no checkpoint'):
+            run(new)
+    else:
+        assert run(new)['step'] == 5
+
+
+def test_settings_that_change_no_result_may_change(run):
+    """How often is logged and saved, and how much is kept; but processes of one run must have them alike."""
+    run.config.train.update({'log_every': 1, 'checkpoint_every': 3, 'keep': 1})
     assert run()['step'] == 5
 
 
