@@ -38,7 +38,10 @@ def run(
     settings.check_fields(config)
     derain.check_tile(model.from_config(config.model), tile)
     state, training = train.train(config, workdir, which=which)
-    variables, network = train.export(state), config.model.to_dict()
+    variables = train.export(state)
+    network = model.current(fields.complete(training['config'])['model'])  # of the run, which may be an old one
+    config = config.copy_and_resolve_references()
+    config.model.update(network)  # what is scored and recorded
     results = {}
     if jax.process_index() == 0:
         results = score(config, workdir / 'eval', derain.Derainer(variables, network, tile), training)
