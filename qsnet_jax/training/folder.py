@@ -14,6 +14,8 @@ from qsnet_jax.data import sources
 from qsnet_jax.training import checkpoint, settings
 from qsnet_jax.weights import checks, files
 
+_COMPUTES = ('commit', 'versions', 'device', 'precision')  # what of a start may change its results
+
 
 @contextlib.contextmanager
 def claimed(workdir: pathlib.Path) -> Iterator[None]:
@@ -175,7 +177,7 @@ def read_config(config: Any, workdir: pathlib.Path) -> Any:
     if old:
         config = config.copy_and_resolve_references()
         config.update_from_flattened_dict(old)
-        print(f'as this run was begun: {", ".join(f"{name}={value}" for name, value in old.items())}')
+        print(f'as the run in {workdir} was begun: {", ".join(f"{name}={value}" for name, value in old.items())}')
     starts = starts_of(workdir)
     if not starts:
         print(f'{workdir / "run.json"} is missing: whether the images are the same cannot be told')
@@ -196,7 +198,7 @@ def claim_start(
     """Adds a start of the run to run.json; refuses other images and weights than those of the starts before it.
 
     A start without a checkpoint after it left nothing behind and is forgotten; one at the last step adds nothing.
-    Returns the provenance of the last steps, and step, commit and date of all starts.
+    Returns the provenance of the last steps, and of all starts step, commit, date, and what else differs in them.
     """
     starts = starts_of(workdir) if step else []
     starts = [start for start in starts if start['step'] < step]
@@ -204,13 +206,27 @@ def claim_start(
         _refuse_other_images(starts[-1], record, workdir)
         _refuse_other_weights(starts[-1], config.train.start_from, workdir)
     if not starts or step < config.train.steps:
+        if starts and (changed := _changes(starts[-1], record)):
+            print(f'note: since the last start of this run {"; ".join(changed)}')
         origin = starts[0].get('start_from') if starts else _origin(config.train.start_from)
         starts.append({'step': step, **record, **({'start_from': origin} if origin else {})})
     if jax.process_index() == 0:
         storage.write_json(workdir / 'run.json', {'starts': starts})
-    return start_of(starts, config.train.steps), [
-        {key: each[key] for key in ('step', 'commit', 'date')} for each in starts
+    return start_of(starts, config.train.steps), [_in_short(each, starts[-1]) for each in starts]
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What computes otherwise than at another start: commit, versions, device, precision, as 'commit is B, was A'."""
+    then, today = (fields.flat({name: each[name] for name in _COMPUTES if name in each}) for each in (before, now))
+    return [
+        f'{name} is {value}, was {then[name]}' for name, value in today.items() if name in then and then[name] != value
     ]
+
+
+def _in_short(start: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
+    """When a start was, and by what commit; and what else of its computation differs from the last one's."""
+    kept = {name: start[name] for name in ('step', 'commit', 'date')}
+    return kept | {name: start[name] for name in _COMPUTES if name in start and start[name] != last.get(name)}
 
 
 def changed_images(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:

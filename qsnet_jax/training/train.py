@@ -176,8 +176,8 @@ def train(
 
 
 def _compared(config: Any, prints: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What all processes of a run must hold alike: the fields that change its results, and the images."""
-    free = (*fields.WITHOUT_EFFECT, *fields.PLACES)
+    """What all processes of a run must hold alike: fields that change its results or its loop, and the images."""
+    free = {*fields.WITHOUT_EFFECT, *fields.PLACES} - {*fields.OF_THE_LOOP}
     given = {name: value for name, value in fields.flat(json.loads(config.to_json())).items() if name not in free}
     return given | {f'training images of {name}': each['sha256'] for name, each in prints.items()}
 

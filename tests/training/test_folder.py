@@ -365,6 +365,28 @@ def test_settings_that_change_no_result_may_change(run):
     """How often is logged and saved, and how much is kept; but processes of one run must have them alike."""
     run.config.train.update({'log_every': 1, 'checkpoint_every': 3, 'keep': 1})
     assert run()['step'] == 5
+    compared = train._compared(run.config, {})
+    assert {'train.log_every', 'train.checkpoint_every', 'train.keep', 'train.remat'} <= compared.keys()
+    assert 'data.threads' not in compared and 'data.root' not in compared
+
+
+def test_a_start_that_computes_otherwise_is_said_and_kept(run, capsys):
+    """By another commit, with other versions; the record of what is the same is that of the last start."""
+    path = run.workdir / 'run.json'
+    stored = json.loads(path.read_text())
+    first = stored['starts'][0]
+    first['commit'], first['versions']['jax'] = 'a' * 40, '0.0.1'
+    path.write_text(json.dumps(stored))
+    shutil.rmtree(run.workdir / 'checkpoints/5')
+    starts = run()['starts']
+    said = capsys.readouterr().out
+    assert f'note: since the last start of this run commit is {starts[1]["commit"]}, was {"a" * 40}; ' in said
+    assert f'versions.jax is {jax.__version__}, was 0.0.1\n' in said and 'device' not in said
+    assert [start['step'] for start in starts] == [0, 4] and starts[0]['versions'] == first['versions']
+    assert starts[0].keys() == {'step', 'commit', 'date', 'versions'} and 'versions' not in starts[1]
+    shutil.rmtree(run.workdir / 'checkpoints/5')
+    run()
+    assert 'note: ' not in capsys.readouterr().out
 
 
 def test_scoring_says_whose_settings_count(run, monkeypatch, capsys):
