@@ -189,8 +189,9 @@ def _first_state(config: Any, checkpoints: checkpoint.Checkpoints, mesh: Mesh, w
             checkpoints.find(which)  # says that there is none
         return parallel.replicate(start_state(config), mesh)
     step, like = checkpoints.find(which), parallel.replicate(init_state(config), mesh)
+    state = checkpoints.restore(step, like)  # first, for Orbax takes what it finds in a damaged one for the rule
     checkpoints.refuse_to_lose_after(step, like)
-    return checkpoints.restore(step, like)
+    return state
 
 
 def export(state: TrainState) -> dict[str, Any]:
