@@ -7,8 +7,9 @@ from typing import Any
 from qsnet_jax import UserError
 from qsnet_jax.configs import default
 
+OF_THE_LOOP = ('train.keep', 'train.checkpoint_every', 'train.log_every', 'train.remat')  # alike in all processes
 WITHOUT_EFFECT = (  # on what a run computes
-    *('note', 'data.tfds_dir', 'data.cache_gib', 'data.threads', 'data.prefetch', 'train.remat'),
+    *('note', 'data.tfds_dir', 'data.cache_gib', 'data.threads', 'data.prefetch', *OF_THE_LOOP),
     *('sparsity.bins', 'sparsity.filter', 'sparsity.response', 'sparsity.pool'),
 )
 PLACES = ('data.root', 'train.start_from')  # where files lie; whether they are the same, their contents say

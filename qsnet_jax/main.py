@@ -162,6 +162,7 @@ VERBS = {
             '--config=losses:small-V1 --config.data.root=PAIRS',
         ),
         'Checkpoints are kept; the same command goes on from the latest.',
+        meanings={'checkpoint': 'latest, or a step; those after it, which must all be damaged, are removed.'},
     ),
     'eval': Verb(
         _eval,

@@ -4,8 +4,14 @@ import contextlib
 import os
 import pathlib
 
+from qsnet_jax import UserError
+
 _WORDS = ('RESOURCE_EXHAUSTED', 'ut of memory', 'bad_alloc', "can't allocate memory")  # of XLA, PyTorch and C++
 UNKNOWN = 4 * 2**30  # where nothing can be found out
+
+
+class Shortage(UserError):
+    """Memory that does not suffice, where the message says for what."""
 
 
 def free() -> int:

@@ -26,6 +26,7 @@ _FORGOTTEN = 24 * 3600  # seconds after which a temporary file of another machin
 _SPACE = 'Free some space or name another folder'
 _READING = 'Take the rights to read it (chmod, chown), or name another one'
 _RIGHTS = 'Take the rights to write there (chmod, chown), or name another folder'
+_LOCKS = 'The drive lacks an operation that this needs, locks most likely; name a folder on another drive'
 _REMEDIES = {
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: f'The quota is used up. {_SPACE}',
@@ -45,6 +46,7 @@ _REMEDIES = {
     errno.EFBIG: 'The drive or ulimit -f allows no file of that size; name a folder on another drive',
     errno.ENOMEM: 'Memory ran out; end other programs and give the command again',
     errno.EINVAL: 'The drive refuses that, as a name or an operation which it does not know; name a folder on another',
+    **dict.fromkeys((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP), _LOCKS),
 }
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # how drives that know none refuse them
 _unfinished: set[pathlib.Path] = set()  # temporary files that are being written
@@ -193,9 +195,10 @@ def _finite(text: str) -> float | None:
 
 def remedy(error: BaseException, reads: bool = False) -> str:
     """What to do about an error of a drive. reads: that was met in reading, not in writing."""
-    if reads and isinstance(error, PermissionError):
+    number = system_number(error)
+    if reads and number in (errno.EACCES, errno.EPERM):
         return _READING
-    return _REMEDIES.get(_number(error) or 0, 'Name another folder')
+    return _REMEDIES.get(number or 0, 'Name another folder')
 
 
 def explained(error: OSError) -> UserError:
@@ -204,7 +207,7 @@ def explained(error: OSError) -> UserError:
     return UserError(f'{place}{error.strerror or error}. {remedy(error)}.')
 
 
-def _number(error: BaseException) -> int | None:
+def system_number(error: BaseException) -> int | None:
     """The system's number of an error, also of one that TensorStore or ArrayRecord put into words of its own."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
@@ -222,7 +225,7 @@ def writable(folder: pathlib.Path, keeps: str = '') -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except Exception as error:  # TensorStore raises ValueErrors and others
-        number = _number(error)
+        number = system_number(error)
         if isinstance(error, UserError) or (number is None and not isinstance(error, OSError)):
             raise
         lines = str(error).splitlines() or [repr(error)]

@@ -40,11 +40,15 @@ def restore(config, folder, which='latest'):
     return study.evaluate_stored(config, folder, None, which, derain.Derainer)['pairs']
 
 
-def test_the_run_goes_on(config, workdir, capsys):
-    """By the same command, watching what it watched then; a config that lacks fields is no other config."""
+def test_the_run_goes_on(config, workdir, capsys, monkeypatch):
+    """By the same command, as the network and with the sets that it had then; that is what is scored and written."""
     assert 'validation' not in json.loads((workdir / 'config.json').read_text())['data']
-    state, record = train.train(config, workdir, parallel.make_mesh(jax.devices()[:1]))
-    assert int(state.step) == 4 and [start['step'] for start in record['starts']] == [0, 2]
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    monkeypatch.setattr(parallel, 'make_mesh', lambda: mesh)
+    scored = study.run(config, workdir)['pairs']['provenance']
+    record, (_, settings) = (read(workdir / 'weights.safetensors') for read in (files.load_record, files.load_weights))
+    assert settings['share_scales'] == scored['config']['model']['share_scales'] == 'all'  # today's default is another
+    assert record['step'] == 4 and [start['step'] for start in record['starts']] == [0, 2]
     assert record['training_data']['pairs']['count'] == 3  # nothing is held out of them
     assert list(record['validation_data']) == ['pairs']
     assert 'data.validation=pairs' in capsys.readouterr().out

@@ -136,7 +136,13 @@ def test_a_fault_of_the_drive_names_the_file(tmp_path):
         assert str(storage.explained(error.value)).startswith(f'{path}: No space left on device. Free some space')
 
 
-@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize(
+    'number',
+    [
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS),
+        *(errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP),  # of a drive without locks, which checkpoints take
+    ],
+)
 @pytest.mark.parametrize('kind', [ValueError, RuntimeError])
 def test_faults_in_the_words_of_libraries(number, kind, tmp_path):
     """TensorStore and ArrayRecord raise errors of their own: the remedy is that of the system's, in one line."""

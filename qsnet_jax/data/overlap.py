@@ -52,6 +52,23 @@ def shared(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int, float]
     return found
 
 
+def refuse_one_folder(opened: dict[str, sources.Source], held_out: dict[str, sources.Source], root: str | None) -> None:
+    """Raises UserError where a held-out set has every background file of another: one folder is read for both."""
+    held = {name: _backgrounds(source) for name, source in held_out.items()}
+    for name, source in opened.items():
+        for other, files in held.items():
+            if _backgrounds(source) <= files:
+                raise UserError(
+                    f'Training on {name} and evaluation on {other} would both read the same files in {root}, and '
+                    'training leaves them out (--config.data.exclude). Make train/ and val/ there, of different scenes.'
+                )
+
+
+def _backgrounds(source: sources.Source) -> set[str]:
+    """Hashes of the files that hold its clean pictures."""
+    return {source.background(index) for index in range(len(source.names))}
+
+
 def without_shared(name: str, source: sources.Source, held_out: dict[str, np.ndarray]) -> sources.Source:
     """The items of a source whose backgrounds are in no held-out set (their signatures by name); prints how many."""
     own = signatures(name, source)

@@ -104,6 +104,7 @@ def _open_training(
     opened = {name: open_source(name, data, 'train', cache) for name, _ in parse_names(data.train)}
     if data.exclude:
         excluded = open_evaluation(data, data.exclude, sources.Cache(0))
+        overlap.refuse_one_folder(opened, excluded, data.root)
         signatures = {name: overlap.signatures(name, source) for name, source in excluded.items()}
         opened = {name: overlap.without_shared(name, source, signatures) for name, source in opened.items()}
     return held_out.split(opened, data.validation_share) if data.validation == held_out.NAME else (opened, None)

@@ -170,8 +170,10 @@ def _precision(record: dict[str, Any]) -> str:
 
 
 def _records(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of the scoring and, where it was another process, of the training."""
-    return [row['provenance'], row['provenance'].get('training') or {}]
+    """Of the scoring, of the training where it was another process, and of its starts, which tell where they differ."""
+    record = row['provenance']
+    training = record.get('training') or {}
+    return [record, training, *({**record, **training, **start} for start in training.get('starts') or ())]
 
 
 def _trainings(row: dict[str, Any]) -> Iterator[dict[str, Any]]:

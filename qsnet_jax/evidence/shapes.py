@@ -36,6 +36,7 @@ _TRAINING = {
     'versions?': Each(str),
     'precision?': dict,
     'start_from?': dict,
+    'starts?': [{'commit?': str, 'device?': _DEVICE, 'versions?': Each(str), 'precision?': dict}],
 }
 _RECORD = {
     'seed?': int,

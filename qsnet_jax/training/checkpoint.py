@@ -1,6 +1,8 @@
 """Orbax checkpoints of a training run's state, each with a hash of all that it holds."""
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import math
 import os
@@ -15,10 +17,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from qsnet_jax import UserError, storage
+from qsnet_jax import UserError, memory, storage
 
 _PLAIN = re.compile(r'[\w/.\-+=,:~@ ]*')  # paths that TensorStore takes as they are
 _PLACES = ('/tmp', '/var/tmp', '/dev/shm')  # of a link, where the name of $TMPDIR is not plain either
+# Faults in reading that a checkpoint is not to blame for: rights, the drive, open files, memory.
+_NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Checkpoints:
@@ -49,8 +53,11 @@ class Checkpoints:
         except Exception as error:  # of Orbax, whatever it trips over: one damaged checkpoint, and it opens none
             if self._link is not None:
                 self._link.cleanup()
+            if isinstance(error, OSError):
+                raise
+            _refuse_what_is_no_damage(error, str(self.directory))
             damaged = [step for step in steps_in(self.directory) if not _can_be_opened(self.directory / str(step))]
-            if isinstance(error, OSError) or not damaged:
+            if not damaged:
                 raise
             raise _to_be_removed(self.directory, damaged[0], f'{type(error).__name__}: {str(error)[:160]}') from error
 
@@ -83,7 +90,8 @@ class Checkpoints:
     def restore(self, step: int, like: Any) -> Any:
         """The state saved as `step`, with the shapes, types and shardings of `like`.
 
-        Raises UserError that names the others where it is damaged, in whatever way.
+        Raises storage.Damaged that names the others where it is damaged, in whatever way, and UserError for what the
+        drive or memory is to blame for.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _held(like))
         try:
@@ -91,6 +99,7 @@ class Checkpoints:
             state = dataclasses.replace(like, **held)
             stored = (self._manager.metadata(step).custom_metadata or {}).get('sha256')
         except Exception as error:  # of Orbax and TensorStore, whatever they trip over
+            _refuse_what_is_no_damage(error, f'Checkpoint {step} in {self.directory}')
             raise self._damaged(step, f'{type(error).__name__}: {" ".join(str(error).split())[:160]}') from error
         if stored not in (None, digest(state)):  # None: written before there were hashes
             raise self._damaged(step, 'its values are not those that were saved')
@@ -110,6 +119,17 @@ class Checkpoints:
             return int(which)
         raise UserError(f"--checkpoint={which} is not there; there are 'latest', 'best' and the steps {steps}.")
 
+    def refuse_to_lose_after(self, step: int, like: Any) -> None:
+        """Raises UserError where one of a later step is whole, which a run that goes on from `step` would remove."""
+        for later in reversed([each for each in self.steps() if each > step]):
+            with contextlib.suppress(storage.Damaged):
+                self.restore(later, like)
+                raise UserError(
+                    f'{self.directory} also holds checkpoint {later}, which is whole, and training from step {step} '
+                    f'would remove it. To score step {step} give --mode=eval; to train from it, move those of later '
+                    'steps away.'
+                )
+
     def forget_after(self, step: int) -> None:
         """Removes the checkpoints of later steps, which a run that goes on from `step` makes again."""
         later = [each for each in self.steps() if each > step]
@@ -118,14 +138,15 @@ class Checkpoints:
         if later:
             print(f'going on from step {step}; the checkpoints of steps {", ".join(map(str, later))} are made anew')
 
-    def _damaged(self, step: int, fault: str) -> UserError:
+    def _damaged(self, step: int, fault: str) -> storage.Damaged:
         others = [each for each in reversed(self.steps()) if each != step]
         remedy = (
-            f'There are also those of steps {", ".join(map(str, others))}: --checkpoint={others[0]} goes on from there.'
+            f'There are also those of steps {", ".join(map(str, others))}: --checkpoint={others[0]} goes on from there'
+            f', and so does the same command, also of a study, once {self.directory / str(step)} is removed.'
             if others
             else f'There is no other; begin again in another --workdir, or remove {self.directory}.'
         )
-        return UserError(f'Checkpoint {step} in {self.directory} is damaged ({fault}). {remedy}')
+        return storage.Damaged(f'Checkpoint {step} in {self.directory} is damaged ({fault}). {remedy}')
 
     def _place(self) -> pathlib.Path:
         """The folder by a name that TensorStore takes as it is, its own or that of a link."""
@@ -176,6 +197,7 @@ def _check_each(directory: pathlib.Path) -> None:
             try:
                 storage.read_json(path)
             except storage.Damaged as error:
+                _refuse_what_is_no_damage(error.__cause__ or error, str(path))
                 raise _to_be_removed(directory, step, str(error).removesuffix('.')) from error
 
 
@@ -190,11 +212,20 @@ def _can_be_opened(path: pathlib.Path) -> bool:
     return True
 
 
-def _to_be_removed(directory: pathlib.Path, step: int, fault: str) -> UserError:
+def _refuse_what_is_no_damage(error: BaseException, what: str) -> None:
+    """Raises UserError, with its own remedy, for an error that a whole checkpoint meets too."""
+    number = storage.system_number(error)
+    if number in _NO_DAMAGE:
+        raise UserError(f'{what} cannot be read: {os.strerror(number)}. {storage.remedy(error, True)}.') from error
+    if shortage := memory.shortage(error):
+        raise memory.Shortage(f'{what} cannot be read: {shortage}') from error
+
+
+def _to_be_removed(directory: pathlib.Path, step: int, fault: str) -> storage.Damaged:
     """What is said of a checkpoint for whose sake Orbax opens none."""
     others = [str(each) for each in reversed(steps_in(directory)) if each != step]
     way = f'the same command goes on from step {others[0]}' if others else 'the same command begins again'
-    return UserError(f'Checkpoint {step} is damaged ({fault}). Remove {directory / str(step)}, and {way}.')
+    return storage.Damaged(f'Checkpoint {step} is damaged ({fault}). Remove {directory / str(step)}, and {way}.')
 
 
 def _held(state: Any) -> dict[str, Any]:

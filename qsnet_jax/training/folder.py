@@ -14,6 +14,8 @@ from qsnet_jax.data import sources
 from qsnet_jax.training import checkpoint, settings
 from qsnet_jax.weights import checks, files
 
+_COMPUTES = ('commit', 'versions', 'device', 'precision')  # what of a start may change its results
+
 
 @contextlib.contextmanager
 def claimed(workdir: pathlib.Path) -> Iterator[None]:
@@ -28,7 +30,7 @@ def claimed(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def is_begun(workdir: pathlib.Path) -> bool:
-    """Whether a folder holds checkpoints of a run. Raises UserError where it holds weights alone, which would go."""
+    """Whether a folder holds checkpoints of a run. Raises UserError where it holds what a new run would replace."""
     if checkpoint.steps_in(workdir / 'checkpoints'):
         return True
     if os.path.lexists(workdir / 'weights.safetensors'):
@@ -36,7 +38,33 @@ def is_begun(workdir: pathlib.Path) -> bool:
             f'{workdir} holds weights.safetensors and no checkpoint: training would begin anew and replace it. Name '
             'another --workdir, or move that file.'
         )
+    left = [name for name in ('config.json', 'run.json', 'metrics.jsonl') if os.path.lexists(workdir / name)]
+    if left and not _left_no_step(workdir):
+        raise UserError(
+            f'{workdir} holds {" and ".join(left)} and no checkpoint: its checkpoints are lost, or these are not of a '
+            'run. Training would begin anew and replace them. Name another --workdir, or move these files.'
+        )
     return False
+
+
+def _left_no_step(workdir: pathlib.Path) -> bool:
+    """Whether all that a folder holds is a first start, which ended before its first checkpoint was whole.
+
+    Until then a run logs the steps up to the second one, while the first is written.
+    """
+    path = workdir / 'metrics.jsonl'
+    try:
+        starts = starts_of(workdir)
+        lines = storage.read_json_lines(path)[0] if path.exists() else []
+    except storage.Damaged:
+        return False
+    logged = [line['step'] for line in lines if isinstance(line.get('step'), int)]
+    for start in starts:
+        due = [start['config']['train'].get(name) for name in ('checkpoint_every', 'eval_every')]
+        first = min((each for each in due if isinstance(each, int)), default=0)
+        if start['step'] or max(logged, default=0) > 2 * first:
+            return False
+    return bool(starts)
 
 
 def stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
@@ -149,7 +177,7 @@ def read_config(config: Any, workdir: pathlib.Path) -> Any:
     if old:
         config = config.copy_and_resolve_references()
         config.update_from_flattened_dict(old)
-        print(f'as this run was begun: {", ".join(f"{name}={value}" for name, value in old.items())}')
+        print(f'as the run in {workdir} was begun: {", ".join(f"{name}={value}" for name, value in old.items())}')
     starts = starts_of(workdir)
     if not starts:
         print(f'{workdir / "run.json"} is missing: whether the images are the same cannot be told')
@@ -170,7 +198,7 @@ def claim_start(
     """Adds a start of the run to run.json; refuses other images and weights than those of the starts before it.
 
     A start without a checkpoint after it left nothing behind and is forgotten; one at the last step adds nothing.
-    Returns the provenance of the last steps, and step, commit and date of all starts.
+    Returns the provenance of the last steps, and of all starts step, commit, date, and what else differs in them.
     """
     starts = starts_of(workdir) if step else []
     starts = [start for start in starts if start['step'] < step]
@@ -178,13 +206,27 @@ def claim_start(
         _refuse_other_images(starts[-1], record, workdir)
         _refuse_other_weights(starts[-1], config.train.start_from, workdir)
     if not starts or step < config.train.steps:
+        if starts and (changed := _changes(starts[-1], record)):
+            print(f'note: since the last start of this run {"; ".join(changed)}')
         origin = starts[0].get('start_from') if starts else _origin(config.train.start_from)
         starts.append({'step': step, **record, **({'start_from': origin} if origin else {})})
     if jax.process_index() == 0:
         storage.write_json(workdir / 'run.json', {'starts': starts})
-    return start_of(starts, config.train.steps), [
-        {key: each[key] for key in ('step', 'commit', 'date')} for each in starts
+    return start_of(starts, config.train.steps), [_in_short(each, starts[-1]) for each in starts]
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What computes otherwise than at another start: commit, versions, device, precision, as 'commit is B, was A'."""
+    then, today = (fields.flat({name: each[name] for name in _COMPUTES if name in each}) for each in (before, now))
+    return [
+        f'{name} is {value}, was {then[name]}' for name, value in today.items() if name in then and then[name] != value
     ]
+
+
+def _in_short(start: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
+    """When a start was, and by what commit; and what else of its computation differs from the last one's."""
+    kept = {name: start[name] for name in ('step', 'commit', 'date')}
+    return kept | {name: start[name] for name in _COMPUTES if name in start and start[name] != last.get(name)}
 
 
 def changed_images(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:

@@ -2,22 +2,22 @@
 
 from typing import Any
 
-from qsnet_jax import UserError
+from qsnet_jax import memory
 
 
 def needed(compiled: Any) -> int:
     """Bytes of arguments, results and buffers between, on each device."""
-    memory = compiled.memory_analysis()
-    size = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
-    return size - memory.alias_size_in_bytes
+    sizes = compiled.memory_analysis()
+    size = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes + sizes.output_size_in_bytes
+    return size - sizes.alias_size_in_bytes
 
 
 def check(compiled: Any, device: Any) -> None:
-    """Raises UserError where a card has less memory than a step needs; CPUs do not tell what they have."""
+    """Raises Shortage where a card has less memory than a step needs; CPUs do not tell what they have."""
     limit = (device.memory_stats() or {}).get('bytes_limit')
     if limit is None or needed(compiled) <= limit:
         return
-    raise UserError(
+    raise memory.Shortage(
         f'A training step needs {needed(compiled) / 2**30:.1f} GiB and {device.device_kind} lets JAX have '
         f'{limit / 2**30:.1f} GiB of its memory. Take more of it (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 in the '
         'environment), compute the units anew (--config.train.remat), in half precision '

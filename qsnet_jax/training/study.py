@@ -16,7 +16,7 @@ import jax
 import ml_collections
 from jax.experimental import multihost_utils
 
-from qsnet_jax import UserError, derain, fields, model, provenance, spelling, storage
+from qsnet_jax import UserError, derain, fields, memory, model, provenance, spelling, storage
 from qsnet_jax.configs import studies
 from qsnet_jax.data import sets, sources
 from qsnet_jax.evidence import evaluate, shapes
@@ -38,7 +38,10 @@ def run(
     settings.check_fields(config)
     derain.check_tile(model.from_config(config.model), tile)
     state, training = train.train(config, workdir, which=which)
-    variables, network = train.export(state), config.model.to_dict()
+    variables = train.export(state)
+    network = model.current(fields.complete(training['config'])['model'])  # of the run, which may be an old one
+    config = config.copy_and_resolve_references()
+    config.model.update(network)  # what is scored and recorded
     results = {}
     if jax.process_index() == 0:
         results = score(config, workdir / 'eval', derain.Derainer(variables, network, tile), training)
@@ -109,17 +112,20 @@ def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str |
 
     only: of these variants alone, 'a,b'.
     Each run has the folder WORKDIR/VARIANT-SEED, from which an interrupted one goes on, and ends in the row
-    RESULTS/rows/SIZE-VARIANT-SEED.json, also where its loss was not finite. The same seed gives every variant the same
-    batches and, where shapes agree, the same initial parameters. Raises UserError where a row of that name is of
-    another config, and for what `check` finds in any variant, before the first runs.
+    RESULTS/rows/SIZE-VARIANT-SEED.json, also where its loss was not finite, its own files were damaged, or memory ran
+    out. The same seed gives every variant the same batches and, where shapes agree, the same initial parameters. Raises
+    UserError where a row or a begun run of that name is of another config, and for what `check` finds in any variant,
+    before the first runs.
     """
     runs = plan(config, only)
     check(config, runs)
     missing = [(name, seed) for name, seed in runs if not is_done(config, name, seed, results)]
     parallel.agree_on({'the list of runs without a row': missing})
     for name, seed in missing:
-        folder.is_begun(workdir / f'{name}-{seed}')
-        parallel.check_batch(variant(config, name, seed).data.batch, parallel.make_mesh())
+        chosen, place = variant(config, name, seed), workdir / f'{name}-{seed}'
+        if folder.is_begun(place):
+            folder.read_config(chosen, place)
+        parallel.check_batch(chosen.data.batch, parallel.make_mesh())
     print(f'{len(runs) - len(missing)} of {len(runs)} runs have their rows in {results / "rows"}')
     failed = 0
     for number, (name, seed) in enumerate(missing, start=1):
@@ -199,7 +205,7 @@ def row_path(config: Any, name: str, seed: int, results: pathlib.Path) -> pathli
 
 
 def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
-    """Whether a run has its row. Raises UserError where that row is of another config or other images."""
+    """Whether a run has its row. Raises UserError where it is of another config, other images or weights."""
     path = row_path(config, name, seed, results)
     if not path.exists():
         return False
@@ -224,7 +230,28 @@ def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
             f'{path} is of other images of {", ".join(sorted(other))} than {given["data"]["root"]} holds. Name another '
             '--results, or the folder that it was made with.'
         )
-    return 'failed' not in stored
+    if 'failed' in stored:
+        return False
+    _refuse_other_start(config, path, stored['provenance'], chosen.train.start_from)
+    return True
+
+
+def _refuse_other_start(config: Any, path: pathlib.Path, record: dict[str, Any], name: str | None) -> None:
+    """Raises UserError where a row's run began from other weights than `name`, as which None is none.
+
+    What a run of this study leaves is known by its path: it may be made anew, or not be there yet.
+    """
+    before = record['config'].get('train', {}).get('start_from')
+    known = ((record.get('training') or {}).get('start_from') or {}).get('sha256')
+    is_made = name and pathlib.Path(name).parent.name in {f'{each}-{seed}' for each, seed in plan(config)}
+    if name == before and (is_made or not known):
+        return
+    file = files.find_weights(name) if name else None
+    if file is None or not file.is_file() or sources.file_hash(file) != known:
+        raise UserError(
+            f'{path} is of a run that began from other weights: train.start_from was {before!r} then and is {name!r} '
+            'now. Name another --results, or give it the weights that it was made with.'
+        )
 
 
 def _read_row(path: pathlib.Path) -> dict[str, Any]:
@@ -262,9 +289,12 @@ def run_variant(config: Any, name: str, seed: int, workdir: pathlib.Path, result
     }
     try:
         scored = run(chosen, folder)
-    except log.Diverged as error:
-        print(f'{name}, seed {seed} failed: {error}')
-        row |= {'failed': str(error), 'sets': {}, 'provenance': provenance.collect(chosen.to_dict(), seed)}
+    except Exception as error:
+        fault = _fault_of_one(error)
+        if fault is None or (jax.process_count() > 1 and not isinstance(error, log.Diverged)):
+            raise  # of all runs, or met by one process, for which the others would wait
+        print(f'{name}, seed {seed} failed: {fault}')
+        row |= {'failed': fault, 'sets': {}, 'provenance': provenance.collect(chosen.to_dict(), seed)}
     else:
         own = {key: result for key, result in scored.items() if 'sha256' in result['provenance']['dataset']}  # no means
         row |= {'sets': {key: _set(result, folder) for key, result in own.items()}, 'curve': _curve(folder)}
@@ -273,6 +303,13 @@ def run_variant(config: Any, name: str, seed: int, workdir: pathlib.Path, result
         return {}
     storage.write_bytes(row_path(config, name, seed, results), (json.dumps(row, allow_nan=False) + '\n').encode())
     return row
+
+
+def _fault_of_one(error: Exception) -> str | None:
+    """What ended one run and need not end the next: its loss, its own damaged files, memory; None for all else."""
+    if isinstance(error, log.Diverged | storage.Damaged | memory.Shortage):
+        return str(error)
+    return None if isinstance(error, UserError) else memory.shortage(error)
 
 
 def _provenance(scored: dict[str, dict[str, Any]]) -> dict[str, Any]:

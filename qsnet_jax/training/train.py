@@ -134,12 +134,14 @@ def train(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Trains `config.train.steps` steps, going on from a checkpoint of the workdir where there is one.
 
-    which: 'latest', 'best' or a step; those of later steps are made anew.
+    which: 'latest', or a step, where all checkpoints of later steps are damaged: these are removed and made anew.
     Writes config.json, run.json, metrics.jsonl, TensorBoard events, checkpoints/ and, at the end, weights.safetensors.
     Returns the final state and the record that these weights carry.
     Raises UserError for a workdir of another config or of weights alone, a picture or a checkpoint that is damaged, a
     loss that is not finite and a disk that is full; Stopped after SIGTERM or SIGINT.
     """
+    if which == 'best':
+        raise UserError('--checkpoint=best is for --mode=eval, which scores it; training goes on from the latest.')
     mesh = mesh or parallel.make_mesh()
     settings.check_fields(config)
     parallel.check_batch(config.data.batch, mesh)
@@ -174,8 +176,8 @@ def train(
 
 
 def _compared(config: Any, prints: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What all processes of a run must hold alike: the fields that change its results, and the images."""
-    free = (*fields.WITHOUT_EFFECT, *fields.PLACES)
+    """What all processes of a run must hold alike: fields that change its results or its loop, and the images."""
+    free = {*fields.WITHOUT_EFFECT, *fields.PLACES} - {*fields.OF_THE_LOOP}
     given = {name: value for name, value in fields.flat(json.loads(config.to_json())).items() if name not in free}
     return given | {f'training images of {name}': each['sha256'] for name, each in prints.items()}
 
@@ -183,10 +185,13 @@ def _compared(config: Any, prints: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _first_state(config: Any, checkpoints: checkpoint.Checkpoints, mesh: Mesh, which: str) -> TrainState:
     """The state that a run goes on from: of a checkpoint, or before the first step."""
     if not checkpoints.steps():
-        if which not in ('latest', 'best'):
+        if which != 'latest':
             checkpoints.find(which)  # says that there is none
         return parallel.replicate(start_state(config), mesh)
-    return checkpoints.restore(checkpoints.find(which), parallel.replicate(init_state(config), mesh))
+    step, like = checkpoints.find(which), parallel.replicate(init_state(config), mesh)
+    state = checkpoints.restore(step, like)  # first, for Orbax takes what it finds in a damaged one for the rule
+    checkpoints.refuse_to_lose_after(step, like)
+    return state
 
 
 def export(state: TrainState) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Shared backgrounds are found by content, through flips, brightness, size and compression, and strangers are not."""
 
 import io
+import shutil
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 from qsnet_jax.configs import default
 
+from qsnet_jax import UserError
 from qsnet_jax.data import images, overlap, prepare, sets, sources
 
 
@@ -103,6 +105,15 @@ def test_training_leaves_out_what_an_evaluation_set_holds(config, capsys):
     before, after = sources.fingerprint(whole), sources.fingerprint(kept)
     assert after['count'] == 4 and after['sha256'] != before['sha256'] and after['without_pairs'] == 2
     np.testing.assert_array_equal(kept.load(2)[1], scene(13))
+
+
+def test_one_folder_for_both_is_said_before_anything_is_compared(config, tmp_path, monkeypatch):
+    """Pairs without train/ and val/: nothing would be left to train on."""
+    root = shutil.copytree(tmp_path / 'val', tmp_path / 'flat')
+    config.data.update({'root': str(root), 'exclude': 'pairs'})
+    monkeypatch.setattr(overlap, 'signatures', None)
+    with pytest.raises(UserError, match=rf'would both read the same files in {root},.*Make train/ and val/ there'):
+        sets.open_training(config.data, sources.Cache(0))
 
 
 @pytest.mark.parametrize('exclude', [None, 'pairs'])

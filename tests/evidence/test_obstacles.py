@@ -171,6 +171,24 @@ def test_versions_devices_and_precisions():
     assert reasons(field) == ['precisions float32 default and float32 default bfloat16']
 
 
+def test_earlier_starts_of_one_run():
+    """What they tell counts; what they do not is as at the last one, and older rows tell of the commit alone."""
+
+    def starts(first):
+        def change(row, record):
+            known = {'commit': 'c' * 40, 'date': ''}
+            record['training']['starts'] = [{'step': 0, **known, **first}, {'step': 200, **known}]
+
+        return reasons(change)
+
+    assert starts({}) == []
+    assert starts({'versions': {'jax': '0.0.1'}}) == ['versions of jax']
+    gpu = {'platform': 'gpu', 'kind': 'H100', 'count': 1}
+    assert starts({'device': gpu}) == ['devices cpu cpu and gpu H100']
+    assert starts({'precision': {'matmul': 'tensorfloat32'}})[0].startswith('precisions float32')
+    assert 'no checkout that tells' in starts({'commit': 'd' * 40})[0]
+
+
 @pytest.fixture
 def checkout(tmp_path):
     """A repository of three commits: one that computes, one that changes the report alone, one that computes again."""

@@ -168,10 +168,45 @@ def test_a_damaged_checkpoint_names_the_others_and_one_of_them_goes_on(run):
     """The latest is cut short, the one before it is asked for; what came after is made anew."""
     largest = max((run.workdir / 'checkpoints/5').rglob('*'), key=lambda path: path.stat().st_size * path.is_file())
     largest.write_bytes(b'')
-    with pytest.raises(UserError, match=r'Checkpoint 5 in .* is damaged .*steps 4, 2: --checkpoint=4 goes on'):
+    words = r'Checkpoint 5 in .* is damaged .*steps 4, 2: --checkpoint=4 goes on from there, .* once .*5 is removed'
+    with pytest.raises(UserError, match=words):
         run()
     assert run(which='4')['step'] == 5
     assert run()['step'] == 5  # whole again
+
+
+def test_a_whole_later_checkpoint_is_not_removed(run):
+    """By --checkpoint given to train, where it is meant for eval: neither a step nor the best."""
+    with pytest.raises(UserError, match='--checkpoint=best is for --mode=eval'):
+        run(which='best')
+    for last in (5, 4):
+        with pytest.raises(UserError, match=rf'also holds checkpoint {last}, which is whole, and training from step 2'):
+            run(which='2')
+        largest = max((run.workdir / 'checkpoints/5').rglob('*'), key=lambda path: path.stat().st_size * path.is_file())
+        largest.write_bytes(b'')
+    assert checkpoint.steps_in(run.workdir / 'checkpoints') == [2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ('error', 'words'),
+    [
+        (PermissionError(errno.EACCES, 'Permission denied'), 'Permission denied. Take the rights to read'),
+        (ValueError('UNKNOWN: [OS error 13: EACCES Permission denied]'), 'Permission denied. Take the rights to read'),
+        (ValueError('UNKNOWN: [OS error 5: EIO Input/output error]'), 'The drive reports a fault'),
+        (OSError(errno.EMFILE, 'Too many open files'), 'ulimit -n'),
+        (MemoryError(), 'Memory ran out'),
+    ],
+)
+def test_a_checkpoint_that_is_not_to_blame_is_not_called_damaged(run, monkeypatch, error, words):
+    """Who is told so removes it."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, 'restore', fail)
+    with pytest.raises(UserError, match=f'Checkpoint 5 in .*cannot be read: .*{words}') as caught:
+        run()
+    assert 'damaged' not in str(caught.value) and 'remove' not in str(caught.value)
 
 
 @pytest.mark.parametrize('step', [5, 2])
@@ -285,15 +320,73 @@ def test_a_network_that_lacks_settings_is_damage(run):
 
 
 def test_weights_without_a_checkpoint_are_not_replaced(run):
-    """Somebody else's, or those of a run whose checkpoints were removed; without them a start of before goes on."""
+    """Somebody else's, or those of a run whose checkpoints were removed."""
     weights = run.workdir / 'weights.safetensors'
     shutil.rmtree(run.workdir / 'checkpoints')
     content = weights.read_bytes()
     with pytest.raises(UserError, match=r'weights\.safetensors and no checkpoint.* another --workdir, or move'):
         run()
     assert weights.read_bytes() == content and not (run.workdir / 'checkpoints').exists()
-    weights.unlink()
+
+
+@pytest.mark.parametrize('names', [('config.json',), ('metrics.jsonl',), ('config.json', 'run.json', 'metrics.jsonl')])
+def test_files_of_a_run_without_a_checkpoint_are_not_replaced(run, tmp_path, names):
+    """Of one that lost its checkpoints, or of another program."""
+    new = tmp_path / 'new'
+    new.mkdir()
+    contents = {name: (run.workdir / name).read_bytes() for name in names}
+    for name, content in contents.items():
+        (new / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf'new holds {" and ".join(names)} and no checkpoint: .* or move these files'):
+        run(new)
+    assert {name: (new / name).read_bytes() for name in names} == contents
+
+
+@pytest.mark.parametrize('step', [0, 4])
+def test_a_start_that_left_no_checkpoint_may_be_given_again(run, tmp_path, step):
+    """With another config too. It has logged until the second was due; a start from a step is one of a run."""
+    new = tmp_path / 'new'
+    new.mkdir()
+    shutil.copy(run.workdir / 'config.json', new)
+    stored = json.loads((run.workdir / 'run.json').read_text())
+    stored['starts'][-1]['step'] = step
+    (new / 'run.json').write_text(json.dumps(stored))
+    lines = (run.workdir / 'metrics.jsonl').read_text().splitlines(keepends=True)
+    (new / 'metrics.jsonl').write_text(''.join(line for line in lines if json.loads(line)['step'] <= 4))
+    run.config.train.learning_rate = 0.5
+    if step:
+        with pytest.raises(UserError, match='and no checkpoint'):
+            run(new)
+    else:
+        assert run(new)['step'] == 5
+
+
+def test_settings_that_change_no_result_may_change(run):
+    """How often is logged and saved, and how much is kept; but processes of one run must have them alike."""
+    run.config.train.update({'log_every': 1, 'checkpoint_every': 3, 'keep': 1})
     assert run()['step'] == 5
+    compared = train._compared(run.config, {})
+    assert {'train.log_every', 'train.checkpoint_every', 'train.keep', 'train.remat'} <= compared.keys()
+    assert 'data.threads' not in compared and 'data.root' not in compared
+
+
+def test_a_start_that_computes_otherwise_is_said_and_kept(run, capsys):
+    """By another commit, with other versions; the record of what is the same is that of the last start."""
+    shutil.rmtree(run.workdir / 'checkpoints/5')
+    run()
+    assert 'versions.' not in capsys.readouterr().out
+    path = run.workdir / 'run.json'
+    stored = json.loads(path.read_text())
+    first = stored['starts'][0]
+    first['commit'], first['versions']['jax'] = 'a' * 40, '0.0.1'
+    path.write_text(json.dumps(stored))
+    shutil.rmtree(run.workdir / 'checkpoints/5')
+    starts = run()['starts']
+    said = capsys.readouterr().out
+    assert f'note: since the last start of this run commit is {starts[1]["commit"]}, was {"a" * 40}; ' in said
+    assert f'versions.jax is {jax.__version__}, was 0.0.1\n' in said and 'device' not in said
+    assert [start['step'] for start in starts] == [0, 4] and starts[0]['versions'] == first['versions']
+    assert starts[0].keys() == {'step', 'commit', 'date', 'versions'} and 'versions' not in starts[1]
 
 
 def test_scoring_says_whose_settings_count(run, monkeypatch, capsys):

@@ -15,10 +15,10 @@ from ml_collections import config_dict, config_flags
 from qsnet_jax.configs import release, studies
 from tensorboardX.proto import event_pb2
 
-from qsnet_jax import UserError, fields, model
+from qsnet_jax import UserError, fields, memory, model, storage
 from qsnet_jax.data import images, sets, sources
 from qsnet_jax.evidence import evaluate
-from qsnet_jax.training import checkpoint, study
+from qsnet_jax.training import checkpoint, folder, study
 from qsnet_jax.weights import files
 
 pytestmark = pytest.mark.usefixtures('lenient_promotion')
@@ -267,6 +267,38 @@ def test_weights_in_the_place_of_a_run_stop_a_study_before_its_first(tiny_study,
         study.study(tiny_study, tmp_path / 'runs', tmp_path)
 
 
+def test_a_begun_run_of_another_config_stops_a_study_before_its_first(tiny_study, tmp_path, monkeypatch):
+    """Not after hours, when its turn has come."""
+    monkeypatch.setattr(study, 'run_variant', None)
+    (tmp_path / 'runs/flipped-0/checkpoints/2').mkdir(parents=True)
+    folder.write_config(study.variant(tiny_study, 'flipped', 0), tmp_path / 'runs/flipped-0')
+    tiny_study.train.learning_rate = 0.5
+    with pytest.raises(UserError, match='flipped-0 holds a run with another config: train.learning_rate'):
+        study.study(tiny_study, tmp_path / 'runs', tmp_path)
+
+
+@pytest.mark.parametrize(
+    'error', [storage.Damaged('Checkpoint 5 is damaged'), memory.Shortage('A step needs 9 GiB'), MemoryError('ran out')]
+)
+def test_a_run_that_cannot_go_on_leaves_a_row_and_the_others_run(tiny_study, tmp_path, monkeypatch, capsys, error):
+    """With its reason, and counted; what would end the others too ends the study."""
+
+    def run(config, _):
+        if not config.data.flip:  # the first of the two
+            raise error
+        return {}
+
+    monkeypatch.setattr(study, 'run', run)
+    monkeypatch.setattr(study, '_curve', lambda _: [])
+    assert study.study(tiny_study, tmp_path / 'runs', tmp_path) == 1
+    assert str(error) in json.loads((tmp_path / 'rows/tiny-paper-0.json').read_text())['failed']
+    assert f'paper, seed 0 failed: {error}' in capsys.readouterr().out or isinstance(error, MemoryError)
+    assert (tmp_path / 'rows/tiny-flipped-0.json').exists()
+    error = UserError('No space left')
+    with pytest.raises(UserError, match='No space left'):
+        study.study(tiny_study, tmp_path / 'runs', tmp_path / 'other')
+
+
 def test_a_variant_may_start_from_what_another_leaves(tiny_study):
     """Its weights are not there before; without the other they are asked for."""
     start = {'train': {'start_from': 'runs/tiny/paper-0/weights.safetensors'}}
@@ -299,6 +331,32 @@ def test_a_row_of_other_images_is_refused(tiny_study, done, pairs_root, tmp_path
     tiny_study.data.root = str((tmp_path / 'own').rename(tmp_path / 'changed'))
     with pytest.raises(UserError, match='is of other images of pairs than'):
         study.study(tiny_study, done / 'runs', done)
+
+
+def test_a_row_of_other_weights_is_refused(tiny_study, done, tmp_path):
+    """Or of none; of a copy elsewhere it is not. What another run of the study leaves is known by its path."""
+    shutil.copytree(done / 'rows', tmp_path / 'rows')
+    weights = shutil.copy(done / 'runs/paper-0/weights.safetensors', tmp_path / 'copy.safetensors')
+    path = tmp_path / 'rows/tiny-paper-0.json'
+
+    def is_done(name):
+        tiny_study.train.start_from = name
+        return study.is_done(tiny_study, 'paper', 0, tmp_path)
+
+    with pytest.raises(UserError, match='began from other weights: train.start_from was None then and is .*copy'):
+        is_done(str(weights))
+    row = json.loads(path.read_text())
+    row['provenance']['training']['start_from'] = {'sha256': sources.file_hash(weights)}
+    for name in ('first.safetensors', 'runs/tiny/flipped-0/weights.safetensors'):
+        row['provenance']['config']['train']['start_from'] = name
+        path.write_text(json.dumps(row))
+        assert is_done(str(weights))
+        with pytest.raises(UserError, match='was .*safetensors.* then and is None now'):
+            is_done(None)
+    assert is_done(name)  # which is not there
+    weights.write_bytes(b'others')
+    with pytest.raises(UserError, match='began from other weights'):
+        is_done(str(weights))
 
 
 @pytest.mark.slow
