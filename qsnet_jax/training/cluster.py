@@ -7,6 +7,7 @@ import pathlib
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,7 +79,8 @@ def parse_options(text: str) -> dict[str, str | bool]:
 def ask(*command: str) -> str:
     """What a command of Slurm prints. Raises UserError with its words, in one line, where it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        encoding = sys.getfilesystemencoding()  # folders may have names that the locale cannot decode
+        done = subprocess.run(command, capture_output=True, encoding=encoding, errors='surrogateescape', timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = 'there is no such program' if isinstance(error, FileNotFoundError) else error
         raise UserError(f'{command[0]} does not work here: {reason}. Without Slurm, --local runs the tasks.') from error

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import pytest
 from ml_collections import config_dict
@@ -110,6 +111,10 @@ def test_errors_of_slurm_in_one_line():
         cluster.ask('nosuchprogram')
     with pytest.raises(UserError, match='failed: .*/nowhere'):
         cluster.ask('ls', '/nowhere')
+
+
+def test_slurm_may_name_what_the_locale_cannot_decode():
+    assert cluster.ask('printf', r'n\344cht') == os.fsdecode(b'n\xe4cht')
 
 
 def test_the_last_job_of_a_run_counts_unless_an_older_one_is_queued(tmp_path, monkeypatch):
