@@ -74,7 +74,7 @@ def _derain(given: Given) -> int:
         if values.dtype not in (None, 'float32'):
             raise UserError(f'--runtime={values.runtime} computes in float32; leave --dtype={values.dtype} out.')
         runtime = runtimes.load(values.weights or 'default', values.runtime)
-    is_folder = storage.expanded(values.input).is_dir()  # of photos of many sizes
+    is_folder = os.path.isdir(storage.expanded(values.input))  # of photos of many sizes
     derainer = derain.load(values.weights, values.tile or 0, values.dtype, is_folder, runtime)
     failed = photos.derain_files(derainer, values.input, values.output, values.layers, values.overwrite)
     return int(failed > 0)
