@@ -319,6 +319,7 @@ def _leave(status: int) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    command_line.check_words(arguments, VERBS)
     mode, rest = command_line.take(arguments, 'mode')
     name, table = mode or 'train', command_line.Table(VERBS, FLAGS)
     wants_help = any(each.lstrip('-') in ('help', 'h', 'helpfull', 'helpshort') for each in rest)
