@@ -97,15 +97,19 @@ def find_flags(arguments: list[str]) -> list[str]:
     return [
         each
         for each, name in zip(arguments, names, strict=True)
-        if name in kept or name.startswith('config.') and name != 'config.study.seeds'
+        if name in kept or name.startswith(('config.', 'noconfig.')) and name != 'config.study.seeds'
     ]
 
 
-def commands(runs: list[cluster.Run], forwarded: list[str], is_distributed: bool) -> list[list[str]]:
-    """What each task runs: the study, limited to one variant and seed."""
-    base = [sys.executable, '-m', 'qsnet_jax.main', '--mode=study', *forwarded]
-    base += ['--distributed=auto'] * is_distributed
-    return [[*base, f'--only={name}', f'--config.study.seeds=({seed},)'] for name, seed in runs]
+def commands(config: Any, runs: list[cluster.Run], forwarded: list[str], is_distributed: bool) -> list[list[str]]:
+    """What each task runs: the study, limited to one variant and seed, without fields that the variant overrides."""
+    base = [sys.executable, '-m', 'qsnet_jax.main', '--mode=study', *['--distributed=auto'] * is_distributed]
+    made = []
+    for name, seed in runs:
+        own = study.own_fields(config, name)
+        fields = [each for each in forwarded if each.partition('=')[0].partition('config.')[2] not in own]
+        made.append([*base, *fields, f'--only={name}', f'--config.study.seeds=({seed},)'])
+    return made
 
 
 def resources() -> dict[str, object]:
