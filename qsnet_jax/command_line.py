@@ -41,8 +41,8 @@ class Given(NamedTuple):
 
     def fields_of(self, section: str) -> list[str]:
         """Fields of a section of the config that the command line itself gives."""
-        prefix = f'config.{section}.'
-        return [flag.removeprefix(prefix) for flag in self.values if flag.startswith(prefix)]
+        prefix = f'{section}.'
+        return [field.removeprefix(prefix) for field in given_fields(self.values) if field.startswith(prefix)]
 
 
 class Verb(NamedTuple):

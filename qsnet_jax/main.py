@@ -35,7 +35,9 @@ def _study(given: Given) -> int:
 
     name = given.config.study.size if 'study' in given.config else given.name  # studies share the method's own runs
     workdir = _workdir(given, name)
-    return 3 if study.study(given.config, workdir, _results(given), given.values.only) else 0  # 3: runs failed
+    fields = command_line.given_fields(given.values)
+    failed = study.study(given.config, workdir, _results(given), given.values.only, fields)
+    return 3 if failed else 0  # 3: runs failed
 
 
 def _eval(given: Given) -> int:

@@ -18,6 +18,7 @@ from qsnet_jax import UserError, command_line, config_files, main, signals, stor
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = '--config=quickstart'
+DRAWN = ('--config.data.train=drawn_light', '--config.data.eval=drawn_light')
 
 
 def say(capsys, *arguments):
@@ -96,6 +97,7 @@ def say(capsys, *arguments):
         (['--mode=study', '--config=losses:small', '--config.study.seeds=(0.5,)'], 'one of study.seeds is 0.5'),
         (['--mode=study', '--config=losses:small', '--config.study.seeds=(0,-1)'], 'one of study.seeds is -1'),
         (['--mode=study', '--config=losses:small', '--config.train.learning_rate=-1'], 'paper: train.learning_rate'),
+        (['--mode=study', '--config=losses:small', *DRAWN, '--config.seed=3'], '--config.seed changes nothing'),
         (['--mode=study', QUICK], 'variants'),
         (['--mode=bench', QUICK], 'configs/bench.py'),
         (['--mode=eval', QUICK, '--config.data.eval=nothing', '--workdir=none'], 'no run'),

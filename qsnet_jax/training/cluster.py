@@ -32,9 +32,9 @@ class Job:
     queued: tuple[str, str] | None = None
 
 
-def check(config: Any, runs: list[Run], devices: int) -> None:
+def check(config: Any, runs: list[Run], devices: int, workdir: pathlib.Path) -> None:
     """Raises UserError where a job would: a value that no run can use, files or weights that are not there."""
-    study.check(config, runs)
+    study.check(config, runs, workdir)
     for name, seed in runs:
         batch = study.variant(config, name, seed).data.batch
         if batch % devices:

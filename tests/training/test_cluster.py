@@ -39,9 +39,9 @@ def tiny_study(tiny_config):
         ('study.variants.content', {'loss': {'pixel_range': 2.0}}, 'content: loss.pixel_range must be 1.0 or 255.0'),
     ],
 )
-def test_what_a_run_would_refuse_is_found_before(tiny_study, field, value, message):
+def test_what_a_run_would_refuse_is_found_before(tiny_study, tmp_path, field, value, message):
     """Values, folders, weights, of every variant, which is named."""
-    cluster.check(tiny_study, RUNS, 4)
+    cluster.check(tiny_study, RUNS, 4, tmp_path)
     *sections, last = field.split('.')
     place = tiny_study
     for section in sections:
@@ -49,7 +49,7 @@ def test_what_a_run_would_refuse_is_found_before(tiny_study, field, value, messa
     with tiny_study.unlocked():
         place[last] = config_dict.ConfigDict(value) if isinstance(value, dict) else value
     with pytest.raises(UserError, match=message):
-        cluster.check(tiny_study, RUNS, 4)
+        cluster.check(tiny_study, RUNS, 4, tmp_path)
 
 
 def test_gpus_and_their_types():
