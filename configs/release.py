@@ -76,7 +76,7 @@ def get_config(selection=''):
     for variant, (start, steps, settings) in stretches.items():
         overrides[variant] |= settings
         overrides[variant] |= {
-            'train.start_from': f'runs/{study}/{start}-0/weights.safetensors',  # so not under another --workdir
+            'train.start_from': f'{{workdir}}/{start}-{{seed}}/weights.safetensors',
             'train.learning_rate': config.train.learning_rate / 2,
             'train.steps': int(config.train.steps * steps),
         }

@@ -23,29 +23,36 @@ def make(variants, selection):
 
 def split(selection, *sizes):
     """(size, variant) of 'SIZE', 'VARIANT', 'SIZE-VARIANT' or ''; both may be ''."""
-    size, _, name = (selection, '', '') if selection in sizes else selection.rpartition('-')
-    if size not in ('', *sizes):
-        raise ValueError(f'{selection!r} is not known; write {" or ".join(sizes)}, a variant, or SIZE-VARIANT.')
-    return size, name
+    size, _, name = selection.partition('-')
+    return (size, name) if size in sizes else ('', selection)  # names of variants may have hyphens
 
 
 def arrange(config, size, variants, name='', seeds=SEEDS, sizes=()):
     """A study of these variants of a config, {name: {'section.field': value}}, or the variant `name` alone.
 
     sizes: others that the study has, for the message where there is no such variant.
+    A variant whose `train.start_from` names '{workdir}/OTHER-{seed}/weights.safetensors' starts from what another one
+    leaves, in the folder of the study at hand; chosen alone, in the one that a study has without --workdir.
     """
     config.study = default.config_dict.ConfigDict()
     config.study.size = size
     config.study.seeds = seeds
     config.study.variants = default.config_dict.ConfigDict(
-        {variant: _nested(overrides) for variant, overrides in variants.items()}, sort_keys=False
+        {variant: _nested(variant, overrides) for variant, overrides in variants.items()}, sort_keys=False
     )
-    return _choose(config, name, sizes) if name else config
+    return fill(_choose(config, name, sizes), f'runs/{size}') if name else config
 
 
 def select(config, name):
     """The config of one variant of a study's config, to which fields may have been overridden."""
     return _choose(config.copy_and_resolve_references(), name)
+
+
+def fill(config, workdir):
+    """Names the file that a variant starts from: {workdir} and {seed} of `train.start_from` are those of its run."""
+    if start := config.train.start_from:
+        config.train.start_from = start.replace('{seed}', str(config.seed)).replace('{workdir}', str(workdir))
+    return config
 
 
 def _choose(config, name, sizes=()):
@@ -87,10 +94,12 @@ def _on_pairs_and_heavy_rain(config):
     return config
 
 
-def _nested(overrides):
+def _nested(variant, overrides):
     """{'loss.detail': 0.0} as {'loss': {'detail': 0.0}}."""
     nested = {}
     for path, value in overrides.items():
+        if path.count('.') != 1:
+            raise ValueError(f'variant {variant!r} overrides {path!r}; write SECTION.FIELD, as in train.steps.')
         section, field = path.split('.')
         nested.setdefault(section, {})[field] = value
     return nested

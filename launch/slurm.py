@@ -12,6 +12,7 @@ each, and train one run together. --local runs the tasks here, without Slurm, on
 """
 
 import concurrent.futures
+import contextlib
 import os
 import pathlib
 import queue
@@ -19,11 +20,13 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 from absl import app, flags
 
-from qsnet_jax import UserError, command_line, spelling, storage
+from qsnet_jax import UserError, command_line, signals, spelling, storage
 from qsnet_jax.training import cluster, study
 
 TRIES = 1000  # times that a job may be queued again
@@ -97,15 +100,19 @@ def find_flags(arguments: list[str]) -> list[str]:
     return [
         each
         for each, name in zip(arguments, names, strict=True)
-        if name in kept or name.startswith('config.') and name != 'config.study.seeds'
+        if name in kept or name.startswith(('config.', 'noconfig.')) and name != 'config.study.seeds'
     ]
 
 
-def commands(runs: list[cluster.Run], forwarded: list[str], is_distributed: bool) -> list[list[str]]:
-    """What each task runs: the study, limited to one variant and seed."""
-    base = [sys.executable, '-m', 'qsnet_jax.main', '--mode=study', *forwarded]
-    base += ['--distributed=auto'] * is_distributed
-    return [[*base, f'--only={name}', f'--config.study.seeds=({seed},)'] for name, seed in runs]
+def commands(config: Any, runs: list[cluster.Run], forwarded: list[str], is_distributed: bool) -> list[list[str]]:
+    """What each task runs: the study, limited to one variant and seed, without fields that the variant overrides."""
+    base = [sys.executable, '-m', 'qsnet_jax.main', '--mode=study', *['--distributed=auto'] * is_distributed]
+    made = []
+    for name, seed in runs:
+        own = study.own_fields(config, name)
+        fields = [each for each in forwarded if each.partition('=')[0].partition('config.')[2] not in own]
+        made.append([*base, *fields, f'--only={name}', f'--config.study.seeds=({seed},)'])
+    return made
 
 
 def resources() -> dict[str, object]:
@@ -146,7 +153,7 @@ def resources() -> dict[str, object]:
     }
 
 
-def submit(runs: list[cluster.Run], forwarded: list[str], workdir: pathlib.Path) -> int:
+def submit(config: Any, runs: list[cluster.Run], forwarded: list[str], workdir: pathlib.Path) -> int:
     """Submits what is not in the queue already, in as many arrays as this cluster needs."""
     try:
         import submitit
@@ -170,7 +177,8 @@ def submit(runs: list[cluster.Run], forwarded: list[str], workdir: pathlib.Path)
         for number, array in enumerate(arrays):
             try:
                 with executor.batch():
-                    tasks = [executor.submit(become, each) for each in commands(array, forwarded, is_distributed)]
+                    own = commands(config, array, forwarded, is_distributed)
+                    tasks = [executor.submit(become, each) for each in own]
             except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
                 words = cluster.one_line('\n'.join(each for each in str(error).splitlines() if 'sbatch: ' in each))
                 raise UserError(f'Slurm refused array {number + 1} of {len(arrays)}: {words}') from error
@@ -180,14 +188,38 @@ def submit(runs: list[cluster.Run], forwarded: list[str], workdir: pathlib.Path)
     return 0
 
 
-def run_here(runs: list[cluster.Run], forwarded: list[str]) -> int:
-    """The tasks on this machine, one at a time or, with several GPUs, one on each; returns 1 where one failed."""
+@contextlib.contextmanager
+def passing_on(children: list[subprocess.Popen]) -> Iterator[list[int]]:
+    """Signals that would end this program go to its children instead; a list of those that came."""
+    came: list[int] = []
+
+    def tell(signum: int, _frame: Any) -> None:
+        came.append(signum)
+        for child in list(children):
+            child.send_signal(signum)
+
+    three = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heeded = [each for each in three if signal.getsignal(each) != signal.SIG_IGN]  # nohup and the like
+    before = {each: signal.signal(each, tell) for each in heeded}
+    try:
+        yield came
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def run_here(config: Any, runs: list[cluster.Run], forwarded: list[str], workdir: pathlib.Path) -> int:
+    """The tasks on this machine, one at a time or, with several GPUs, one on each; returns 1 where one failed.
+
+    Those that start from what others leave come after these. After a signal the runs save themselves and no more start.
+    """
     gpus, _ = cluster.parse_gpus(_GPUS.value)
     logs = storage.expanded(_LOGS.value)
     logs.mkdir(parents=True, exist_ok=True)
     free: queue.SimpleQueue[str] = queue.SimpleQueue()
     for device in cluster.visible_gpus(gpus) if gpus > 1 else ['']:
         free.put(device)
+    children: list[subprocess.Popen] = []
 
     def run(task: tuple[cluster.Run, list[str]]) -> bool:
         (name, seed), command = task
@@ -195,14 +227,31 @@ def run_here(runs: list[cluster.Run], forwarded: list[str]) -> int:
         environment = {'JAX_PLATFORMS': 'cuda' if gpus else 'cpu', **os.environ}
         environment |= {'XLA_FLAGS': f'{_DETERMINISTIC} {os.environ.get("XLA_FLAGS", "")}'} if gpus else {}
         environment |= {'CUDA_VISIBLE_DEVICES': device} if gpus > 1 else {}
-        with log.open('a') as file:
-            status = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
-        free.put(device)
-        print(f'{name}-{seed}: {f"failed with status {status}" if status else "done"}, log in {log}', flush=True)
+        try:
+            status = 1 if came else start(command, environment, log)
+        finally:
+            free.put(device)
+        if not came:
+            print(f'{name}-{seed}: {f"failed with status {status}" if status else "done"}, log in {log}', flush=True)
         return status == 0
 
-    with concurrent.futures.ThreadPoolExecutor(max(gpus, 1)) as pool:
-        return int(not all(list(pool.map(run, zip(runs, commands(runs, forwarded, False), strict=True)))))
+    def start(command: list[str], environment: dict[str, str], log: pathlib.Path) -> int:
+        with log.open('a') as file:  # in a group of its own, or Ctrl-C would reach the run twice, which ends it unsaved
+            child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=file,
+                                     stderr=subprocess.STDOUT, process_group=0)  # fmt: skip
+            children.append(child)
+            for signum in came[:1]:  # which came meanwhile
+                child.send_signal(signum)
+            return child.wait()
+
+    ended: list[bool] = []
+    with passing_on(children) as came, concurrent.futures.ThreadPoolExecutor(max(gpus, 1)) as pool:
+        while runs and not came:
+            later = study.waiting(config, runs, workdir)
+            now = [each for each in runs if each not in later]
+            ended += pool.map(run, zip(now, commands(config, now, forwarded, False), strict=True))
+            runs = list(later)
+    return signals.end(came[0]) if came else int(not all(ended))
 
 
 def launch(arguments: list[str]) -> int:
@@ -223,13 +272,20 @@ def launch(arguments: list[str]) -> int:
     parameters = resources()
     processes = int(str(parameters['nodes'])) * int(str(parameters['ntasks_per_node']))
     gpus, _ = cluster.parse_gpus(_GPUS.value)
-    cluster.check(config, runs, 1 if _LOCAL.value else max(_NODES.value * gpus, processes))
+    cluster.check(config, runs, 1 if _LOCAL.value else max(_NODES.value * gpus, processes), workdir)
+    study.say_overridden(config, every, command_line.given_fields(flags.FLAGS))
+    if not _LOCAL.value:
+        later = study.waiting(config, runs, workdir)
+        for (name, seed), (other, its_seed) in later.items():
+            print(f'{name}-{seed} starts from what {other}-{its_seed} leaves: submit again when that is done')
+        runs = [each for each in runs if each not in later]
     if _DRY_RUN.value:
         print(f'{len(runs)} tasks; {parameters}')
-        for command in commands(runs, forwarded, processes > 1 and not _LOCAL.value):
+        for command in commands(config, runs, forwarded, processes > 1 and not _LOCAL.value):
             print(shlex.join(command))
         return 0
-    return run_here(runs, forwarded) if _LOCAL.value else submit(runs, forwarded, workdir)
+    signals.keep('What was begun is kept; the same command goes on.')
+    return (run_here if _LOCAL.value else submit)(config, runs, forwarded, workdir)
 
 
 def main(_: list[str]) -> int:
@@ -266,4 +322,7 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 if __name__ == '__main__':
-    app.run(main, flags_parser=_parse)
+    try:
+        app.run(main, flags_parser=_parse)
+    except KeyboardInterrupt:
+        sys.exit(signals.end(signal.SIGINT))

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -12,6 +12,7 @@ from qsnet_jax import UserError, config_files
 from qsnet_jax import fields as config_fields
 
 COMMON = ('compilation_cache', 'verbosity')
+_DASHES = '-\u2010\u2011\u2012\u2013\u2014\u2015\u2212'  # that of flags, and others
 _PLAIN = (  # what absl and Python say of a value, as a pattern, and the same for people
     (r"\('Non-boolean argument to boolean flag', .*\)", 'is neither true nor false'),
     (r'invalid literal for int\(\) with base 10: .*', 'is no whole number'),
@@ -40,8 +41,8 @@ class Given(NamedTuple):
 
     def fields_of(self, section: str) -> list[str]:
         """Fields of a section of the config that the command line itself gives."""
-        prefix = f'config.{section}.'
-        return [flag.removeprefix(prefix) for flag in self.values if flag.startswith(prefix)]
+        prefix = f'{section}.'
+        return [field.removeprefix(prefix) for field in given_fields(self.values) if field.startswith(prefix)]
 
 
 class Verb(NamedTuple):
@@ -87,10 +88,10 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
         raise UserError(_unknown(table, name, error.flagname)) from None
     except (flags.Error, TypeError, ValueError, AttributeError) as error:
         raise UserError(wrong_value(str(error), config)) from None
-    if lacks_config:
-        raise UserError(f'--mode={name} needs --config=NAME or FILE.py; start with --config=quickstart.')
     if left:
         raise UserError(f'{" ".join(left)} not understood; flags are written --name=value. {_flags_of(table, name)}')
+    if lacks_config:
+        raise UserError(f'--mode={name} needs --config=NAME or FILE.py; start with --config=quickstart.')
     check_tuples(rest, config)
     if config is not None:
         config_fields.check_numbers(config)
@@ -101,6 +102,23 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
             f'--mode={name} needs {" and ".join(f"--{flag}=..." for flag in missing)}. {_flags_of(table, name)}'
         )
     return Given(values, config, config_files.name_of(source) if source else '')
+
+
+def given_fields(values: flags.FlagValues) -> list[str]:
+    """Fields of the config that a command line gives, 'a.b' each."""
+    return [flag.removeprefix('config.') for flag in values if flag.startswith('config.')]
+
+
+def check_words(arguments: list[str], verbs: Collection[str]) -> None:
+    """Raises UserError for a verb without --mode=, and for a flag behind a dash that is not its own."""
+    for before, word in zip(['', *arguments], arguments, strict=False):
+        if before.startswith('-') and '=' not in before:  # whose value the word may be
+            continue
+        bare = word.lstrip(_DASHES)
+        if word in verbs:
+            raise UserError(f'{word!r} stands alone (did you mean --mode={word}?).')
+        if not word.startswith('-' * (len(word) - len(bare))):
+            raise UserError(f'{word!r} begins with a dash of another kind (did you mean --{bare}?).')
 
 
 def _refuse_empty(values: flags.FlagValues, verb: Verb, given: list[str], config: Any) -> None:

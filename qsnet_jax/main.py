@@ -35,7 +35,9 @@ def _study(given: Given) -> int:
 
     name = given.config.study.size if 'study' in given.config else given.name  # studies share the method's own runs
     workdir = _workdir(given, name)
-    return 3 if study.study(given.config, workdir, _results(given), given.values.only) else 0  # 3: runs failed
+    fields = command_line.given_fields(given.values)
+    failed = study.study(given.config, workdir, _results(given), given.values.only, fields)
+    return 3 if failed else 0  # 3: runs failed
 
 
 def _eval(given: Given) -> int:
@@ -74,7 +76,7 @@ def _derain(given: Given) -> int:
         if values.dtype not in (None, 'float32'):
             raise UserError(f'--runtime={values.runtime} computes in float32; leave --dtype={values.dtype} out.')
         runtime = runtimes.load(values.weights or 'default', values.runtime)
-    is_folder = storage.expanded(values.input).is_dir()  # of photos of many sizes
+    is_folder = os.path.isdir(storage.expanded(values.input))  # of photos of many sizes
     derainer = derain.load(values.weights, values.tile or 0, values.dtype, is_folder, runtime)
     failed = photos.derain_files(derainer, values.input, values.output, values.layers, values.overwrite)
     return int(failed > 0)
@@ -320,6 +322,7 @@ def _leave(status: int) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    command_line.check_words(arguments, VERBS)
     mode, rest = command_line.take(arguments, 'mode')
     name, table = mode or 'train', command_line.Table(VERBS, FLAGS)
     wants_help = any(each.lstrip('-') in ('help', 'h', 'helpfull', 'helpshort') for each in rest)

@@ -45,17 +45,21 @@ def collect(config: dict[str, Any], seed: int | None) -> dict[str, Any]:
 def _commit() -> str:
     """Commit of the source tree, '+changes' where files differ from it; the package's version outside a checkout."""
     root = pathlib.Path(__file__).resolve().parents[1]
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(['git', '-C', str(root), *arguments], capture_output=True, text=True, check=True).stdout
-
     try:
-        top = git('rev-parse', '--show-toplevel').strip()
+        top = git(root, 'rev-parse', '--show-toplevel').strip()
         if pathlib.Path(top) != root:
             raise FileNotFoundError('the package is not its own checkout')
-        return git('rev-parse', 'HEAD').strip() + ('+changes' if git('status', '--porcelain', '-uno').strip() else '')
+        changes = git(root, 'status', '--porcelain', '-uno').strip()
+        return git(root, 'rev-parse', 'HEAD').strip() + ('+changes' if changes else '')
     except (OSError, subprocess.CalledProcessError):
         return f'qsnet-jax {version("qsnet-jax")}'
+
+
+def git(root: pathlib.Path, *arguments: str) -> str:
+    """What git says of the checkout `root`. Raises OSError without git, CalledProcessError where it fails."""
+    command, encoding = ['git', '-C', str(root), *arguments], sys.getfilesystemencoding()
+    # names of folders may be none of the locale
+    return subprocess.run(command, capture_output=True, encoding=encoding, errors='surrogateescape', check=True).stdout
 
 
 def _command() -> list[str]:

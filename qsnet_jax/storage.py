@@ -25,6 +25,7 @@ _STARTED = time.time()
 _FORGOTTEN = 24 * 3600  # seconds after which a temporary file of another machine is an orphan too
 _SPACE = 'Free some space or name another folder'
 _READING = 'Take the rights to read it (chmod, chown), or name another one'
+_EITHER = 'Take the rights to read or write it (chmod, chown), or name another one'
 _RIGHTS = 'Take the rights to write there (chmod, chown), or name another folder'
 _LOCKS = 'The drive lacks an operation that this needs, locks most likely; name a folder on another drive'
 _REMEDIES = {
@@ -204,7 +205,8 @@ def remedy(error: BaseException, reads: bool = False) -> str:
 def explained(error: OSError) -> UserError:
     """The same error in one line, with its file and what to do."""
     place = f'{error.filename}: ' if error.filename not in (None, '') else ''
-    return UserError(f'{place}{error.strerror or error}. {remedy(error)}.')
+    found = _EITHER if isinstance(error, PermissionError) else remedy(error)  # what was tried is not known here
+    return UserError(f'{place}{error.strerror or error}. {found}.')
 
 
 def system_number(error: BaseException) -> int | None:

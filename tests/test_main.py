@@ -18,6 +18,7 @@ from qsnet_jax import UserError, command_line, config_files, main, signals, stor
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = '--config=quickstart'
+DRAWN = ('--config.data.train=drawn_light', '--config.data.eval=drawn_light')
 
 
 def say(capsys, *arguments):
@@ -66,7 +67,13 @@ def say(capsys, *arguments):
         ([QUICK, '--config.model.rates=(1.5,2)'], 'expected whole numbers'),
         ([QUICK, '--config.data.train=drawn_light:nan'], 'not positive and finite'),
         ([QUICK, '--config.train.steps'], 'config.train.steps'),
-        ([QUICK, 'train'], 'not understood'),
+        ([QUICK, 'train'], "'train' stands alone (did you mean --mode=train?)"),
+        (['eval'], "'eval' stands alone (did you mean --mode=eval?)"),
+        (['derain', '--input=a', '--output=b'], 'did you mean --mode=derain?'),
+        (['\u2014mode=derain', '\u2014input=a'], 'begins with a dash of another kind (did you mean --mode=derain?)'),
+        (['--mode=derain', '--input=a', '-\u2013output=b'], 'did you mean --output=b?'),
+        (['photo.jpg'], 'photo.jpg not understood; flags are written --name=value'),
+        (['--mode=derain', '--input', 'eval', '--output', '\u2013a'], '--input=eval does not exist'),
         (['--mode=derain'], 'needs --input=... and --output=...'),
         (['--mode=derain', '--input=a', '--output=b', '--tile=0'], '--tile=0'),
         (['--mode=derain', '--input=a', '--output=b', '--tile=big'], '--tile=big is no whole number'),
@@ -90,6 +97,7 @@ def say(capsys, *arguments):
         (['--mode=study', '--config=losses:small', '--config.study.seeds=(0.5,)'], 'one of study.seeds is 0.5'),
         (['--mode=study', '--config=losses:small', '--config.study.seeds=(0,-1)'], 'one of study.seeds is -1'),
         (['--mode=study', '--config=losses:small', '--config.train.learning_rate=-1'], 'paper: train.learning_rate'),
+        (['--mode=study', '--config=losses:small', *DRAWN, '--config.seed=3'], '--config.seed changes nothing'),
         (['--mode=study', QUICK], 'variants'),
         (['--mode=bench', QUICK], 'configs/bench.py'),
         (['--mode=eval', QUICK, '--config.data.eval=nothing', '--workdir=none'], 'no run'),
@@ -268,6 +276,22 @@ def test_faults_of_drives_are_one_line(capsys, tmp_path):
             lines
         )
     assert [path.name for path in tmp_path.iterdir()] == ['file']
+
+
+def test_photos_in_a_folder_that_may_not_be_entered(capsys, tmp_path, monkeypatch):
+    """Are told of as such, not as what cannot be written."""
+    original = os.stat
+
+    def guarded(path, *args, **options):
+        if 'closed' in str(path):
+            raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+        return original(path, *args, **options)
+
+    monkeypatch.setattr(os, 'stat', guarded)
+    status, lines = say(capsys, '--mode=derain', f'--input={tmp_path}/closed/a', f'--output={tmp_path}/out')
+    assert status == 1 and lines == [
+        f'error: --input={tmp_path}/closed/a cannot be read: Permission denied. Check the path and its permissions.'
+    ]
 
 
 def test_an_error_of_the_system_that_nobody_expected_is_one_line(capsys, monkeypatch):

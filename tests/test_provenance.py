@@ -1,7 +1,9 @@
 """What results carry, and that files appear whole."""
 
 import json
+import os
 import pathlib
+import subprocess
 
 import jax
 import pytest
@@ -17,6 +19,12 @@ def test_record_has_what_a_row_needs():
     assert record['versions']['jax'] == jax.__version__
     assert record['device']['platform'] == 'cpu'
     assert record['precision']['matmul'] == 'default'
+
+
+def test_a_checkout_may_have_a_name_that_the_locale_cannot_decode(tmp_path):
+    folder = tmp_path / os.fsdecode(b'n\xe4cht')
+    subprocess.run(['git', 'init', '--quiet', folder], check=True)
+    assert pathlib.Path(provenance.git(folder, 'rev-parse', '--show-toplevel').strip()) == folder
 
 
 def test_json_is_whole_or_absent(tmp_path):

@@ -136,6 +136,13 @@ def test_a_fault_of_the_drive_names_the_file(tmp_path):
         assert str(storage.explained(error.value)).startswith(f'{path}: No space left on device. Free some space')
 
 
+@pytest.mark.parametrize('number', [errno.EACCES, errno.EPERM])
+def test_rights_may_be_those_to_read(number):
+    """Where nobody knows what was tried."""
+    told = str(storage.explained(OSError(number, os.strerror(number), 'a')))
+    assert told == f'a: {os.strerror(number)}. Take the rights to read or write it (chmod, chown), or name another one.'
+
+
 @pytest.mark.parametrize(
     'number',
     [

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-from qsnet_jax import fields
+from qsnet_jax import fields, provenance
 from qsnet_jax.evidence import rows as rows_
 
 _ALIASES = {'test_ii': 'rain100h', 'test_iii': rows_.STAND_IN}  # as data.sets takes them, which is not imported
@@ -120,9 +120,8 @@ def _commits(rows: rows_.Rows, root: pathlib.Path) -> str:
 @functools.cache
 def touched(first: str, second: str, root: pathlib.Path) -> tuple[str, ...] | None:
     """The files that compute and differ between two commits; None where no checkout knows both."""
-    command = ['git', '-C', str(root), 'diff', '--name-only', '--no-renames', first, second, '--', '*.py']
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        found = provenance.git(root, 'diff', '--name-only', '--no-renames', first, second, '--', '*.py').splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None
     return tuple(path for path in found if _computes(path))

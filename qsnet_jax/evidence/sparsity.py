@@ -77,7 +77,7 @@ def _open_folder(folder: str, failures: list[str]) -> tuple[str, Photos, dict[st
     for failure in found.failures:
         print(spelling.shown(f'failed: {failure}'))
     failures += found.failures
-    files = [file for file in found.photos if file.is_file() and os.access(file, os.R_OK)]
+    files = [file for file in found.photos if os.path.isfile(file) and os.access(file, os.R_OK)]
     parts = [(str(file.relative_to(found.base)), sources.sha256(file.read_bytes())) for file in files]
     fingerprint = {'count': len(files), 'sha256': sources.digest(parts)}
     name = place.resolve().name if place.is_dir() else place.stem

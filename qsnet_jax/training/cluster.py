@@ -7,6 +7,7 @@ import pathlib
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,9 +32,9 @@ class Job:
     queued: tuple[str, str] | None = None
 
 
-def check(config: Any, runs: list[Run], devices: int) -> None:
+def check(config: Any, runs: list[Run], devices: int, workdir: pathlib.Path) -> None:
     """Raises UserError where a job would: a value that no run can use, files or weights that are not there."""
-    study.check(config, runs)
+    study.check(config, runs, workdir)
     for name, seed in runs:
         batch = study.variant(config, name, seed).data.batch
         if batch % devices:
@@ -78,7 +79,8 @@ def parse_options(text: str) -> dict[str, str | bool]:
 def ask(*command: str) -> str:
     """What a command of Slurm prints. Raises UserError with its words, in one line, where it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        encoding = sys.getfilesystemencoding()  # folders may have names that the locale cannot decode
+        done = subprocess.run(command, capture_output=True, encoding=encoding, errors='surrogateescape', timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = 'there is no such program' if isinstance(error, FileNotFoundError) else error
         raise UserError(f'{command[0]} does not work here: {reason}. Without Slurm, --local runs the tasks.') from error

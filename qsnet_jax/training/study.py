@@ -8,6 +8,7 @@ three of one.
 import csv
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -107,10 +108,12 @@ def evaluate_stored(
     return score(config, workdir / folder, make(variables, model_settings), record, notes)
 
 
-def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str | None = None) -> int:
+def study(
+    config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str | None = None, given: Sequence[str] = ()
+) -> int:
     """Runs what has no row yet of all variants x seeds of `config.study`; returns how many runs failed.
 
-    only: of these variants alone, 'a,b'.
+    only: of these variants alone, 'a,b'. given: fields that were given by hand; a line says which variants keep theirs.
     Each run has the folder WORKDIR/VARIANT-SEED, from which an interrupted one goes on, and ends in the row
     RESULTS/rows/SIZE-VARIANT-SEED.json, also where its loss was not finite, its own files were damaged, or memory ran
     out. The same seed gives every variant the same batches and, where shapes agree, the same initial parameters. Raises
@@ -118,7 +121,8 @@ def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str |
     before the first runs.
     """
     runs = plan(config, only)
-    check(config, runs)
+    check(config, runs, workdir)
+    say_overridden(config, runs, given)
     missing = [(name, seed) for name, seed in runs if not is_done(config, name, seed, results)]
     parallel.agree_on({'the list of runs without a row': missing})
     for name, seed in missing:
@@ -136,19 +140,65 @@ def study(config: Any, workdir: pathlib.Path, results: pathlib.Path, only: str |
     return failed
 
 
-def check(config: Any, runs: list[tuple[str, int]]) -> None:
+def check(config: Any, runs: list[tuple[str, int]], workdir: pathlib.Path) -> None:
     """Raises UserError that names the variant where a run would before its first step: values, files, weights."""
-    made = {f'{name}-{seed}' for name, seed in runs}
-    for name in dict.fromkeys(name for name, _ in runs):
+    checked: set[str | tuple[str, str]] = set()
+    left: set[str] = set()  # by the runs before
+    for name, seed in runs:
         try:
-            chosen = variant(config, name, runs[0][1])
-            settings.check_fields(chosen)
-            _check_sources(chosen.data.to_json())
+            chosen = variant(config, name, seed, workdir)
+            if name not in checked:
+                settings.check_fields(chosen)
+                _check_sources(chosen.data.to_json())
             start = chosen.train.start_from
-            if start and pathlib.Path(start).parent.name not in made:  # else another of these runs leaves it
+            if start and _place(start) not in left and (name, start) not in checked:
                 train.start_state(chosen)
         except UserError as error:
             raise UserError(f'{name}: {error}') from error
+        checked |= {name, (name, start)}
+        left.add(_weights(name, seed, workdir))
+
+
+def waiting(config: Any, runs: list[tuple[str, int]], workdir: pathlib.Path) -> dict[tuple[str, int], tuple[str, int]]:
+    """The runs that start from the weights which one before them leaves, and that one."""
+    left: dict[str, tuple[str, int]] = {}
+    found = {}
+    for name, seed in runs:
+        start = variant(config, name, seed, workdir).train.start_from
+        if start and _place(start) in left:
+            found[name, seed] = left[_place(start)]
+        left[_weights(name, seed, workdir)] = name, seed
+    return found
+
+
+def _weights(name: str, seed: int, workdir: pathlib.Path) -> str:
+    """Where a run leaves its weights."""
+    return _place(workdir / f'{name}-{seed}' / 'weights.safetensors')
+
+
+def _place(path: str | os.PathLike) -> str:
+    """A path as it is compared."""
+    return os.path.abspath(storage.expanded(path))
+
+
+def own_fields(config: Any, name: str) -> set[str]:
+    """Fields that a variant overrides, and that every run of a study has of its own."""
+    return {'seed', *fields.flat(config.study.variants[name].to_dict())}
+
+
+def say_overridden(config: Any, runs: list[tuple[str, int]], given: Sequence[str]) -> None:
+    """Says which variants keep their own value of a field that was given by hand; raises UserError where all do."""
+    names = list(dict.fromkeys(name for name, _ in runs))
+    for field in given:
+        own = [name for name in names if field in own_fields(config, name)]
+        if own == names:
+            instead = 'study.seeds="(VALUE,)"' if field == 'seed' else f'study.variants.{own[0]}.{field}=VALUE'
+            raise UserError(
+                f'--config.{field} changes nothing, for every variant that runs has its own ({", ".join(own)}); write '
+                f'--config.{instead}.'
+            )
+        if own:
+            print(f'--config.{field} is not for {", ".join(own)}, which have a value of their own')
 
 
 @functools.cache
@@ -188,15 +238,18 @@ def plan(config: Any, only: str | None = None) -> list[tuple[str, int]]:
     return list(dict.fromkeys((name, seed) for seed in seeds for name in names))  # each once
 
 
-def variant(config: Any, name: str, seed: int) -> Any:
-    """The config of one run of a study. Raises UserError where the variant names what the config does not have."""
+def variant(config: Any, name: str, seed: int, workdir: pathlib.Path | None = None) -> Any:
+    """The config of one run of a study. Raises UserError where the variant names what the config does not have.
+
+    workdir: of the study; without it weights that another run leaves there have no place (`studies.fill`).
+    """
     try:
         chosen = studies.select(config, name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # of somebody's own study
         fault = ' '.join(str(error).strip('"').split())[:300]
         raise UserError(f'study.variants.{name} does not fit the config: {fault}') from error
     chosen.seed = seed
-    return chosen
+    return studies.fill(chosen, workdir) if workdir else chosen
 
 
 def row_path(config: Any, name: str, seed: int, results: pathlib.Path) -> pathlib.Path:
@@ -279,7 +332,7 @@ def _training_fingerprints(data: str) -> dict[str, str]:
 
 def run_variant(config: Any, name: str, seed: int, workdir: pathlib.Path, results: pathlib.Path) -> dict[str, Any]:
     """One run of a study, and its row; returns the row, empty in all processes but the first."""
-    chosen, folder = variant(config, name, seed), workdir / f'{name}-{seed}'
+    chosen, folder = variant(config, name, seed, workdir), workdir / f'{name}-{seed}'
     row: dict[str, Any] = {
         'kind': 'study',
         'size': config.study.size,

@@ -7,9 +7,11 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -32,15 +34,35 @@ FAKES = {  # commands of a cluster whose arrays have at most five tasks, and of 
 
 
 LAUNCHER = ROOT / 'launch/slurm.py'
-# The launcher where no program is started: what each would have been started with, and a status of 0.
+# The launcher where no run is started: what each would have been started with, and a status of 0.
 STARTS_NOTHING = f"""
-import runpy, subprocess, sys, types
-def show(command, env, **_):
-    told = [env.get(name, '-') for name in ('XLA_FLAGS', 'JAX_PLATFORMS', 'CUDA_VISIBLE_DEVICES')]
-    sys.stdout.write('|'.join((*told, command[-2])) + chr(10))
-    return types.SimpleNamespace(returncode=0)
-subprocess.run = show
+import runpy, subprocess, sys
+class Shown(subprocess.Popen):
+    def __init__(self, command, env, **_):
+        told = [env.get(name, '-') for name in ('XLA_FLAGS', 'JAX_PLATFORMS', 'CUDA_VISIBLE_DEVICES')]
+        sys.stdout.write('|'.join((*told, command[-2])) + chr(10))
+    def wait(self): return 0
+    def __del__(self): pass
+subprocess.Popen = Shown
 runpy.run_path({str(LAUNCHER)!r}, run_name='__main__')
+"""
+# The launcher whose runs say who they are and wait for their end.
+STARTS_SLEEPERS = f"""
+import runpy, subprocess
+class Sleeper(subprocess.Popen):
+    def __init__(self, command, *rest, **options):
+        is_run = 'qsnet_jax.main' in command
+        super().__init__(['sh', '-c', 'echo $$; exec sleep 60'] if is_run else command, *rest, **options)
+subprocess.Popen = Sleeper
+runpy.run_path({str(LAUNCHER)!r}, run_name='__main__')
+"""
+STUDY = """from qsnet_jax.configs import studies
+VARIANTS = {
+    'further': {'train.start_from': '{workdir}/paper-{seed}/weights.safetensors'},
+    'longer': {'train.steps': 6},
+}
+def get_config(selection=''):
+    return studies.make(VARIANTS, selection)
 """
 
 
@@ -130,6 +152,48 @@ def test_a_config_is_found_by_name_and_path_from_any_folder(pairs_root, tmp_path
     flags = (f'--config={config}', f'--config.data.root={pairs_root}', '--config.study.seeds=(0,)', '--only=V1,V2')
     lines = run(sys.executable, LAUNCHER, *flags, '--dry_run', folder=tmp_path).splitlines()
     assert lines[-3].startswith('2 tasks') and all(f' --config={config} ' in line for line in lines[-2:])
+
+
+@pytest.fixture
+def stretches(slurm, tmp_path):
+    """The flags of a study of which one variant starts from what another leaves, and one has steps of its own."""
+    (tmp_path / 'mine.py').write_text(STUDY)
+    flags = (f'--config={tmp_path}/mine.py:small', f'--results={tmp_path}', f'--workdir={tmp_path}', '--gpus=0')
+    return [*slurm[2:], *flags, '--config.study.seeds=(0,)', '--noconfig.data.flip']
+
+
+def test_what_can_start_is_submitted(stretches, tmp_path):
+    """A run that starts from what another leaves is not, which is said; each gets the fields that it takes."""
+    lines = run(sys.executable, LAUNCHER, *stretches, '--dry_run').splitlines()
+    assert '--config.train.steps is not for longer, which have a value of their own' in lines
+    assert 'further-0 starts from what paper-0 leaves: submit again when that is done' in lines
+    assert lines[-3].startswith('2 tasks') and '--only=paper' in lines[-2] and '--only=longer' in lines[-1]
+    assert '--config.train.steps=4' in lines[-2] and '--config.train.steps=4' not in lines[-1]
+    assert all('--noconfig.data.flip' in line for line in lines[-2:])
+
+
+def test_on_this_machine_it_comes_after_the_other(stretches, tmp_path):
+    shown = run(sys.executable, '-c', STARTS_NOTHING, *stretches, '--local', f'--logs={tmp_path}')
+    assert re.findall(r'--only=(\w+)', shown) == ['paper', 'longer', 'further'] and shown.count('-0: done') == 3
+
+
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_passed_on_to_the_runs_on_this_machine(slurm, tmp_path, signum):
+    """They end, no other one starts, and one line says so."""
+    flags = (f'--logs={tmp_path}', f'--results={tmp_path}', '--local', '--gpus=0')
+    process = subprocess.Popen([sys.executable, '-c', STARTS_SLEEPERS, *slurm[2:], *flags], cwd=ROOT, text=True,
+                               env={**os.environ, 'PYTHONPATH': str(ROOT)}, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)  # fmt: skip
+    log = tmp_path / 'paper-0.log'
+    while process.poll() is None and not (log.exists() and log.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signum)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + signum, output
+    assert output.splitlines()[-1].startswith(f'Stopped by {signum.name}. ') and 'Traceback' not in output
+    assert list(tmp_path.glob('*.log')) == [log]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(log.read_text()), 0)
 
 
 @slow

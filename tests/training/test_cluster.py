@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import pytest
 from ml_collections import config_dict
@@ -38,9 +39,9 @@ def tiny_study(tiny_config):
         ('study.variants.content', {'loss': {'pixel_range': 2.0}}, 'content: loss.pixel_range must be 1.0 or 255.0'),
     ],
 )
-def test_what_a_run_would_refuse_is_found_before(tiny_study, field, value, message):
+def test_what_a_run_would_refuse_is_found_before(tiny_study, tmp_path, field, value, message):
     """Values, folders, weights, of every variant, which is named."""
-    cluster.check(tiny_study, RUNS, 4)
+    cluster.check(tiny_study, RUNS, 4, tmp_path)
     *sections, last = field.split('.')
     place = tiny_study
     for section in sections:
@@ -48,7 +49,7 @@ def test_what_a_run_would_refuse_is_found_before(tiny_study, field, value, messa
     with tiny_study.unlocked():
         place[last] = config_dict.ConfigDict(value) if isinstance(value, dict) else value
     with pytest.raises(UserError, match=message):
-        cluster.check(tiny_study, RUNS, 4)
+        cluster.check(tiny_study, RUNS, 4, tmp_path)
 
 
 def test_gpus_and_their_types():
@@ -110,6 +111,10 @@ def test_errors_of_slurm_in_one_line():
         cluster.ask('nosuchprogram')
     with pytest.raises(UserError, match='failed: .*/nowhere'):
         cluster.ask('ls', '/nowhere')
+
+
+def test_slurm_may_name_what_the_locale_cannot_decode():
+    assert cluster.ask('printf', r'n\344cht') == os.fsdecode(b'n\xe4cht')
 
 
 def test_the_last_job_of_a_run_counts_unless_an_older_one_is_queued(tmp_path, monkeypatch):

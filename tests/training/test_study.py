@@ -121,13 +121,24 @@ def test_released_mixtures_differ_in_their_sources_alone():
         assert list(config.study.variants) == list(release.VARIANTS) == ['default', 'further', 'light', 'heavy']
         first = fields.flat(study.variant(config, 'default', 0).to_dict())
         for variant in release.VARIANTS:
-            chosen = study.variant(config, variant, 0)
+            chosen = study.variant(config, variant, 0, pathlib.Path('runs', config.study.size))
             names = fields.flat(chosen.to_dict())
             differ = {name for name in names if names[name] != first[name]}
             assert differ <= {'data.train'} | (goes_on if variant in release.STRETCHES else set())
             assert sets.parse_names(chosen.data.train) == list(release.VARIANTS[variant].items())
             assert chosen.to_json() == release.get_config(f'{size}-{variant}' if size else variant).to_json()
             assert chosen.model.channels == width and chosen.data.exclude == chosen.data.eval
+
+
+def test_released_stretches_go_on_in_the_folder_and_with_the_seed_at_hand(tmp_path):
+    """Whatever --workdir and the seeds are; one alone goes on where a study without --workdir would have begun."""
+    config = release.get_config('wide')
+    config.study.seeds = (0, 1)
+    before = {variant: start for variant, (start, _, _) in release.WIDE_STRETCHES.items()}
+    found = study.waiting(config, study.plan(config), tmp_path)
+    assert found == {(name, seed): (start, seed) for name, start in before.items() for seed in (0, 1)}
+    alone = release.get_config('wide-fourth').train.start_from
+    assert alone == 'runs/release-wide/longer-0/weights.safetensors'
 
 
 def test_released_mixtures_are_not_scored_on_what_they_are_trained_on(data_root):
@@ -210,6 +221,28 @@ def test_an_interrupted_study_ends_in_the_same_rows(tiny_study, done, tmp_path, 
     assert list(rows(tmp_path / 'found')) == ['tiny-paper-0.json']
     assert study.study(tiny_study, tmp_path / 'runs', tmp_path / 'found') == 0
     assert rows(tmp_path / 'found') == rows(done)
+
+
+def test_variants_are_named_and_override_fields_of_sections():
+    """A hyphen in a name is no size; a field that stands in no section is refused by its name."""
+    variants = {'two-units': {'model.units': 2}}
+    for selection in ('two-units', 'small-two-units'):
+        assert studies.make(variants, selection).model.units == 2
+    with pytest.raises(ValueError, match="'mine' overrides 'seed'; write SECTION.FIELD"):
+        studies.make({'mine': {'seed': 1}}, '')
+
+
+def test_fields_that_variants_override_are_told(tiny_study, tmp_path, monkeypatch, capsys):
+    """Where some take what was given by hand; where none does the study stops before its first run."""
+    monkeypatch.setattr(study, 'run_variant', lambda *_: {})
+    given = ['data.flip', 'train.steps', 'study.variants.flipped.data.flip']
+    assert study.study(tiny_study, tmp_path / 'runs', tmp_path, given=given) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith('--config')]
+    assert told == ['--config.data.flip is not for flipped, which have a value of their own']
+    with pytest.raises(UserError, match=r'write --config.study.variants.flipped.data.flip=VALUE'):
+        study.study(tiny_study, tmp_path / 'runs', tmp_path, 'flipped', given)
+    with pytest.raises(UserError, match=r'--config.seed changes nothing, .* write --config.study.seeds='):
+        study.study(tiny_study, tmp_path / 'runs', tmp_path, given=['seed'])
 
 
 def test_only_one_variant(tiny_study):
@@ -299,13 +332,20 @@ def test_a_run_that_cannot_go_on_leaves_a_row_and_the_others_run(tiny_study, tmp
         study.study(tiny_study, tmp_path / 'runs', tmp_path / 'other')
 
 
-def test_a_variant_may_start_from_what_another_leaves(tiny_study):
-    """Its weights are not there before; without the other they are asked for."""
-    start = {'train': {'start_from': 'runs/tiny/paper-0/weights.safetensors'}}
+def test_a_variant_may_start_from_what_another_leaves(tiny_study, tmp_path):
+    """Its weights are not there before; without the other, before it, and of another folder they are asked for."""
+    start = {'train': {'start_from': '{workdir}/paper-{seed}/weights.safetensors'}}
     tiny_study.study.variants.further = config_dict.ConfigDict(start)
-    study.check(tiny_study, study.plan(tiny_study))
+    study.check(tiny_study, study.plan(tiny_study), tmp_path)
+    chosen = study.variant(tiny_study, 'further', 3, tmp_path)
+    assert chosen.train.start_from == f'{tmp_path}/paper-3/weights.safetensors'
+    for only in ('further', 'further,paper'):
+        with pytest.raises(UserError, match='further: .*paper-0/weights.safetensors does not exist'):
+            study.check(tiny_study, study.plan(tiny_study, only), tmp_path)
+    tiny_study.study.variants.further.train.start_from = 'runs/tiny/paper-0/weights.safetensors'
+    study.check(tiny_study, study.plan(tiny_study), pathlib.Path('runs/tiny'))
     with pytest.raises(UserError, match='further: .*does not exist'):
-        study.check(tiny_study, study.plan(tiny_study, 'further'))
+        study.check(tiny_study, study.plan(tiny_study), tmp_path)
 
 
 def test_a_tile_is_checked_before_training(tiny_config, tmp_path, monkeypatch):
