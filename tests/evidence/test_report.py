@@ -175,6 +175,16 @@ def test_both_readings_of_without_sharing_are_claims():
     assert [claim.paper for claim in made] == pytest.approx([33.15 - 31.91] * 2)
 
 
+def test_the_trainings_of_one_table_are_one_family():
+    """Three claims of `paper` and three of `auxiliary_x100`, all certain: the first is tested as one of six."""
+    paper = json.loads((RESULTS / 'paper.json').read_text())
+    other = {'variant': 'auxiliary_x100', 'overrides': {'loss': {'auxiliary': 1.0}}}
+    made = [make_row('paper', seed) | change for seed in range(3) for change in ({}, other)]
+    found = claims.collect([{**row, 'file': 'a.json'} for row in made], paper)
+    assert [claim.table for claim in found] == ['Table 3'] * 3 + ['Table 3, auxiliary_x100'] * 3
+    assert max(claim.level for claim in found) == pytest.approx(1 - 0.05 / 6)
+
+
 def test_the_plot_shows_every_claim(found):
     """A mark, the paper's triangle and the verdict's word for each; cut off with arrows where it leaves the axis."""
     made = claims.collect(rows.load(found), json.loads((found / 'paper.json').read_text()))

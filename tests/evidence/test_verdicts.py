@@ -84,6 +84,13 @@ def test_holm_corrects_within_a_table():
     assert verdicts.judge([claim(gains, 0.46), *other_tables])[0].verdict.word == 'reproduced'
 
 
+def test_holm_corrects_over_all_trainings_of_a_table():
+    """Table 3 is told of two: their claims are one family."""
+    names = ('Table 3', 'Table 3, auxiliary_x100')
+    both = [verdicts.dataclasses.replace(claim((-0.5, 0.0, 0.5), 0.46), table=name) for name in names for _ in range(3)]
+    assert {each.level for each in verdicts.judge(both)} == {1 - 0.05 / 6}
+
+
 def test_what_has_no_verdict_is_not_corrected_for():
     """Blocked claims test nothing."""
     blocked = [claim((-0.5, 0.0, 0.5), 0.46, blocked=['one scene alone']) for _ in range(9)]
