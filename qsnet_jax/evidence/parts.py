@@ -26,6 +26,7 @@ STUDIES = {  # tables of variants beside the paper's own setting
 def studies_items(found: dict[str, rows_.Rows], size: str, paper: dict[str, Any], results: pathlib.Path) -> list[Any]:
     """Tables 3 to 5 and the studies of one size."""
     items: list[Any] = [page.Heading(f'Studies, {size} size')]
+    items += [page.Text(line) for line in _unlike_default(found)]
     items.append(tables.ladder(found, tables.TABLE_4, paper['table_4'], 'Table 4: the losses'))
     items.append(tables.ladder(found, tables.TABLE_5, paper['table_5'], 'Table 5: information sharing'))
     for variant in (studies.PAPER, *scales.VARIANTS):
@@ -40,6 +41,18 @@ def studies_items(found: dict[str, rows_.Rows], size: str, paper: dict[str, Any]
     items.append(page.Figure(path, f'Validation while training, {size} size: the mean over seeds, and each seed'))
     items.append(curves.table_of_curves(found, size))
     return items
+
+
+def _unlike_default(found: dict[str, rows_.Rows]) -> list[str]:
+    """One line that says in what the network of `paper`, and of all that stands beside it, is not today's default."""
+    first = (found.get(studies.PAPER) or next(iter(found.values())))[0]
+    told = []
+    for name, (value, default) in rows_.unlike_default(first).items():
+        same = [f'`{variant}`' for each in STUDIES.values() for variant, own in each.items() if own == {name: value}]
+        today = f' (today the variant {", ".join(same)})' if same else ''
+        told.append(f'`{name}` is {value!r}, not {default!r}{today}')
+    line = f'At this size the network of `{studies.PAPER}` is not that of `configs/default.py`: {", ".join(told)}.'
+    return [line] if told else []
 
 
 def released_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:

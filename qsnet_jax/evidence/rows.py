@@ -111,6 +111,15 @@ def _common(row: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def unlike_default(row: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields of a row's network that its variant leaves alone and that are not today's default: theirs, and that."""
+    model = row['provenance']['config'].get('model') or {}
+    found, default = fields.flat(fields.complete({'model': model})), fields.default_fields()
+    free = fields.flat(row.get('overrides', {}))
+    names = [name for name in sorted(found) if name.startswith('model.') and name not in free]
+    return {name: (found[name], default.get(name)) for name in names if found[name] != default.get(name)}
+
+
 def label(name: str, row: dict[str, Any]) -> str:
     """A set to read: of `pairs` the folder's name, of all the number of images."""
     root = row['provenance']['config']['data'].get('root') or ''

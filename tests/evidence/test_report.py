@@ -154,6 +154,9 @@ def test_both_readings_of_without_sharing_are_timed():
     cases[2]['peers']['JAX, full size'] = {'ratio': 0.8}  # in the same rounds, which counts for more
     table = tables.times_without_sharing([row], {'QSNet': 0.005, 'QSNet without sharing': 0.007})
     assert table.rows[0] == ['no shuffles', where, '1.25', "has the paper's ratio"]
+    row['provenance']['config']['model'] = {'share_scales': True}  # the default of before
+    table = tables.times_without_sharing([row], {'QSNet': 0.005, 'QSNet without sharing': 0.007})
+    assert table.rows[0][1] == f"{where}, over model.share_scales='all'"
 
 
 def test_what_was_compiled_for_a_card_is_no_timing(tmp_path):
