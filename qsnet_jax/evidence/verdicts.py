@@ -170,7 +170,8 @@ def decide(claim: Claim) -> Verdict:
     if high < 0:
         return Verdict(AGAINST, 'opposite') if is_full else Verdict(AGAINST, 'not seen', 'the opposite')
     if reaches:
-        return Verdict(OPEN, 'no evidence', f'below {claim.effect.detectable(claim.level):.2f} dB nothing would show')
+        smallest = claim.effect.detectable(claim.level)
+        return Verdict(OPEN, 'no evidence', f'an effect shows in 4 of 5 repetitions only from {smallest:.2f} dB')
     words = "no effect of the paper's size"
     return Verdict(AGAINST, words) if is_full else Verdict(AGAINST, 'not seen', words)
 

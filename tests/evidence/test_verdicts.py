@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from made_rows import make_row
 
-from qsnet_jax.evidence import statistics, verdicts
+from qsnet_jax.evidence import claims, statistics, verdicts
 
 WHERE = ('Table 4', 'V2 helps', 'full')
 
@@ -35,7 +35,7 @@ def test_every_case(gains, paper, full, reduced):
     """+.02 dB is no reproduction of +.46; what could not have been seen is not denied."""
     for size, expected in (('full', full), ('small', reduced)):
         judged = verdicts.judge([claim(gains, paper, size)])[0]
-        assert str(judged.verdict).split(': below')[0] == expected
+        assert str(judged.verdict).split(': an effect')[0] == expected
 
 
 def test_no_evidence_says_what_could_have_been_seen():
@@ -43,7 +43,8 @@ def test_no_evidence_says_what_could_have_been_seen():
     judged = verdicts.judge([claim((-0.3, 0.2, 0.7), 0.46)])[0]
     error = np.std((-0.3, 0.2, 0.7), ddof=1) / np.sqrt(3)
     smallest = statistics.Estimate(0.0, error, 2.0).detectable()
-    assert judged.verdict.why == f'below {smallest:.2f} dB nothing would show' and smallest > 1
+    assert judged.verdict.why == f'an effect shows in 4 of 5 repetitions only from {smallest:.2f} dB' and smallest > 1
+    assert statistics.POWER == 4 / 5 and f'dB; {judged.verdict.why})' in claims.sentence([judged])
 
 
 @pytest.mark.parametrize('gains', [(0.3, 0.4), (0.3,), ()])
