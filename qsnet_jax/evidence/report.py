@@ -173,7 +173,7 @@ _PLOT = (
     'Gain of PSNR (rgb), in dB, of what each claim says is better. In brackets the number of images, and behind them '
     "the test of the paper that our set stands for. Triangles: the paper's effect. Marks: ours; thick lines: 95 % "
     'interval over seeds and scenes; thin lines: the same corrected for the number of claims of its table (Holm), by '
-    'which the verdict is made.'
+    'which the verdict is made. An arrow: the line, or the mark beside it, goes on beyond the axis.'
 )
 _MEANINGS = (
     "No evidence: our interval holds both 0 and the paper's effect, so our runs cannot tell whether the claim is true. "

@@ -195,6 +195,7 @@ def test_the_plot_shows_every_claim(found):
     wide, narrow = forest.draw(made, True), forest.draw(made, False)
     for claim in made:
         assert f'{claim.sample} for {claim.test}: {claim.verdict.word}' in narrow
+    assert wide.count('<g transform="translate(') == narrow.count('<g transform="translate(') == len(made)
     assert wide.count('class="paper"') == narrow.count('class="paper"') == len(made) + 1  # and one in the legend
     assert 'No row yet of the network and recipe of the paper.' in wide
     full = [dataclasses.replace(claim, size='full') for claim in made]
@@ -207,8 +208,18 @@ def test_what_leaves_the_axis_ends_in_an_arrow():
     """And keeps its place inside the plot."""
     axis = forest._Axis(0.0, 100.0, 4)
     assert (axis(0.0), axis(-4.0), axis(9.0)) == (50.0, 0.0, 100.0)
-    assert forest._bar(axis, [-9.0, 1.0], 5.0, 'thin', True).count('<path') == 2
-    assert forest._bar(axis, [-1.0, 1.0], 5.0, 'thin', True).count('<path') == 1
+    cut = ([-1.0, 1.0], [-9.0, 1.0], [-9.0, 9.0])
+    assert [len(list(forest._arrows(axis, ends, [0.0], 5.0))) for ends in cut] == [0, 1, 2]
+
+
+def test_a_mark_beyond_the_axis_stands_at_its_end_with_an_arrow_beside_it(found):
+    """With and without an interval; the caption says what arrows are."""
+    made = claims.collect(rows.load(found), json.loads((found / 'paper.json').read_text()))[:1]
+    for estimates in (made[0].effect.estimates, ()):
+        effect = dataclasses.replace(made[0].effect, mean=-50.0, estimates=estimates)
+        plot = forest.draw([dataclasses.replace(made[0], effect=effect)], True)
+        assert plot.count('<g transform="translate(270.0') == 1 and f'L{270 - forest.MARK}.0 ' in plot
+    assert 'An arrow: ' in report._PLOT and 'beyond the axis' in plot
 
 
 def test_a_row_that_the_report_cannot_make_sense_of_is_named(tmp_path, without_pictures):
