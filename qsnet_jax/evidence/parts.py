@@ -152,16 +152,22 @@ def sparsity_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
     items: list[Any] = [page.Heading('Sparsity of rainy images, Sec. 3.1')]
     items.append(page.Table('Share of images whose log-histogram is ...', ['images', 'rule', *keys], cells))
     least = [
-        [row['name'], each['name'], ', '.join(each['filters']), f'{each["excess"]:+.2f}', f'{each["contrast"]:.3f}']
+        [row['name'], each['name'], ', '.join(each['filters']), _excess(row, each), f'{each["contrast"]:.3f}']
         for row in found
         for each in row['not_sparse'][:10]
     ]
-    columns = ['images', 'name', 'by', 'excess', 'contrast']
-    items.append(page.Table('Images that are not sparse by the mean (the ten least of each set)', columns, least))
+    columns = ['images', 'name', 'by', 'excess (of filter)', 'contrast']
+    title = 'Images that are not sparse by the mean (ten of each set, the largest excess first)'
+    items.append(page.Table(title, columns, least))
     for row in found:
         caption = f'Log-histograms of {row["name"]}, and what contrast has to do with them'
         items += _figures(results / 'figures' / f'sparsity-{row["name"]}.png', caption)
     return items
+
+
+def _excess(row: dict[str, Any], entry: dict[str, Any]) -> str:
+    """How far an image is from sparse, and by which filter; rows of before say it of the row's own alone."""
+    return f'{entry["excess"]:+.2f} ({entry.get("excess_of", row["filter"])})'
 
 
 def beside_torch_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:

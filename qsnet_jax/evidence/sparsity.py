@@ -118,7 +118,7 @@ def study(
         'share': {key: {rule: _share(verdicts, key, rule, scenes) for rule in RULES} for key in NAMES},
         'control': chance,
         'contrast': _contrast(verdicts, settings.filter, scenes),
-        'not_sparse': _not_sparse(verdicts, settings.filter),
+        'not_sparse': _not_sparse(verdicts),
         'without_gradient': flat,
     }
     storage.write_json(path, row)
@@ -314,12 +314,16 @@ def _contrast(verdicts: dict[str, Any], key: str, scenes: list[str]) -> dict[str
     return found
 
 
-def _not_sparse(verdicts: dict[str, Any], headline: str) -> list[dict[str, Any]]:
-    """The images that the mean rule refuses for some filter, with their contrast, the least sparse first."""
+def _not_sparse(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The images that the mean rule refuses for some filter, with their contrast, the least sparse first.
+
+    excess: the largest of those filters, `excess_of` which one; in rows of before that of the row's `filter`.
+    """
     found = []
     for photo, each in verdicts.items():
         refused = [key for key in NAMES if not each[key]['mean']]
         if refused:
-            found.append({'name': photo, 'filters': refused, 'excess': each[headline]['excess'],
+            worst = max(refused, key=lambda key: each[key]['excess'])
+            found.append({'name': photo, 'filters': refused, 'excess': each[worst]['excess'], 'excess_of': worst,
                           'contrast': each['contrast']})  # fmt: skip
     return sorted(found, key=lambda entry: -entry['excess'])
