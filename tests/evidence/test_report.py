@@ -319,3 +319,18 @@ def test_names_in_the_plot_of_speed_do_not_cover_each_other():
     names = [each for each in plot.iter('text') if (each.text or '').startswith('net')]
     heights = sorted(float(each.get('y', 0)) for each in names)
     assert len(names) == 3 and np.diff(heights).min() >= 12
+
+
+def test_sets_in_the_plot_of_speed_have_marks_of_their_own():
+    """Fifteen: all differ, none is the mark of a verdict or has its colour, and the legend stays inside the plot."""
+    names = [f'layers/RainTrainL+RainTrainH ({number})' for number in range(15)]
+    points = [scatter.Point('net', name, 1.0, None, 'cpu') for name in names]
+    marks = [scatter.mark(number) for number in range(len(points))]
+    assert len({*marks, *map(forest.mark, forest.KINDS)}) == len(marks) + len(forest.KINDS)
+    for is_wide in (True, False):
+        plot = xml.etree.ElementTree.fromstring(scatter.draw(points, is_wide))
+        groups = list(plot.iter('g'))
+        assert len(groups) == 2 * len(points) and {each.get('class') for each in groups} == {'plain'}
+        _, _, width, height = (float(each) for each in plot.get('viewBox', '').split())
+        places = [[float(x) for x in re.findall('[0-9.]+', each.get('transform', ''))] for each in groups]
+        assert max(x for x, _ in places) < width and max(y for _, y in places) < height
