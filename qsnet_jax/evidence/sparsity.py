@@ -19,7 +19,7 @@ from qsnet_jax import UserError, derain, priors, progress, provenance, spelling,
 from qsnet_jax import photos as photo_folders
 from qsnet_jax.configs import default
 from qsnet_jax.data import grouping, images, sets, sources
-from qsnet_jax.evidence import evaluate, plates, statistics
+from qsnet_jax.evidence import evaluate, plates, statistics, styles
 
 NAMES = ('d_x', 'd_y', 'd_xx', 'd_yy')  # of priors.FILTERS['derivative']
 RULES = ('mean', 'every', 'beyond')
@@ -256,13 +256,14 @@ def draw(row: dict[str, Any], verdicts: dict[str, Any], examples: list[Any]) -> 
     key, is_signed = row['filter'], row['response'] == 'signed'
     shown = key if is_signed else f'|{key}|'
     for axis, (_, *layers) in zip(axes, examples, strict=False):
-        for layer, label, colour in zip(layers, ('input', 'result', 'rain removed'), ('C0', 'C2', 'C1'), strict=True):
+        for layer, label, number in zip(layers, ('input', 'result', 'rain removed'), (0, 2, 1), strict=True):
             response = priors.respond(layer[None, ..., None], priors.FILTERS['derivative'][NAMES.index(key)])
             if not response.any():
                 continue
             centres, curve = priors.log_histogram(response, row['bins'], is_signed)
-            axis.plot(centres, curve, color=colour, label=label)
-            axis.plot(centres, priors.chord(centres, curve, is_signed), '--', color=colour, linewidth=0.8)
+            style = styles.mark(number)
+            axis.plot(centres, curve, **style, label=label, markersize=4, markevery=(2 * number, 6))
+            axis.plot(centres, priors.chord(centres, curve, is_signed), '--', color=style['color'], linewidth=0.8)
             if label == 'input':
                 axis.plot(*_expected(response, row['bins'], is_signed), 'k:', linewidth=1.0, label='Eq. 2, same mean')
         axis.set_ylim(bottom=0)
