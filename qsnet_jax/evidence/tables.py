@@ -87,7 +87,7 @@ def against_paper_settings(found: dict[str, rows_.Rows], names: Any, heading: st
     sets = list(first['sets'])
     columns = ['variant', 'seeds in common' if reference else 'seeds']
     for name in sets:
-        columns += [rows_.label(name, first), "better than the paper's by"]
+        columns += [rows_.label(name, first), f'gain over variant {studies.PAPER}, dB']
     rows, seeds = [], {row['seed'] for row in reference}
     for variant in [studies.PAPER] * bool(reference) + present:
         paired = [row for row in found[variant] if not reference or row['seed'] in seeds]
