@@ -100,7 +100,7 @@ def _scenes(rows: rows_.Rows) -> dict[str, list[str]]:
 
 def included_names(rows: rows_.Rows) -> dict[str, list[str]]:
     """Of each row of configs/release.py, by its file, the weights of the package that have its scores."""
-    paths = sorted(files.INCLUDED.glob('*.safetensors'))
+    paths = [files.INCLUDED / f'{name}.safetensors' for name in files.names()]
     included = {path.stem: files.load_record(path).get('scores', {}) for path in paths}
     found = {}
     for row in rows:

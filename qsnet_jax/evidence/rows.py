@@ -23,8 +23,11 @@ Rows: TypeAlias = list[dict[str, Any]]
 
 
 def load(results: pathlib.Path) -> Rows:
-    """All rows, each with its `kind` and `file`. Raises UserError for what `report` refuses."""
-    paths = [path for folder in ('rows', 'sparsity', 'bench') for path in sorted((results / folder).glob('*.json'))]
+    """All rows, each with its `kind` and `file`; files whose names begin with a dot are none.
+
+    Raises UserError for what `report` refuses.
+    """
+    paths = [path for folder in ('rows', 'sparsity', 'bench') for path in sorted((results / folder).glob('[!.]*.json'))]
     if not paths:
         raise UserError(
             f'There are no rows under {results}; --mode=study, score, compare, sparsity and bench write them.'

@@ -19,9 +19,9 @@ SEPARATOR = ', '
 def models() -> dict[str, dict[str, Any]]:
     """Settings of the trained networks, by the names of the weights that have them."""
     names: dict[str, list[str]] = {}
-    for file in sorted(files.INCLUDED.glob('*.safetensors')):
-        settings = files.load_weights(file.stem)[1]
-        names.setdefault(json.dumps(settings, default=list, sort_keys=True), []).append(file.stem)
+    for name in files.names():
+        settings = files.load_weights(name)[1]
+        names.setdefault(json.dumps(settings, default=list, sort_keys=True), []).append(name)
     return {SEPARATOR.join(each): json.loads(settings) for settings, each in names.items()}
 
 
