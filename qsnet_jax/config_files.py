@@ -15,8 +15,8 @@ from qsnet_jax.configs import bench
 
 
 def names() -> list[str]:
-    """Configs of the package."""
-    paths = [path for folder in qsnet_jax.configs.__path__ for path in pathlib.Path(folder).glob('*.py')]
+    """Configs of the package; what begins with a dot, as copies from a Mac bring along, is none."""
+    paths = [path for folder in qsnet_jax.configs.__path__ for path in pathlib.Path(folder).glob('[!.]*.py')]
     return sorted({path.stem for path in paths} - {'__init__', 'studies'})
 
 

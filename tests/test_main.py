@@ -243,6 +243,14 @@ def test_folders_may_have_colons_in_their_names(tmp_path):
         config_files.find(str(tmp_path / 'a:b/missing.py'))
 
 
+def test_files_with_a_dot_in_front_are_no_configs(tmp_path, monkeypatch):
+    """As a Mac's copies bring them along."""
+    for name in ('mine', '._mine'):
+        (tmp_path / f'{name}.py').touch()
+    monkeypatch.setattr(config_files.qsnet_jax.configs, '__path__', [str(tmp_path)])
+    assert config_files.names() == ['mine']
+
+
 def test_every_config_of_the_package_is_complete():
     for name in config_files.names():
         config_files.load(name)

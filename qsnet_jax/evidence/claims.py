@@ -128,7 +128,7 @@ def sentence(same: list[Claim], said: Collection[tuple[str, str]] = ()) -> str:
                 silent.append(f' {claim.sample} does not count: {claim.verdict.why}.')
             continue
         is_open = claim.verdict.kind == verdicts.OPEN
-        hidden = f'; less than {claim.effect.detectable(claim.level):.2f} dB would not have shown' if is_open else ''
+        hidden = f'; {claim.verdict.why}' if is_open else ''
         words = _WORDS.get(claim.verdict.why) or _WORDS[claim.verdict.word]
         told.append(f'{words} on {claim.sample} ({claim.effect.mean:+.2f} dB{hidden})')
     effects = ', '.join(f'{claim.paper:+.2f} dB on {claim.test}' for claim in same)

@@ -8,7 +8,7 @@ import matplotlib.figure
 import numpy as np
 
 from qsnet_jax.configs import atrous_rates, encoder_stride, loss_weights, losses, sharing, studies
-from qsnet_jax.evidence import page
+from qsnet_jax.evidence import page, styles
 from qsnet_jax.evidence import rows as rows_
 
 
@@ -21,8 +21,9 @@ def draw_validations(rows: rows_.Rows) -> matplotlib.figure.Figure:
         lines = _validations(row)
         steps = [line['step'] for line in lines]
         watched = [key for key in lines[0] if key.startswith('validation_psnr/')] or ['validation_psnr']
-        for key in watched:
-            axis.plot(steps, [line[key] for line in lines], 'o-', markersize=3, label=key.partition('/')[2] or key)
+        for place, key in enumerate(watched):
+            label = key.partition('/')[2] or key
+            axis.plot(steps, [line[key] for line in lines], **styles.both(place), markersize=4, label=label)
         axis.set(xlabel='step', ylabel='validation PSNR rgb, dB', title=rows_.released_name(row))
         rate = lines[-1]['seconds'] / 60 / steps[-1]
         scale, back = functools.partial(np.multiply, rate), functools.partial(np.multiply, 1 / rate)
@@ -43,12 +44,11 @@ def draw_curves(found: dict[str, rows_.Rows]) -> matplotlib.figure.Figure:
     for axis, (title, names) in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen.items(), strict=True):
         for number, name in enumerate(names):
             curves = [_validation(row) for row in found[name]]
-            colour = f'C{number % 10}' if number < 10 else 'k'
             for steps, psnr in curves:
-                axis.plot(steps, psnr, color=colour, linewidth=0.5, alpha=0.5)
+                axis.plot(steps, psnr, **styles.line(number), linewidth=0.5, alpha=0.5)
             shortest = min(len(psnr) for _, psnr in curves)
             mean = np.mean([psnr[:shortest] for _, psnr in curves], axis=0)
-            axis.plot(curves[0][0][:shortest], mean, 'o-', color=colour, markersize=3, label=name)
+            axis.plot(curves[0][0][:shortest], mean, **styles.both(number), markersize=4, label=name)
         axis.set(xlabel='step', ylabel='validation PSNR, dB', title=title)
         axis.legend(fontsize=7)
         axis.grid(alpha=0.3)

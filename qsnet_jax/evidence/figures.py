@@ -23,12 +23,12 @@ import numpy as np
 
 from qsnet_jax import UserError, metrics, photos, priors, provenance, spelling, storage
 from qsnet_jax.data import sources
-from qsnet_jax.evidence import methods, plates, sparsity, subjects
+from qsnet_jax.evidence import methods, plates, sparsity, styles, subjects
 
 FIGURES = ('1', '2', '6', '7', '8', '9', '10', '11')
 FILTER = priors.FILTERS['derivative'][0]  # d_x, as in `sparsity`
 WORST = 3  # curves of images that are not sparse
-COLOURS = {'input': 'C0', 'result': 'C2', 'rain layer': 'C1'}
+ORDER = {'input': 0, 'result': 2, 'rain layer': 1}  # of what has the same style in all figures
 MIXTURE = ((0.4, 0.01), (0.6, 0.05))  # of Eq. 1, with the constants of Levin and Weiss: (pi, s), x in [0, 1]
 
 
@@ -210,9 +210,11 @@ def draw_curves(axis: Any, curves: dict[str, Any]) -> None:
         if found is None:
             axis.plot([], [], label=plates.drawn(f'{name}: flat'))
             continue
-        colour = COLOURS.get(name, f'C{number}')
-        axis.plot(found['response'], found['log_count'], color=colour, label=plates.drawn(name))
-        axis.plot(found['response'], found['chord'], '--', color=colour, linewidth=0.8)
+        place = ORDER.get(name, number)
+        style = styles.mark(place)
+        marks = {'markersize': 4, 'markevery': (2 * place % 6, 6), 'label': plates.drawn(name)}
+        axis.plot(found['response'], found['log_count'], **style, **marks)
+        axis.plot(found['response'], found['chord'], '--', color=style['color'], linewidth=0.8)
     axis.set(xlabel='|d_x|', ylabel='log count')
     axis.legend(fontsize=7)
 
@@ -240,8 +242,8 @@ def _study(shown: list[subjects.Shown], _: Restored, images_: subjects.Found) ->
     else:
         axes[2].text(0.5, 0.5, 'none', ha='center', transform=axes[2].transAxes)
     lines = distributions()
-    for name, values in lines['log_probability'].items():
-        axes[3].plot(lines['x'], values, label=name)
+    for number, (name, values) in enumerate(lines['log_probability'].items()):
+        axes[3].plot(lines['x'], values, **styles.line(number), label=name)
     axes[3].set(xlabel='|x|', ylabel='log probability')
     axes[3].legend(fontsize=7)
     titles = ('(a) rainy image', '(b) its log-histogram and chord',

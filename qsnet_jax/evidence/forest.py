@@ -1,17 +1,19 @@
 """The forest plot of all verdicts as SVG: the paper's effect, ours with its interval, and what follows.
 
-Marks differ in form as well as in colour. What does not fit the axis is cut off and ends in an arrow.
+Marks differ in form as well as in colour. What does not fit the axis ends at its end with an arrow: a line
+that is cut off, and a mark, which has the arrow beside it.
 """
 
 import html
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from qsnet_jax.evidence import claims as claims_
 from qsnet_jax.evidence import verdicts
 from qsnet_jax.evidence.verdicts import Claim
 
 WIDE, NARROW = 1120, 358  # pixels of the two layouts
+MARK = 14  # pixels from the middle of a mark to the point of an arrow beside it
 KINDS = {
     verdicts.FOR: 'reproduced, seen',
     verdicts.PARTLY: "smaller than the paper's",
@@ -34,6 +36,7 @@ STYLE = """
 .plot .paper { fill: none; stroke: var(--text); stroke-width: 1.6; }
 .plot .for { color: var(--for); } .plot .partly { color: var(--partly); } .plot .against { color: var(--against); }
 .plot .open { color: var(--open); } .plot .blocked { color: var(--blocked); }
+.plot .plain { color: var(--text); }
 .plot .thin { stroke: currentColor; stroke-width: 1.5; fill: none; }
 .plot .cross { stroke: currentColor; stroke-width: 3; fill: none; }
 .plot .thick { stroke: currentColor; stroke-width: 4; }
@@ -104,7 +107,7 @@ def _legend(is_wide: bool) -> tuple[list[str], float]:
     """The marks and what they mean, and where they end."""
     parts, x, y = [], 8.0, 12.0
     entries = [(mark(kind), kind, words) for kind, words in KINDS.items()]
-    entries.append((_paper(0, 0), '', "the paper's effect"))
+    entries += [(_paper(0, 0), '', "the paper's effect"), (_arrow(6, 0, 1), 'plain', 'beyond the axis')]
     for form, kind, words in entries:
         length = 26 + 6.6 * len(words)
         if x + length > (WIDE if is_wide else NARROW) and x > 8:
@@ -143,24 +146,33 @@ def _line(claim: Claim, axis: _Axis, y: float, is_wide: bool) -> str:
     """One claim on one set: interval, our effect, the paper's."""
     kind, ends, plain = claim.verdict.kind, claim.interval, claim.effect.interval()
     parts = [f'<title>{html.escape(claims_.sentence([claim]).replace("**", ""))}</title>']
+    means = [claim.effect.mean] if claim.effect.by_seed else []
     if ends and plain:
-        parts.append(_bar(axis, ends, y, 'thin', True) + _bar(axis, plain, y, 'thick', False))
-    if claim.effect.by_seed and axis.is_inside(claim.effect.mean):
-        parts.append(f'<g transform="translate({axis(claim.effect.mean):.1f} {y})">{mark(kind)}</g>')
+        parts += [_bar(axis, ends, y, 'thin'), _bar(axis, plain, y, 'thick')]
+    parts += [f'<g transform="translate({axis(mean):.1f} {y})">{mark(kind)}</g>' for mean in means]
+    parts += _arrows(axis, ends or [], means, y)
     parts.append(_paper(axis(claim.paper), y))
     if is_wide:
         parts.append(text(axis.right + 22, y + 4, claim.verdict.word, 'small word'))
     return f'<g class="{kind}">{"".join(parts)}</g>'
 
 
-def _bar(axis: _Axis, ends: list[float], y: float, name: str, has_arrows: bool) -> str:
-    """A line from end to end, with arrows where it is cut off."""
-    low, high = axis(ends[0]), axis(ends[1])
-    parts = [f'<path class="{name}" d="M{low:.1f} {y}H{high:.1f}"/>']
-    for end, x, step in ((ends[0], low, 6), (ends[1], high, -6)):
-        if has_arrows and not axis.is_inside(end):
-            parts.append(f'<path class="thin" d="M{x + step:.1f} {y - 5}L{x:.1f} {y}L{x + step:.1f} {y + 5}"/>')
-    return ''.join(parts)
+def _bar(axis: _Axis, ends: list[float], y: float, name: str) -> str:
+    """A line from end to end, as far as it fits."""
+    return f'<path class="{name}" d="M{axis(ends[0]):.1f} {y}H{axis(ends[1]):.1f}"/>'
+
+
+def _arrows(axis: _Axis, ends: list[float], means: list[float], y: float) -> Iterator[str]:
+    """An arrow at each end of the axis beyond which a line goes on; outside of a mark that lies beyond it too."""
+    for sign in (-1, 1):
+        if any(sign * value > axis.most for value in (*ends, *means)):
+            room = MARK if any(sign * mean > axis.most for mean in means) else 0
+            yield _arrow(axis(sign * axis.most) + sign * room, y, sign)
+
+
+def _arrow(x: float, y: float, sign: int) -> str:
+    """A point to the left (-1) or to the right (1)."""
+    return f'<path class="thin" d="M{x - 6 * sign:.1f} {y - 5}L{x:.1f} {y}L{x - 6 * sign:.1f} {y + 5}"/>'
 
 
 def mark(kind: str) -> str:

@@ -26,6 +26,7 @@ STUDIES = {  # tables of variants beside the paper's own setting
 def studies_items(found: dict[str, rows_.Rows], size: str, paper: dict[str, Any], results: pathlib.Path) -> list[Any]:
     """Tables 3 to 5 and the studies of one size."""
     items: list[Any] = [page.Heading(f'Studies, {size} size')]
+    items += [page.Text(line) for line in _unlike_default(found)]
     items.append(tables.ladder(found, tables.TABLE_4, paper['table_4'], 'Table 4: the losses'))
     items.append(tables.ladder(found, tables.TABLE_5, paper['table_5'], 'Table 5: information sharing'))
     for variant in (studies.PAPER, *scales.VARIANTS):
@@ -40,6 +41,18 @@ def studies_items(found: dict[str, rows_.Rows], size: str, paper: dict[str, Any]
     items.append(page.Figure(path, f'Validation while training, {size} size: the mean over seeds, and each seed'))
     items.append(curves.table_of_curves(found, size))
     return items
+
+
+def _unlike_default(found: dict[str, rows_.Rows]) -> list[str]:
+    """One line that says in what the network of `paper`, and of all that stands beside it, is not today's default."""
+    first = (found.get(studies.PAPER) or next(iter(found.values())))[0]
+    told = []
+    for name, (value, default) in rows_.unlike_default(first).items():
+        same = [f'`{variant}`' for each in STUDIES.values() for variant, own in each.items() if own == {name: value}]
+        today = f' (today the variant {", ".join(same)})' if same else ''
+        told.append(f'`{name}` is {value!r}, not {default!r}{today}')
+    line = f'At this size the network of `{studies.PAPER}` is not that of `configs/default.py`: {", ".join(told)}.'
+    return [line] if told else []
 
 
 def released_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
@@ -87,7 +100,7 @@ def _scenes(rows: rows_.Rows) -> dict[str, list[str]]:
 
 def included_names(rows: rows_.Rows) -> dict[str, list[str]]:
     """Of each row of configs/release.py, by its file, the weights of the package that have its scores."""
-    paths = sorted(files.INCLUDED.glob('*.safetensors'))
+    paths = [files.INCLUDED / f'{name}.safetensors' for name in files.names()]
     included = {path.stem: files.load_record(path).get('scores', {}) for path in paths}
     found = {}
     for row in rows:
@@ -139,16 +152,22 @@ def sparsity_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
     items: list[Any] = [page.Heading('Sparsity of rainy images, Sec. 3.1')]
     items.append(page.Table('Share of images whose log-histogram is ...', ['images', 'rule', *keys], cells))
     least = [
-        [row['name'], each['name'], ', '.join(each['filters']), f'{each["excess"]:+.2f}', f'{each["contrast"]:.3f}']
+        [row['name'], each['name'], ', '.join(each['filters']), _excess(row, each), f'{each["contrast"]:.3f}']
         for row in found
         for each in row['not_sparse'][:10]
     ]
-    columns = ['images', 'name', 'by', 'excess', 'contrast']
-    items.append(page.Table('Images that are not sparse by the mean (the ten least of each set)', columns, least))
+    columns = ['images', 'name', 'by', 'excess (of filter)', 'contrast']
+    title = 'Images that are not sparse by the mean (ten of each set, the largest excess first)'
+    items.append(page.Table(title, columns, least))
     for row in found:
         caption = f'Log-histograms of {row["name"]}, and what contrast has to do with them'
         items += _figures(results / 'figures' / f'sparsity-{row["name"]}.png', caption)
     return items
+
+
+def _excess(row: dict[str, Any], entry: dict[str, Any]) -> str:
+    """How far an image is from sparse, and by which filter; rows of before say it of the row's own alone."""
+    return f'{entry["excess"]:+.2f} ({entry.get("excess_of", row["filter"])})'
 
 
 def beside_torch_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:

@@ -173,7 +173,7 @@ _PLOT = (
     'Gain of PSNR (rgb), in dB, of what each claim says is better. In brackets the number of images, and behind them '
     "the test of the paper that our set stands for. Triangles: the paper's effect. Marks: ours; thick lines: 95 % "
     'interval over seeds and scenes; thin lines: the same corrected for the number of claims of its table (Holm), by '
-    'which the verdict is made.'
+    'which the verdict is made. An arrow: the line, or the mark beside it, goes on beyond the axis.'
 )
 _MEANINGS = (
     "No evidence: our interval holds both 0 and the paper's effect, so our runs cannot tell whether the claim is true. "
@@ -209,7 +209,8 @@ compared. The tables say what.
 - [report.html](report.html): the same page with pictures, sliders and tables to sort; download it, it needs no network.
 - [tables.md](tables.md): every claim in words, its verdict and why, every table, every figure.
 - `rows/`, `sparsity/`, `bench/`: the records behind them, one JSON file each; `paper.json`: the paper's \
-numbers. A gain is the difference of `sets.SET.rgb.psnr` between rows of one seed. \
+numbers. A gain is the difference of `sets.SET.rgb.psnr` between rows of one seed; in Table 3, within one row, that of \
+`sets.SET.rgb.psnr` over `sets.SET.scales.C_3.rgb.psnr`, or of one scale over another. \
 tables.md ends with the commit and the command of each row.
 - Made by `python -m qsnet_jax.main --mode=report`; it changes with the rows and is not edited by hand.
 """

@@ -23,8 +23,11 @@ Rows: TypeAlias = list[dict[str, Any]]
 
 
 def load(results: pathlib.Path) -> Rows:
-    """All rows, each with its `kind` and `file`. Raises UserError for what `report` refuses."""
-    paths = [path for folder in ('rows', 'sparsity', 'bench') for path in sorted((results / folder).glob('*.json'))]
+    """All rows, each with its `kind` and `file`; files whose names begin with a dot are none.
+
+    Raises UserError for what `report` refuses.
+    """
+    paths = [path for folder in ('rows', 'sparsity', 'bench') for path in sorted((results / folder).glob('[!.]*.json'))]
     if not paths:
         raise UserError(
             f'There are no rows under {results}; --mode=study, score, compare, sparsity and bench write them.'
@@ -109,6 +112,15 @@ def _common(row: dict[str, Any]) -> dict[str, Any]:
     trained = (record.get('training') or {}).get('training_data', {})
     kept |= {f'{_TRAINED} {name}': each['sha256'] for name, each in trained.items()}
     return kept
+
+
+def unlike_default(row: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields of a row's network that its variant leaves alone and that are not today's default: theirs, and that."""
+    model = row['provenance']['config'].get('model') or {}
+    found, default = fields.flat(fields.complete({'model': model})), fields.default_fields()
+    free = fields.flat(row.get('overrides', {}))
+    names = [name for name in sorted(found) if name.startswith('model.') and name not in free]
+    return {name: (found[name], default.get(name)) for name in names if found[name] != default.get(name)}
 
 
 def label(name: str, row: dict[str, Any]) -> str:

@@ -11,7 +11,15 @@ from qsnet_jax.evidence.rows import Rows, is_released, label
 
 # What time depends on.
 _SHAPE = ('channels', 'units', 'scale_channels', 'groups', 'decoder_groups', 'rates', 'encoder_stride', 'norm')
-_FORMS = ('for', 'partly', 'against', 'open', 'blocked')  # marks of forest, here of the sets
+# Of the sets, about the origin: square, triangle, plus, hourglass, star, triangle to the left; none is a verdict's.
+_MARKS = (
+    'M-4.5 -4.5h9v9h-9z',
+    'M0 -6l6 10.5h-12z',
+    'M-2 -6h4v4h4v4h-4v4h-4v-4h-4v-4h4z',
+    'M-5 -6h10l-10 12h10z',
+    'M0 -7.5l2 5.5l5.5 2l-5.5 2l-2 5.5l-2 -5.5l-5.5 -2l5.5 -2z',
+    'M-6.5 0l11 -6v12z',
+)
 LINE = 13  # pixels from one name to the next
 
 
@@ -74,11 +82,10 @@ def table(found: list[Point]) -> page.Table:
 class _Frame:
     """Seconds and decibels to pixels; what no bench has timed stands in a strip at the right."""
 
-    def __init__(self, found: list[Point], is_wide: bool):
-        samples = len({each.sample for each in found})
-        self.is_wide, self.width, self.height = is_wide, forest.WIDE if is_wide else forest.NARROW, 400
+    def __init__(self, found: list[Point], is_wide: bool, top: float):
+        self.is_wide, self.width, self.height = is_wide, forest.WIDE if is_wide else forest.NARROW, top + 354
         self.left, self.right = 46.0, self.width - (170.0 if is_wide else 90.0)
-        self.top, self.bottom = 24.0 + 22.0 * (1 if is_wide else samples), self.height - 44.0
+        self.top, self.bottom = top, self.height - 44.0
         times = [math.log10(each.seconds) for each in found if each.seconds]
         self.low, self.high = (math.floor(min(times)), math.floor(max(times)) + 1) if times else (-2, 0)
         gains = [each.gain for each in found]
@@ -109,13 +116,16 @@ class _Frame:
 
 def draw(found: list[Point], is_wide: bool, is_alone: bool = False) -> str:
     """The plot as SVG, as `forest.draw`."""
-    frame, samples = _Frame(found, is_wide), list(dict.fromkeys(each.sample for each in found))
-    parts, labels = [*_legend(samples, is_wide), *frame.grid()], dict[float, float]()  # of each x where the last ends
+    samples = list(dict.fromkeys(each.sample for each in found))
+    legend, end = _legend(samples, is_wide)
+    frame = _Frame(found, is_wide, end + 34)
+    parts, labels = [*legend, *frame.grid()], dict[float, float]()  # of each x where the last ends
     for each in sorted(found, key=lambda each: -each.gain):
-        kind, x, y = _FORMS[samples.index(each.sample) % len(_FORMS)], frame.x(each.seconds), frame.y(each.gain)
+        x, y = frame.x(each.seconds), frame.y(each.gain)
         title = html.escape(f'{each.network}, {each.sample}: {each.gain:+.2f} dB, {each.device}')
         parts.append(
-            f'<g class="{kind}" transform="translate({x:.1f} {y:.1f})"><title>{title}</title>{forest.mark(kind)}</g>'
+            f'<g class="plain" transform="translate({x:.1f} {y:.1f})"><title>{title}</title>'
+            f'{mark(samples.index(each.sample))}</g>'
         )
         if is_wide:
             labels[x] = max(y + 4, labels.get(x, 0.0) + LINE)  # one below the other, however near the points are
@@ -124,11 +134,22 @@ def draw(found: list[Point], is_wide: bool, is_alone: bool = False) -> str:
     return forest.element(parts, frame.width, frame.height, about, is_alone)
 
 
-def _legend(samples: list[str], is_wide: bool) -> list[str]:
+def mark(number: int) -> str:
+    """The mark of a set, which says nothing of its score: six forms, full, then hollow, then the set's number."""
+    if number >= 2 * len(_MARKS):
+        return forest.text(0, 4, str(number + 1), 'small', 'middle')
+    fill = 'full' if number < len(_MARKS) else 'hollow'
+    return f'<path class="{fill}" d="{_MARKS[number % len(_MARKS)]}"/>'
+
+
+def _legend(samples: list[str], is_wide: bool) -> tuple[list[str], float]:
+    """The sets with their marks, and where they end."""
     parts, x, y = [], 8.0, 12.0
     for number, sample in enumerate(samples):
-        kind = _FORMS[number % len(_FORMS)]
-        parts.append(f'<g class="{kind}" transform="translate({x} {y})">{forest.mark(kind)}</g>')
+        length = 30 + 7 * len(sample)
+        if number and (not is_wide or x + length > forest.WIDE):
+            x, y = 8.0, y + 22
+        parts.append(f'<g class="plain" transform="translate({x} {y})">{mark(number)}</g>')
         parts.append(forest.text(x + 12, y + 4, sample, 'small'))
-        x, y = (x + 30 + 7 * len(sample), y) if is_wide else (8.0, y + 22)
-    return parts
+        x += length
+    return parts, y

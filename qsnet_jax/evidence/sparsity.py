@@ -19,7 +19,7 @@ from qsnet_jax import UserError, derain, priors, progress, provenance, spelling,
 from qsnet_jax import photos as photo_folders
 from qsnet_jax.configs import default
 from qsnet_jax.data import grouping, images, sets, sources
-from qsnet_jax.evidence import evaluate, plates, statistics
+from qsnet_jax.evidence import evaluate, plates, statistics, styles
 
 NAMES = ('d_x', 'd_y', 'd_xx', 'd_yy')  # of priors.FILTERS['derivative']
 RULES = ('mean', 'every', 'beyond')
@@ -121,7 +121,7 @@ def study(
         'share': {key: {rule: _share(verdicts, key, rule, scenes) for rule in RULES} for key in NAMES},
         'control': chance,
         'contrast': _contrast(verdicts, settings.filter, scenes),
-        'not_sparse': _not_sparse(verdicts, settings.filter),
+        'not_sparse': _not_sparse(verdicts),
         'without_gradient': flat,
     }
     storage.write_json(path, row)
@@ -257,13 +257,14 @@ def draw(row: dict[str, Any], verdicts: dict[str, Any], examples: list[Any]) -> 
     key, is_signed = row['filter'], row['response'] == 'signed'
     shown = key if is_signed else f'|{key}|'
     for axis, (_, *layers) in zip(axes, examples, strict=False):
-        for layer, label, colour in zip(layers, ('input', 'result', 'rain removed'), ('C0', 'C2', 'C1'), strict=True):
+        for layer, label, number in zip(layers, ('input', 'result', 'rain removed'), (0, 2, 1), strict=True):
             response = priors.respond(layer[None, ..., None], priors.FILTERS['derivative'][NAMES.index(key)])
             if not response.any():
                 continue
             centres, curve = priors.log_histogram(response, row['bins'], is_signed)
-            axis.plot(centres, curve, color=colour, label=label)
-            axis.plot(centres, priors.chord(centres, curve, is_signed), '--', color=colour, linewidth=0.8)
+            style = styles.mark(number)
+            axis.plot(centres, curve, **style, label=label, markersize=4, markevery=(2 * number, 6))
+            axis.plot(centres, priors.chord(centres, curve, is_signed), '--', color=style['color'], linewidth=0.8)
             if label == 'input':
                 axis.plot(*_expected(response, row['bins'], is_signed), 'k:', linewidth=1.0, label='Eq. 2, same mean')
         axis.set_ylim(bottom=0)
@@ -315,12 +316,16 @@ def _contrast(verdicts: dict[str, Any], key: str, scenes: list[str]) -> dict[str
     return found
 
 
-def _not_sparse(verdicts: dict[str, Any], headline: str) -> list[dict[str, Any]]:
-    """The images that the mean rule refuses for some filter, with their contrast, the least sparse first."""
+def _not_sparse(verdicts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The images that the mean rule refuses for some filter, with their contrast, the least sparse first.
+
+    excess: the largest of those filters, `excess_of` which one; in rows of before that of the row's `filter`.
+    """
     found = []
     for photo, each in verdicts.items():
         refused = [key for key in NAMES if not each[key]['mean']]
         if refused:
-            found.append({'name': photo, 'filters': refused, 'excess': each[headline]['excess'],
+            worst = max(refused, key=lambda key: each[key]['excess'])
+            found.append({'name': photo, 'filters': refused, 'excess': each[worst]['excess'], 'excess_of': worst,
                           'contrast': each['contrast']})  # fmt: skip
     return sorted(found, key=lambda entry: -entry['excess'])

@@ -87,7 +87,7 @@ def against_paper_settings(found: dict[str, rows_.Rows], names: Any, heading: st
     sets = list(first['sets'])
     columns = ['variant', 'seeds in common' if reference else 'seeds']
     for name in sets:
-        columns += [rows_.label(name, first), "better than the paper's by"]
+        columns += [rows_.label(name, first), f'gain over variant {studies.PAPER}, dB']
     rows, seeds = [], {row['seed'] for row in reference}
     for variant in [studies.PAPER] * bool(reference) + present:
         paired = [row for row in found[variant] if not reference or row['seed'] in seeds]
@@ -192,6 +192,7 @@ def times_without_sharing(rows: rows_.Rows, paper: dict[str, float]) -> page.Tab
         times = {(case['model'], case['size'], case['batch'], case['precision']): case['peers']
                  for case in row['cases'] if not case['training']}  # fmt: skip
         base = next((name for name, settings in models.items() if not settings), None)
+        unlike = ', '.join(f'{name}={value!r}' for name, (value, _) in rows_.unlike_default(row).items())
         for (name, *case), peers in times.items():
             each, beside = peers.get('JAX', {}), peers.get(f'JAX, {base}', {})  # in the same rounds, if it was so timed
             reading, reference = _reading(models[name]), times.get((base, *case), {}).get('JAX', {})
@@ -200,6 +201,7 @@ def times_without_sharing(rows: rows_.Rows, paper: dict[str, float]) -> page.Tab
                 ratio = 1 / beside['ratio'] if beside else each['seconds']['median'] / apart
                 verdict = "has the paper's ratio" if least <= ratio <= most else 'has not'
                 where = f'{row["file"].removesuffix(".json")}, {case[0]}², batch {case[1]}, {case[2]}'
+                where += f', over {unlike}' if unlike else ''
                 cells.append([reading, where, f'{ratio:.2f}', verdict])
     title = (
         f"Time without sharing over that with; the paper's {without / with_:.1f}, {least:.2f} to {most:.2f} unrounded"

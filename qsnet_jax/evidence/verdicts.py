@@ -86,7 +86,7 @@ class Verdict:
 class Claim:
     """One sentence of the paper's, with what our rows say of it."""
 
-    table: str
+    table: str  # of the paper; behind a comma the training, where one table is told of several
     text: str
     size: str  # 'full' or a reduced one
     sample: str  # our set
@@ -142,11 +142,11 @@ def _floats(values: list[float | None]) -> np.ndarray:
 
 
 def judge(claims: list[Claim]) -> list[Claim]:
-    """Gives every claim its level and verdict; the claims of one table and size are corrected together."""
+    """Gives every claim its level and verdict; those of one table and size, all trainings, are corrected together."""
     families: dict[tuple[str, str], list[Claim]] = {}
     for claim in claims:
         if not claim.blocked and claim.effect.is_complete:
-            families.setdefault((claim.table, claim.size), []).append(claim)
+            families.setdefault((claim.table.partition(', ')[0], claim.size), []).append(claim)
     for family in families.values():
         for claim, level in zip(family, statistics.holm([each.effect.p for each in family]), strict=True):
             claim.level = level
@@ -170,7 +170,8 @@ def decide(claim: Claim) -> Verdict:
     if high < 0:
         return Verdict(AGAINST, 'opposite') if is_full else Verdict(AGAINST, 'not seen', 'the opposite')
     if reaches:
-        return Verdict(OPEN, 'no evidence', f'below {claim.effect.detectable(claim.level):.2f} dB nothing would show')
+        smallest = claim.effect.detectable(claim.level)
+        return Verdict(OPEN, 'no evidence', f'an effect shows in 4 of 5 repetitions only from {smallest:.2f} dB')
     words = "no effect of the paper's size"
     return Verdict(AGAINST, words) if is_full else Verdict(AGAINST, 'not seen', words)
 

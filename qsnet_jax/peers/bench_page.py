@@ -5,6 +5,7 @@ from typing import Any
 import matplotlib.figure
 import numpy as np
 
+from qsnet_jax.evidence import styles
 from qsnet_jax.peers.contenders import OURS
 
 
@@ -58,6 +59,7 @@ def draw(report: dict[str, Any]) -> matplotlib.figure.Figure:
     """Time against pixels and against batch, of everybody, for the first network's inference."""
     cases = [case for case in report['cases'] if not case['training']]
     cases = [case for case in cases if case['model'] == cases[0]['model']]
+    names = list(dict.fromkeys(name for case in cases for name in case['peers']))
     precisions = list(dict.fromkeys(case['precision'] for case in cases))
     figure = matplotlib.figure.Figure(figsize=(11, 4 * len(precisions)), layout='constrained')
     axes = figure.subplots(len(precisions), 2, squeeze=False)
@@ -66,12 +68,14 @@ def draw(report: dict[str, Any]) -> matplotlib.figure.Figure:
         smallest = {key: min(case[key] for case in of_precision) for key in ('batch', 'size')}
         for axis, fixed, varied in ((row[0], 'batch', 'size'), (row[1], 'size', 'batch')):
             shown = [case for case in of_precision if case[fixed] == smallest[fixed]]
-            for name in dict.fromkeys(name for case in shown for name in case['peers']):
+            for number, name in enumerate(names):
                 with_peer = [case for case in shown if name in case['peers']]
+                if not with_peer:
+                    continue
                 amount = [case['size'] ** 2 / 1e6 if varied == 'size' else case['batch'] for case in with_peer]
                 spans = np.array([list(case['peers'][name]['seconds'].values()) for case in with_peer]) * 1e3
                 spread = np.abs(spans[:, 1:] - spans[:, :1]).T
-                axis.errorbar(amount, spans[:, 0], spread, marker='o', capsize=2, label=name)
+                axis.errorbar(amount, spans[:, 0], spread, **styles.both(number), capsize=2, label=name)
             axis.set(
                 xlabel='megapixels' if varied == 'size' else 'images in a batch',
                 ylabel='ms',

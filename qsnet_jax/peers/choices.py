@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.figure
 
+from qsnet_jax.evidence import styles
 from qsnet_jax.weights import files
 
 SET = 'layers/RainTrainL'  # the held-out pairs of RainTrainL/val that all of them were scored on
@@ -18,9 +19,9 @@ SEPARATOR = ', '
 def models() -> dict[str, dict[str, Any]]:
     """Settings of the trained networks, by the names of the weights that have them."""
     names: dict[str, list[str]] = {}
-    for file in sorted(files.INCLUDED.glob('*.safetensors')):
-        settings = files.load_weights(file.stem)[1]
-        names.setdefault(json.dumps(settings, default=list, sort_keys=True), []).append(file.stem)
+    for name in files.names():
+        settings = files.load_weights(name)[1]
+        names.setdefault(json.dumps(settings, default=list, sort_keys=True), []).append(name)
     return {SEPARATOR.join(each): json.loads(settings) for settings, each in names.items()}
 
 
@@ -59,14 +60,15 @@ def table(report: dict[str, Any]) -> str:
 
 
 def draw(report: dict[str, Any]) -> matplotlib.figure.Figure:
-    """Quality against time, a colour a runtime; the area says the memory."""
+    """Quality against time, a colour and a mark a runtime; the area says the memory."""
     figure = matplotlib.figure.Figure(figsize=(7, 4.5), layout='constrained')
     axis = figure.subplots()
     known = [row for row in rows(report) if row['quality']]
-    for runtime in dict.fromkeys(row['runtime'] for row in known):
+    for number, runtime in enumerate(dict.fromkeys(row['runtime'] for row in known)):
         shown = [row for row in known if row['runtime'] == runtime]
         places = [row['ms'] for row in shown], [row['quality']['psnr'] for row in shown]
-        axis.scatter(*places, s=[20 + (row['mib'] or 0) / 4 for row in shown], alpha=0.7, label=runtime)
+        areas = [20 + (row['mib'] or 0) / 4 for row in shown]
+        axis.scatter(*places, s=areas, alpha=0.7, label=runtime, **styles.mark(number))
     for name in dict.fromkeys(row['weights'] for row in known):
         slowest = max((row for row in known if row['weights'] == name), key=lambda row: row['ms'])
         place = slowest['ms'], slowest['quality']['psnr']

@@ -12,7 +12,7 @@ import numpy as np
 
 from qsnet_jax import UserError, derain, progress, provenance, storage
 from qsnet_jax.data import batches, sets, sources
-from qsnet_jax.evidence import evaluate
+from qsnet_jax.evidence import evaluate, styles
 from qsnet_jax.peers import torch_twin
 from qsnet_jax.peers.torch_twin import torch  # which says what to install
 from qsnet_jax.training import parallel, settings, train
@@ -234,23 +234,27 @@ def draw(rows: list[dict[str, Any]]) -> matplotlib.figure.Figure:
     figure = matplotlib.figure.Figure(figsize=(11, 7), layout='constrained')
     axes = figure.subplots(2, 2).ravel()
     steps = [row['step'] for row in rows]
-    styles = {'jax': ('JAX', '-', 'C0'), 'torch': ('PyTorch twin', '--', 'C1')}
+    sides = (('jax', 'JAX', 0), ('torch', 'PyTorch twin', 1))
     for axis, quantity, label in ((axes[0], 'loss', 'loss of the batch'), (axes[1], 'psnr', 'PSNR, dB')):
-        for name, (title, line, colour) in styles.items():
-            axis.plot(steps, [row[f'{name}_{quantity}'] for row in rows], line, color=colour, label=title, linewidth=1)
+        for name, title, number in sides:
+            values = [row[f'{name}_{quantity}'] for row in rows]
+            axis.plot(steps, values, **styles.line(number), label=title, linewidth=1)
         axis.set_ylabel(label)
     axes[0].set_yscale('log')
+    points: dict[str, Any] = {'linestyle': '', 'fillstyle': 'none'}
     validated = [row for row in rows if 'jax_validation' in row]
-    for name, marker in (('jax', 'o'), ('torch', 'x')):
-        title, _, colour = styles[name]
+    for name, title, number in sides:
         values = [row[f'{name}_validation'] for row in validated]
-        axes[1].plot([row['step'] for row in validated], values, marker, color=colour, label=f'{title}, validation')
-    for quantity, label in (('loss_difference', 'loss'), ('parameter_difference', 'parameters')):
-        axes[2].plot(steps, [max(row[quantity], 1e-18) for row in rows], label=label, linewidth=1)
+        places = [row['step'] for row in validated]
+        axes[1].plot(places, values, **points, **styles.mark(number), label=f'{title}, validation')
+    for quantity, label, number in (('loss_difference', 'loss', 2), ('parameter_difference', 'parameters', 3)):
+        values = [max(row[quantity], 1e-18) for row in rows]
+        axes[2].plot(steps, values, **styles.line(number), label=label, linewidth=1)
     axes[2].set_yscale('log')
     axes[2].set_ylabel('relative difference')
-    for name, (title, _, colour) in styles.items():
-        axes[3].plot(steps, [row[f'{name}_seconds'] for row in rows], '.', color=colour, label=title, markersize=3)
+    for name, title, number in sides:
+        values = [row[f'{name}_seconds'] for row in rows]
+        axes[3].plot(steps, values, **points, **styles.mark(number), label=title, markersize=3)
     axes[3].set_ylabel('seconds per step')
     axes[3].set_ylim(bottom=0)
     for axis in axes:

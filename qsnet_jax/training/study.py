@@ -285,19 +285,20 @@ def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
         )
     if 'failed' in stored:
         return False
-    _refuse_other_start(config, path, stored['provenance'], chosen.train.start_from)
+    _refuse_other_start(config, path, stored['provenance'], studies.fill(chosen, '.').train.start_from)
     return True
 
 
 def _refuse_other_start(config: Any, path: pathlib.Path, record: dict[str, Any], name: str | None) -> None:
     """Raises UserError where a row's run began from other weights than `name`, as which None is none.
 
-    What a run of this study leaves is known by its path: it may be made anew, or not be there yet.
+    What a run of this study leaves is known by the run's name: it may be made anew, elsewhere, or not be there yet.
     """
     before = record['config'].get('train', {}).get('start_from')
     known = ((record.get('training') or {}).get('start_from') or {}).get('sha256')
-    is_made = name and pathlib.Path(name).parent.name in {f'{each}-{seed}' for each, seed in plan(config)}
-    if name == before and (is_made or not known):
+    left = {f'{each}-{seed}/weights.safetensors' for each, seed in plan(config)}
+    made, made_before = ('/'.join(pathlib.Path(each or '').parts[-2:]) for each in (name, before))
+    if made == made_before and (made in left or (name == before and not known)):
         return
     file = files.find_weights(name) if name else None
     if file is None or not file.is_file() or sources.file_hash(file) != known:

@@ -56,8 +56,8 @@ def find_weights(name: str | os.PathLike) -> pathlib.Path:
 
 
 def names() -> list[str]:
-    """Weights that come with the package."""
-    return sorted(each.stem for each in INCLUDED.glob('*.safetensors'))
+    """Weights that come with the package; what begins with a dot, as copies from a Mac bring along, is none."""
+    return sorted(each.stem for each in INCLUDED.glob('[!.]*.safetensors'))
 
 
 def unreadable(path: pathlib.Path, error: OSError) -> UserError:

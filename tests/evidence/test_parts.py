@@ -31,3 +31,26 @@ def test_rows_of_the_same_files_have_the_same_scenes():
     assert scenes == new['sets']['pairs']['images']['scene']
     alone, together = (tables.interval(old['sets']['pairs'], names) for names in (list('abcdef'), scenes))
     assert alone == '30.54 .. 34.46' and together == '27.53 .. 37.47'
+
+
+def test_a_network_that_is_not_the_default_is_said_so():
+    """A row of before the default changed names the variant that it is today; what the variant sets is left out."""
+    (line,) = parts._unlike_default({'paper': [make_row('paper', 0)]})
+    assert line.startswith('At this size the network of `paper` is not that of `configs/default.py`: `model.channels`')
+    assert 'share_scales' not in line
+    row = make_row('paper', 0)
+    row['provenance']['config']['model'] = {'share_scales': True}
+    (line,) = parts._unlike_default({'paper': [row]})
+    assert line.endswith("py`: `model.share_scales` is 'all', not 'features' (today the variant `images_exchanged`).")
+    row['overrides'] = {'model': {'share_scales': True}}
+    assert parts._unlike_default({'images_exchanged': [row]}) == []
+
+
+def test_the_excess_of_an_image_that_is_not_sparse_is_said_with_its_filter(tmp_path):
+    """Today's rows have the largest; those of before that of the row's filter, whatever refuses the image."""
+    share = {'d_x': {rule: {'share': 0.5, 'interval': [0.4, 0.6]} for rule in ('mean', 'every', 'beyond')}}
+    row = {'kind': 'sparsity', 'name': 'real', 'count': 9, 'filter': 'd_x', 'share': share}
+    old = {'name': 'a.png', 'filters': ['d_y'], 'excess': -2.06, 'contrast': 0.2}
+    new = {**old, 'excess': 0.31, 'excess_of': 'd_y'}
+    cells = [parts.sparsity_items([{**row, 'not_sparse': [each]}], tmp_path)[2].rows[0][2:4] for each in (old, new)]
+    assert cells == [['d_y', '-2.06 (d_x)'], ['d_y', '+0.31 (d_y)']]

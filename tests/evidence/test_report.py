@@ -102,6 +102,7 @@ def test_the_overview_is_short_and_leads_to_the_rest(reported):
     text = (reported / 'README.md').read_text()
     assert text.index('figures/verdicts.svg') < 100
     assert sum(bool(line) for line in text.splitlines()) <= 15
+    assert 'in Table 3, within one row' in text  # what a gain is
     for target in re.findall(r'\]\(([^)]+)\)', text):
         assert (reported / target).exists()
     for file in reported.glob('figures/*.svg'):
@@ -154,6 +155,9 @@ def test_both_readings_of_without_sharing_are_timed():
     cases[2]['peers']['JAX, full size'] = {'ratio': 0.8}  # in the same rounds, which counts for more
     table = tables.times_without_sharing([row], {'QSNet': 0.005, 'QSNet without sharing': 0.007})
     assert table.rows[0] == ['no shuffles', where, '1.25', "has the paper's ratio"]
+    row['provenance']['config']['model'] = {'share_scales': True}  # the default of before
+    table = tables.times_without_sharing([row], {'QSNet': 0.005, 'QSNet without sharing': 0.007})
+    assert table.rows[0][1] == f"{where}, over model.share_scales='all'"
 
 
 def test_what_was_compiled_for_a_card_is_no_timing(tmp_path):
@@ -175,6 +179,16 @@ def test_both_readings_of_without_sharing_are_claims():
     assert [claim.paper for claim in made] == pytest.approx([33.15 - 31.91] * 2)
 
 
+def test_the_trainings_of_one_table_are_one_family():
+    """Three claims of `paper` and three of `auxiliary_x100`, all certain: the first is tested as one of six."""
+    paper = json.loads((RESULTS / 'paper.json').read_text())
+    other = {'variant': 'auxiliary_x100', 'overrides': {'loss': {'auxiliary': 1.0}}}
+    made = [make_row('paper', seed) | change for seed in range(3) for change in ({}, other)]
+    found = claims.collect([{**row, 'file': 'a.json'} for row in made], paper)
+    assert [claim.table for claim in found] == ['Table 3'] * 3 + ['Table 3, auxiliary_x100'] * 3
+    assert max(claim.level for claim in found) == pytest.approx(1 - 0.05 / 6)
+
+
 def test_the_plot_shows_every_claim(found):
     """A mark, the paper's triangle and the verdict's word for each; cut off with arrows where it leaves the axis."""
     made = claims.collect(rows.load(found), json.loads((found / 'paper.json').read_text()))
@@ -182,6 +196,7 @@ def test_the_plot_shows_every_claim(found):
     wide, narrow = forest.draw(made, True), forest.draw(made, False)
     for claim in made:
         assert f'{claim.sample} for {claim.test}: {claim.verdict.word}' in narrow
+    assert wide.count('<g transform="translate(') == narrow.count('<g transform="translate(') == len(made)
     assert wide.count('class="paper"') == narrow.count('class="paper"') == len(made) + 1  # and one in the legend
     assert 'No row yet of the network and recipe of the paper.' in wide
     full = [dataclasses.replace(claim, size='full') for claim in made]
@@ -194,8 +209,18 @@ def test_what_leaves_the_axis_ends_in_an_arrow():
     """And keeps its place inside the plot."""
     axis = forest._Axis(0.0, 100.0, 4)
     assert (axis(0.0), axis(-4.0), axis(9.0)) == (50.0, 0.0, 100.0)
-    assert forest._bar(axis, [-9.0, 1.0], 5.0, 'thin', True).count('<path') == 2
-    assert forest._bar(axis, [-1.0, 1.0], 5.0, 'thin', True).count('<path') == 1
+    cut = ([-1.0, 1.0], [-9.0, 1.0], [-9.0, 9.0])
+    assert [len(list(forest._arrows(axis, ends, [0.0], 5.0))) for ends in cut] == [0, 1, 2]
+
+
+def test_a_mark_beyond_the_axis_stands_at_its_end_with_an_arrow_beside_it(found):
+    """With and without an interval; the caption says what arrows are."""
+    made = claims.collect(rows.load(found), json.loads((found / 'paper.json').read_text()))[:1]
+    for estimates in (made[0].effect.estimates, ()):
+        effect = dataclasses.replace(made[0].effect, mean=-50.0, estimates=estimates)
+        plot = forest.draw([dataclasses.replace(made[0], effect=effect)], True)
+        assert plot.count('<g transform="translate(270.0') == 1 and f'L{270 - forest.MARK}.0 ' in plot
+    assert 'An arrow: ' in report._PLOT and 'beyond the axis' in plot
 
 
 def test_a_row_that_the_report_cannot_make_sense_of_is_named(tmp_path, without_pictures):
@@ -295,3 +320,18 @@ def test_names_in_the_plot_of_speed_do_not_cover_each_other():
     names = [each for each in plot.iter('text') if (each.text or '').startswith('net')]
     heights = sorted(float(each.get('y', 0)) for each in names)
     assert len(names) == 3 and np.diff(heights).min() >= 12
+
+
+def test_sets_in_the_plot_of_speed_have_marks_of_their_own():
+    """Fifteen: all differ, none is the mark of a verdict or has its colour, and the legend stays inside the plot."""
+    names = [f'layers/RainTrainL+RainTrainH ({number})' for number in range(15)]
+    points = [scatter.Point('net', name, 1.0, None, 'cpu') for name in names]
+    marks = [scatter.mark(number) for number in range(len(points))]
+    assert len({*marks, *map(forest.mark, forest.KINDS)}) == len(marks) + len(forest.KINDS)
+    for is_wide in (True, False):
+        plot = xml.etree.ElementTree.fromstring(scatter.draw(points, is_wide))
+        groups = list(plot.iter('g'))
+        assert len(groups) == 2 * len(points) and {each.get('class') for each in groups} == {'plain'}
+        _, _, width, height = (float(each) for each in plot.get('viewBox', '').split())
+        places = [[float(x) for x in re.findall('[0-9.]+', each.get('transform', ''))] for each in groups]
+        assert max(x for x, _ in places) < width and max(y for _, y in places) < height

@@ -62,6 +62,15 @@ def test_one_run_counts_once(tmp_path):
         rows.load(tmp_path)
 
 
+def test_files_with_a_dot_in_front_are_no_rows(tmp_path):
+    """As a Mac's copies bring them along, in each folder."""
+    write(tmp_path, [make_row('V1', 0)])
+    for folder in ('rows', 'sparsity', 'bench'):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / '._small-V1-0.json').write_bytes(b'\0\5\x16\7')
+    assert [row['file'] for row in rows.load(tmp_path)] == ['small-V1-0.json']
+
+
 def test_a_run_that_failed_does_not_hide_a_difference_of_others(tmp_path):
     """It scored nothing, so the finished ones are compared with one another."""
     failed = {**make_row('paper', 0), 'sets': {}, 'failed': 'total not finite'}

@@ -194,6 +194,19 @@ def test_contrast_counts_scenes():
     assert sparsity._contrast(verdicts, 'd_x', list(verdicts))['p_lower'] < 1e-6
 
 
+def test_images_that_are_not_sparse_are_ranked_by_what_refuses_them():
+    """Neither the filter of the study nor one that calls the image sparse has a say."""
+    verdicts = {
+        name: {key: {'mean': excess < 0, 'excess': excess} for key, excess in zip(sparsity.NAMES, found, strict=True)}
+        for name, found in {'a': (0.1, -1.0, -1.0, -1.0), 'b': (-2.0, 0.3, 0.4, -1.0), 'c': (-1.0,) * 4}.items()
+    }
+    made = sparsity._not_sparse({name: {**each, 'contrast': 0.2} for name, each in verdicts.items()})
+    assert [(each['name'], each['filters'], each['excess'], each['excess_of']) for each in made] == [
+        ('b', ['d_y', 'd_xx'], 0.4, 'd_xx'),
+        ('a', ['d_x'], 0.1, 'd_x'),
+    ]
+
+
 def test_the_study_of_one_photo_is_called_after_it(photos, tmp_path):
     """And not after its folder, whose row it would claim."""
     assert sparsity.run(None, str(photos / '0.png'), None, tmp_path) == 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from made_rows import make_row
 
-from qsnet_jax.evidence import statistics, verdicts
+from qsnet_jax.evidence import claims, statistics, verdicts
 
 WHERE = ('Table 4', 'V2 helps', 'full')
 
@@ -35,7 +35,7 @@ def test_every_case(gains, paper, full, reduced):
     """+.02 dB is no reproduction of +.46; what could not have been seen is not denied."""
     for size, expected in (('full', full), ('small', reduced)):
         judged = verdicts.judge([claim(gains, paper, size)])[0]
-        assert str(judged.verdict).split(': below')[0] == expected
+        assert str(judged.verdict).split(': an effect')[0] == expected
 
 
 def test_no_evidence_says_what_could_have_been_seen():
@@ -43,7 +43,8 @@ def test_no_evidence_says_what_could_have_been_seen():
     judged = verdicts.judge([claim((-0.3, 0.2, 0.7), 0.46)])[0]
     error = np.std((-0.3, 0.2, 0.7), ddof=1) / np.sqrt(3)
     smallest = statistics.Estimate(0.0, error, 2.0).detectable()
-    assert judged.verdict.why == f'below {smallest:.2f} dB nothing would show' and smallest > 1
+    assert judged.verdict.why == f'an effect shows in 4 of 5 repetitions only from {smallest:.2f} dB' and smallest > 1
+    assert statistics.POWER == 4 / 5 and f'dB; {judged.verdict.why})' in claims.sentence([judged])
 
 
 @pytest.mark.parametrize('gains', [(0.3, 0.4), (0.3,), ()])
@@ -82,6 +83,13 @@ def test_holm_corrects_within_a_table():
     assert many[0].level == pytest.approx(1 - 0.05 / 10) and many[0].verdict.word == 'no evidence'
     other_tables = [verdicts.dataclasses.replace(claim(nothing, 0.46), table=f'Table {n}') for n in range(10, 19)]
     assert verdicts.judge([claim(gains, 0.46), *other_tables])[0].verdict.word == 'reproduced'
+
+
+def test_holm_corrects_over_all_trainings_of_a_table():
+    """Table 3 is told of two: their claims are one family."""
+    names = ('Table 3', 'Table 3, auxiliary_x100')
+    both = [verdicts.dataclasses.replace(claim((-0.5, 0.0, 0.5), 0.46), table=name) for name in names for _ in range(3)]
+    assert {each.level for each in verdicts.judge(both)} == {1 - 0.05 / 6}
 
 
 def test_what_has_no_verdict_is_not_corrected_for():

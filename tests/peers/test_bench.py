@@ -9,7 +9,7 @@ import pytest
 from qsnet_jax.configs import bench as bench_config
 
 from qsnet_jax import UserError, model, storage
-from qsnet_jax.peers import bench, choices, contenders, machine
+from qsnet_jax.peers import bench, bench_page, choices, contenders, machine
 
 pytestmark = pytest.mark.usefixtures('lenient_promotion')
 TINY = {'channels': 12, 'units': 1, 'scale_channels': 6, 'rates': (1,)}
@@ -243,3 +243,25 @@ def test_memory_on_a_card_is_that_of_the_call_alone(monkeypatch):
 
     monkeypatch.setattr(contenders.jax, 'default_backend', lambda: 'gpu')
     assert contenders._cuda_peak(Torch, call) == 1024
+
+
+def test_times_are_told_apart_without_colours(monkeypatch):
+    """Each runtime has its mark in both plots of time and in that of the choices, also where one is missing."""
+    monkeypatch.setattr(choices, 'quality', lambda _: {'psnr': 30.0, 'ssim': 0.9, 'input': 25.0})
+    names = [contenders.OURS, *(f'runtime {number}' for number in range(11))]
+    seconds = {'median': 1.0, 'lowest': 0.9, 'highest': 1.1}
+    case = {'model': 'net', 'batch': 1, 'precision': 'float32', 'training': False}
+    peers = {name: {'seconds': seconds, 'memory_mib': 1.0} for name in names}
+    cases = [{**case, 'size': 32, 'peers': peers}, {**case, 'size': 64, 'peers': {names[-1]: peers[names[-1]]}}]
+    left, right = bench_page.draw({'cases': cases}).axes
+    styles = [[(bar.lines[0].get_marker(), str(bar.lines[0]._dash_pattern)) for bar in axis.containers]
+              for axis in (left, right)]  # fmt: skip
+    assert len(set(styles[0])) == len(names) and styles[0] == styles[1]
+    cases = [{**case, 'size': 64, 'batch': batch, 'peers': dict.fromkeys(each, peers[names[0]])}
+             for batch, each in ((1, names), (2, names[1:]))]  # fmt: skip
+    left, right = bench_page.draw({'cases': cases[1:] + cases[:1]}).axes
+    assert {bar.get_label(): bar.lines[0].get_marker() for bar in left.containers} == {
+        bar.get_label(): bar.lines[0].get_marker() for bar in right.containers
+    }
+    (axis,) = choices.draw({'cases': [{**case, 'size': 64, 'peers': dict(list(peers.items())[:7])}]}).axes
+    assert len({each.get_paths()[0].vertices.tobytes() for each in axis.collections}) == 7

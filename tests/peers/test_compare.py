@@ -120,3 +120,13 @@ def test_a_loss_that_is_not_finite_stops_it(tiny_config, tmp_path, lenient_promo
     with pytest.raises(UserError, match=r'The loss of (JAX|PyTorch) is (nan|inf) at step [2-6]'):
         compare.compare(tiny_config, tmp_path / 'run', tmp_path / 'results')
     assert not list(tmp_path.glob('results/rows/*'))
+
+
+def test_the_sides_are_told_apart_without_colours():
+    """In every panel by dash or by mark, the validations too."""
+    names = ('loss', 'psnr', 'seconds', 'validation')
+    row = {f'{side}_{name}': 1.0 for side in ('jax', 'torch') for name in names}
+    rows = [{**row, 'step': step, 'loss_difference': 1e-7, 'parameter_difference': 1e-7} for step in (1, 2)]
+    for axis in compare.draw(rows).axes:
+        styles = [(line.get_marker(), line.get_linestyle(), line._dash_pattern) for line in axis.lines]
+        assert len(styles) == len(set(map(str, styles))) >= 2

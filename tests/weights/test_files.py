@@ -13,7 +13,7 @@ import safetensors.numpy
 from qsnet_jax.configs import release
 
 from qsnet_jax import UserError, model
-from qsnet_jax.weights import files, torch_files
+from qsnet_jax.weights import files, reading, torch_files
 
 SETTINGS = {
     'channels': 12, 'groups': 3, 'units': 1, 'scale_channels': 6, 'rates': [1, 2], 'encoder_stride': 1,
@@ -187,6 +187,14 @@ def test_weights_of_the_package_have_names(tmp_path, monkeypatch):
     assert files.find_weights('default') == pathlib.Path('default')
     with pytest.raises(UserError, match='name of those in the package: .*default'):
         files.load_weights('nothing')
+
+
+def test_files_with_a_dot_in_front_are_no_weights(tmp_path, monkeypatch):
+    """As a Mac's copies bring them along."""
+    for name in ('mine', '._mine'):
+        (tmp_path / f'{name}.safetensors').touch()
+    monkeypatch.setattr(reading, 'INCLUDED', tmp_path)
+    assert files.names() == ['mine']
 
 
 @pytest.mark.parametrize('path', sorted(files.INCLUDED.glob('*.safetensors')), ids=lambda path: path.name)
