@@ -227,7 +227,13 @@ def _derain_video(derainer: derain.Derainer, job: outputs.Job, record: outputs.R
 
     def save(path: pathlib.Path) -> None:
         made = path.with_name(path.name + job.target.suffix)  # whose extension says the container
-        found.append(video.derain_video(derainer, job.source, made))
+        try:
+            found.append(video.derain_video(derainer, job.source, made))
+        except (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:  # what PyAV makes of strangers' files
+            reason = f'cannot be read or written again ({type(error).__name__}: {error})'
+            raise video.VideoError(f'{job.source}: {reason}; expected a whole video; export it as MP4') from error
         made.replace(path)
 
     record.put(job.target, save)
