@@ -4,6 +4,8 @@ Photos that are dropped lie in a temporary folder while they are shown, and go w
 """
 
 import contextlib
+import dataclasses
+import errno
 import os
 import pathlib
 import shutil
@@ -13,13 +15,16 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from qsnet_jax import UserError, derain, photos
+import numpy as np
+from PIL import Image
+
+from qsnet_jax import UserError, derain, memory, photos
 from qsnet_jax.configs import default
 from qsnet_jax.data import images, sets, sources
 from qsnet_jax.weights import files
 
 HOST = '127.0.0.1'
-LARGEST = 8_000_000  # pixels of a photo; larger ones take minutes and are for --mode=derain
+LARGEST = 8_000_000  # pixels of a photo; larger ones would take minutes and are shrunk
 LARGEST_FILE = '64mb'
 KEPT = 600  # seconds that a photo lies in the temporary folder at most
 SAMPLE_STYLES = ('light', 'heavy')
@@ -56,8 +61,9 @@ SCRIPT = """() => {
 }"""
 ABOUT = (
     '# Remove rain from a photo\n'
-    'QSNet takes rain streaks out of one photo. It runs on this machine; no photo leaves it and none is kept. '
-    'Veils of far rain, drops on the lens and splashes stay.'
+    'QSNet takes rain streaks out of one photo. It runs on this machine, and no photo leaves it. Photos are kept ten '
+    'minutes; drop one again after that. Files of up to 64 MB are taken; a photo of over 8 megapixels is shrunk, '
+    '`qsnet --mode=derain` keeps its size. Veils of far rain, drops on the lens and splashes stay.'
 )
 
 
@@ -85,22 +91,18 @@ def restore(networks: Networks, path: str | None, weights: str, folder: pathlib.
     """What the page shows of one photo; the result, in the photo's format, is written to a new folder below `folder`.
 
     Returns 'before', 'after', 'layer', uint8 (H, W, 3); 'scales', [(image, name), ...]; 'file' and 'text'.
-    Raises UserError for files that are no photo and for photos that are too large.
+    A photo of more than LARGEST pixels is shrunk. Raises UserError for files that are no photo or are gone.
     """
     if not path:
         raise UserError('There is no photo yet. Drop one, or choose a sample.')
     name = pathlib.Path(path).name
+    if not pathlib.Path(path).exists():
+        raise UserError(f'{name} is gone. Photos are kept ten minutes; drop it again.')
     try:
-        height, width = images.size(path)
-        if height * width > LARGEST:
-            raise UserError(
-                f'{name} has {height * width / 1e6:.1f} megapixels; this page takes up to {LARGEST / 1e6:.0f}. '
-                'Shrink it, or use --mode=derain.'
-            )
-        photo = images.open_photo(path)
+        photo = _shrunk(images.open_photo(path))
     except images.ImageError as error:
         raise UserError(str(error).replace(str(path), name)) from error
-    derainer = networks[weights]
+    derainer, (height, width) = networks[weights], photo.rgb.shape[:2]
     begun = time.perf_counter()
     every = derainer.restore(photo.rgb, scales=True)
     seconds = time.perf_counter() - begun
@@ -119,6 +121,33 @@ def restore(networks: Networks, path: str | None, weights: str, folder: pathlib.
         'file': str(target),
         'text': f'{text}{notes}. The first photo of a size takes longer: its program is compiled.',
     }
+
+
+def _shrunk(photo: images.Photo) -> images.Photo:
+    """The photo with LARGEST pixels at most; EXIF and resolution, which would tell the old size, go then."""
+    height, width = photo.rgb.shape[:2]
+    if height * width <= LARGEST:
+        return photo
+    factor = (LARGEST / (height * width)) ** 0.5
+    size = max(int(width * factor), 1), max(int(height * factor), 1)
+
+    def smaller(array: np.ndarray) -> np.ndarray:
+        return np.array(Image.fromarray(array).resize(size, Image.Resampling.LANCZOS))
+
+    alpha = None if photo.alpha is None else smaller(photo.alpha)
+    note = f'shrunk from {width} x {height} pixels, without EXIF; --mode=derain keeps both'
+    changed: dict[str, Any] = {'rgb': smaller(photo.rgb), 'alpha': alpha, 'notes': (note, *photo.notes)}
+    return dataclasses.replace(photo, exif=None, dpi=None, **changed)
+
+
+def reason(error: Exception) -> str | None:
+    """What the page says of an error; None of one that is a fault of this program."""
+    cause = error.__cause__ if isinstance(error, UserError) else error
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f'The disk of {tempfile.gettempdir()} is full; free some space.'
+    if isinstance(error, UserError):
+        return str(error)
+    return 'There is not enough memory for this photo; shrink it.' if memory.shortage(error) else None
 
 
 def write_samples(folder: pathlib.Path) -> dict[pathlib.Path, str]:
@@ -158,10 +187,10 @@ def build(networks: Networks, folder: pathlib.Path) -> Any:
         try:
             forget(results, KEPT)
             found = restore(networks, path, weights, results)
-        except UserError as error:
-            raise gr.Error(str(error), duration=None, title='This photo cannot be derained') from error
-        except MemoryError as error:
-            raise gr.Error('There is not enough memory for this photo; shrink it.', duration=None) from error
+        except Exception as error:
+            if not (said := reason(error)):
+                raise
+            raise gr.Error(said, duration=None, title='This photo cannot be derained') from error
         values = [(found['before'], found['after']), found['text'], found['layer'], found['scales'], found['file']]
         return [shown, *values]
 

@@ -54,7 +54,11 @@ FLAGS = {
     'methods': Flag(flags.DEFINE_string, 'default', 'Weights, runs or folders of results: light,theirs=out/*_x.png.'),
     'count': Flag(flags.DEFINE_integer, 2, 'Photos shown, the first ones.', {'lower_bound': 1}),
     'crop': Flag(flags.DEFINE_string, None, 'What is shown of each photo: LEFT,TOP,WIDTH,HEIGHT.'),
-    'overwrite': Flag(flags.DEFINE_bool, False, 'Replaces files in --output that are no results of this program.'),
+    'overwrite': Flag(
+        flags.DEFINE_bool,
+        False,
+        'Replaces files in --output that are no results of this program, and does again what is done already.',
+    ),
     'port': Flag(
         flags.DEFINE_integer,
         None,

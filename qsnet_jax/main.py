@@ -78,7 +78,8 @@ def _derain(given: Given) -> int:
         runtime = runtimes.load(values.weights or 'default', values.runtime)
     is_folder = os.path.isdir(storage.expanded(values.input))  # of photos of many sizes
     derainer = derain.load(values.weights, values.tile or 0, values.dtype, is_folder, runtime)
-    failed = photos.derain_files(derainer, values.input, values.output, values.layers, values.overwrite)
+    asked = (values.input, values.output, values.layers, values.overwrite)
+    failed = photos.derain_files(derainer, *asked, made_by=derainer.fingerprint)
     return int(failed > 0)
 
 
@@ -178,9 +179,10 @@ VERBS = {
         'Removes rain from a photo or a folder of photos.',
         ('input', 'output', 'weights', 'tile', 'dtype', 'runtime', 'layers', 'overwrite'),
         ('--input=photos --output=clean', '--input=photos --output=clean --weights=heavy --layers'),
-        'The photos that were written are whole; the same command does all of them again.',
+        'The photos that were written are whole; the same command, without --overwrite, does the others.',
         config='',
         needed=('input', 'output'),
+        meanings={'output': 'Folder for the results, under the same names; of a single photo also the file.'},
     ),
     'prepare': Verb(
         _prepare,

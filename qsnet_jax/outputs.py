@@ -3,7 +3,9 @@
 Nothing is computed before all targets are known, lie apart from every input and from each other, whatever links and
 letter cases stand between their names, and the output folder has been written to. What lies in a target's place already
 is replaced if it is a result of this program, else only with --overwrite. The output folder's `.qsnet-derained` tells
-results: a line for each, its SHA-256 and its name. What a killed run left half-written is removed.
+results: a line for each, its SHA-256, its origin where that is known, and its name. The origin is the SHA-256 of the
+photo with what the network is; a result whose origin is the same as that of the photo to be derained is done already.
+What a killed run left half-written is removed.
 """
 
 import contextlib
@@ -19,6 +21,7 @@ from qsnet_jax import UserError, spelling, storage
 
 RECORD = '.qsnet-derained'
 ENDING = '.rain.png'
+_LINE = re.compile(rb'^([0-9a-f]{64})  (?:([0-9a-f]{64})  )?', re.MULTILINE)
 
 
 @dataclasses.dataclass
@@ -29,6 +32,7 @@ class Job:
     name: str
     target: pathlib.Path
     layer: pathlib.Path | None
+    origin: bytes = b''  # of its result; empty where it is not known
 
     @property
     def files(self) -> list[pathlib.Path]:
@@ -41,17 +45,18 @@ class Record:
 
     def __init__(self, folder: pathlib.Path):
         self.path = folder / RECORD
-        self.known: set[bytes] = set()
+        self.known: dict[bytes, set[bytes]] = {}  # results, and the origins of each
         self._break = b''  # after a line that a full disk has cut
         self._read()
 
     def _read(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             content = self.path.read_bytes()
-            self.known |= set(re.findall(rb'^[0-9a-f]{64}(?=  )', content, re.MULTILINE))
+            for digest, origin in _LINE.findall(content):
+                self.known.setdefault(digest, set()).add(origin)
             self._break = b'\n' if content and not content.endswith(b'\n') else b''
 
-    def put(self, path: pathlib.Path, save: Callable[[pathlib.Path], None]) -> None:
+    def put(self, path: pathlib.Path, save: Callable[[pathlib.Path], None], origin: bytes = b'') -> None:
         """Lets `save` write a temporary file, notes it, and gives it its name."""
         with storage.replacing(path) as temporary:
             try:
@@ -59,11 +64,12 @@ class Record:
             except UserError as error:  # of the file that people know
                 raise type(error)(str(error).replace(str(temporary), str(path))) from error.__cause__
             digest = _sha256(temporary)
-            if digest not in self.known:
-                name = spelling.shown(path.relative_to(self.path.parent))
+            if origin not in self.known.get(digest, ()):
+                name = spelling.shown(path.relative_to(self.path.parent)).encode()
+                line = b'  '.join((digest, origin, name) if origin else (digest, name))
                 with self.path.open('ab') as file:
-                    file.write(self._break + digest + b'  ' + name.encode() + b'\n')
-                self.known.add(digest)
+                    file.write(self._break + line + b'\n')
+                self.known.setdefault(digest, set()).add(origin)
                 self._break = b''
 
     def try_out(self) -> None:
@@ -85,16 +91,36 @@ class Record:
             self._read()
         return digest in self.known
 
+    def is_done(self, job: Job) -> bool:
+        """Whether all files of a job are there, unchanged, and of its origin."""
+        with contextlib.suppress(OSError):
+            files = job.files if job.origin else []
+            return bool(files) and all(job.origin in self.known.get(_sha256(path), ()) for path in files)
+        return False
+
+
+def origin(source: pathlib.Path, made_by: str) -> bytes:
+    """What a result is made of, the content of a photo, and by what; empty where either cannot be known."""
+    with contextlib.suppress(OSError):  # will be said of the photo
+        if made_by and source.is_file():  # a pipe would block
+            return hashlib.sha256(_sha256(source) + made_by.encode()).hexdigest().encode()
+    return b''
+
 
 def plan(
-    photos: list[pathlib.Path], base: pathlib.Path, target: pathlib.Path, has_layer: Callable[[pathlib.Path], bool]
+    photos: list[pathlib.Path],
+    base: pathlib.Path,
+    target: pathlib.Path,
+    has_layer: Callable[[pathlib.Path], bool],
+    name: str | None = None,
 ) -> list[Job]:
-    """The jobs of photos below `base`: the same names in the folder `target`."""
+    """The jobs of photos below `base`: the same names in the folder `target`, or `name` for the only one."""
     jobs = []
     for photo in photos:
-        name = photo.relative_to(base)
-        layer = target / name.parent / spelling.with_ending(name.name, ENDING) if has_layer(photo) else None
-        jobs.append(Job(photo, str(name), target / name, layer))
+        own = photo.relative_to(base)
+        place = pathlib.PurePath(name) if name else own
+        layer = target / place.parent / spelling.with_ending(place.name, ENDING) if has_layer(photo) else None
+        jobs.append(Job(photo, str(own), target / place, layer))
     return jobs
 
 

@@ -43,43 +43,67 @@ class Found:
     kinds: set[str] = dataclasses.field(default_factory=set)
 
 
+@dataclasses.dataclass
+class _Tally:
+    """What has come of a run so far."""
+
+    failures: list[str]
+    notes: list[str] = dataclasses.field(default_factory=list)
+    done: int = 0
+    already: int = 0  # by an earlier run
+    pixels: int = 0
+    begun: float = dataclasses.field(default_factory=time.perf_counter)
+
+    def print(self, found: Found, target: pathlib.Path) -> None:
+        """The report, in lines that a terminal may show."""
+        speed = self.pixels / 1e6 / (time.perf_counter() - self.begun)
+        lines = [f'{self.done} of {len(found.photos)} photos derained into {target}']
+        lines[0] += f', {speed:.2f} megapixels per second with files and compilation'
+        lines += [f'done already: {self.already}; --overwrite does them again'] if self.already else []
+        lines += [f'passed over: {_passed(found)}'] if found.passed else []
+        lines += [f'note: {note}' for note in self.notes] + [f'failed: {failure}' for failure in self.failures]
+        for line in lines:
+            print(spelling.shown(line))
+
+
 def derain_files(
-    derainer: derain.Derainer, source: str, target: str, layers: bool = False, overwrite: bool = False
+    derainer: derain.Derainer,
+    source: str,
+    target: str,
+    layers: bool = False,
+    overwrite: bool = False,
+    made_by: str = '',
 ) -> int:
     """Derains a file, or every photo below a folder, into the folder `target` under the same names.
 
-    layers: also writes what was removed of photos, as NAME.rain.png. overwrite: replaces files that are no results of
-    this program. What cannot be read is reported at the end and does not stop the rest. Returns how many things failed.
+    target: may be the name of the result where the source is a file. layers: also writes what was removed of photos,
+    as NAME.rain.png. overwrite: replaces files that are no results of this program, and does again what is done.
+    made_by: tells the derainer from others, as its `fingerprint`; photos whose results are there and made by the same
+    are passed over. '': none are.
+    What cannot be read is reported at the end and does not stop the rest; a run that is interrupted reports what it
+    has done. Returns how many things failed.
     """
-    target_path = storage.expanded(target)
-    found = find_photos(storage.expanded(source), target_path)
-    jobs = outputs.plan(found.photos, found.base, target_path, lambda path: layers and not video.is_video(path))
-    record = outputs.prepare(jobs, target_path, overwrite)
-    notes, failures, pixels, begun = [], list(found.failures), 0, time.perf_counter()
-    done = 0
-    with progress.bar(jobs, 'photos', unit='photo') as bar:
-        for job in bar:
-            bar.set_postfix_str(spelling.shown(job.name))
-            try:
-                own_notes, count = _derain_file(derainer, job, record)
-                own_notes += ['of a video no layer is written'] if layers and video.is_video(job.source) else []
-            except (UserError, images.ImageError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
-                failures.append(_reason(error, job, derainer))
-                if _errno(error) in FULL:
-                    rest = len(jobs) - jobs.index(job) - 1
-                    failures += [f'{rest} more photos were not tried'] if rest else []
+    source_path, target_path = storage.expanded(source), storage.expanded(target)
+    found = find_photos(source_path, target_path)
+    is_name = not source_path.is_dir() and _is_name(target_path, source_path)
+    folder, name = (target_path.parent, target_path.name) if is_name else (target_path, None)
+    jobs = outputs.plan(found.photos, found.base, folder, lambda path: layers and not video.is_video(path), name)
+    record = outputs.prepare(jobs, folder, overwrite)
+    tally = _Tally(list(found.failures))
+    try:
+        with progress.bar(jobs, 'photos', unit='photo') as bar:
+            for index, job in enumerate(bar, 1):
+                bar.set_postfix_str(spelling.shown(job.name))
+                job.origin = outputs.origin(job.source, made_by)
+                if not overwrite and record.is_done(job):
+                    tally.already += 1
+                elif not _count_file(tally, derainer, job, record, layers):
+                    rest = len(jobs) - index
+                    tally.failures += [f'{rest} more photos were not tried'] if rest else []
                     break
-                continue
-            done += 1
-            notes += [f'{job.name}: {note}' for note in own_notes]
-            pixels += count
-    speed = pixels / 1e6 / (time.perf_counter() - begun)
-    lines = [f'{done} of {len(jobs)} photos derained into {target_path}']
-    lines[0] += f', {speed:.2f} megapixels per second with files and compilation'
-    lines += [f'passed over: {_passed(found)}'] if found.passed else []
-    for line in [*lines, *(f'note: {note}' for note in notes), *(f'failed: {failure}' for failure in failures)]:
-        print(spelling.shown(line))
-    return len(failures)
+    finally:
+        tally.print(found, target_path)
+    return len(tally.failures)
 
 
 def find_photos(source: pathlib.Path, target: pathlib.Path | None = None) -> Found:
@@ -179,9 +203,38 @@ def _passed(found: Found) -> str:
     )
 
 
+def _is_name(target: pathlib.Path, source: pathlib.Path) -> bool:
+    """Whether an output is the name of a photo's result, and no folder. Raises UserError where its end is another."""
+    extension = spelling.extension(target)
+    if extension not in (*images.EXTENSIONS, *video.EXTENSIONS, *REFUSED) or target.is_dir():
+        return False
+    if extension != spelling.extension(source):
+        raise UserError(
+            f'--output={target} has another extension than {source}, whose format the result keeps. Give it the same, '
+            'or name a folder.'
+        )
+    return True
+
+
 def _is_within(path: str, folder: str) -> bool:
     """Whether a real path is a folder or lies below it."""
     return pathlib.PurePath(folder) in (pathlib.PurePath(path), *pathlib.PurePath(path).parents)
+
+
+def _count_file(
+    tally: _Tally, derainer: derain.Derainer, job: outputs.Job, record: outputs.Record, layers: bool
+) -> bool:
+    """Derains a file and notes what came of it; returns whether others can be written."""
+    try:
+        notes, pixels = _derain_file(derainer, job, record)
+    except (UserError, images.ImageError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+        tally.failures.append(_reason(error, job, derainer))
+        return _errno(error) not in FULL
+    notes += ['of a video no layer is written'] if layers and video.is_video(job.source) else []
+    tally.done += 1
+    tally.notes += [f'{job.name}: {note}' for note in notes]
+    tally.pixels += pixels
+    return True
 
 
 def _derain_file(derainer: derain.Derainer, job: outputs.Job, record: outputs.Record) -> tuple[list[str], int]:
@@ -194,10 +247,10 @@ def _derain_file(derainer: derain.Derainer, job: outputs.Job, record: outputs.Re
         )
     photo = images.open_photo(job.source)
     restored = derainer(photo.rgb)
-    record.put(job.target, lambda path: images.save_photo(path, restored, photo))
+    record.put(job.target, lambda path: images.save_photo(path, restored, photo), job.origin)
     if job.layer:
         rain = removed(photo.rgb, restored)
-        record.put(job.layer, lambda path: images.save_photo(path, rain, images.Photo.of_pixels(rain)))
+        record.put(job.layer, lambda path: images.save_photo(path, rain, images.Photo.of_pixels(rain)), job.origin)
     return list(photo.notes), photo.rgb.shape[0] * photo.rgb.shape[1]
 
 
@@ -207,10 +260,16 @@ def _derain_video(derainer: derain.Derainer, job: outputs.Job, record: outputs.R
 
     def save(path: pathlib.Path) -> None:
         made = path.with_name(path.name + job.target.suffix)  # whose extension says the container
-        found.append(video.derain_video(derainer, job.source, made))
+        try:
+            found.append(video.derain_video(derainer, job.source, made))
+        except (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:  # what PyAV makes of strangers' files
+            reason = f'cannot be read or written again ({type(error).__name__}: {error})'
+            raise video.VideoError(f'{job.source}: {reason}; expected a whole video; export it as MP4') from error
         made.replace(path)
 
-    record.put(job.target, save)
+    record.put(job.target, save, job.origin)
     summary = found[0]
     return [str(summary), *summary.notes], summary.frames * summary.width * summary.height
 

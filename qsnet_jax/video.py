@@ -1,9 +1,10 @@
 """Videos in, videos out: frame by frame in bounded memory, with sound, times, rotation and colour tags kept (PyAV).
 
+Title, dates, place and chapters stay too; what else a file says of itself is counted in a note.
 Frames are restored one by one, so nothing ties neighbours together; how much results flicker is measured as the mean
 difference of neighbouring frames, beside that of the input. The result has the container of the input and, as far as
 PyAV can write it, its codec; pictures are encoded anew, sound and subtitles are copied. A run that is interrupted
-leaves nothing, and starts again from the beginning.
+leaves nothing of this video, and starts it again from the beginning.
 """
 
 import contextlib
@@ -31,6 +32,8 @@ HDR = (16, 18)  # transfer characteristics of ITU-T H.273: PQ and HLG
 MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}  # matrix coefficients, likewise: FFmpeg's number of each
 COPIED = ('audio', 'subtitle')
 _KEPT = ('title', 'artist', 'date', 'creation_time', 'comment', 'copyright', 'description', 'location')
+_OF_THE_FILE = ('major_brand', 'minor_version', 'compatible_brands', 'encoder')  # how the old one was written
+BYTES = 'surrogateescape'  # titles in old encodings are passed on as they are
 MAX_PIXELS = 8192 * 4320  # of a frame
 CONTAINERS = {'format_whitelist': 'mov,matroska,avi'}  # no lists of other files and addresses, whatever the name says
 
@@ -84,14 +87,13 @@ def derain_video(
     if target.exists() and target.samefile(source):
         raise VideoError(f'{target}: is the input itself, which would be overwritten; name another folder')
     with storage.replacing(target) as temporary, _explained(av, source, temporary), contextlib.ExitStack() as stack:
-        reader = stack.enter_context(av.open(os.path.abspath(source), options=CONTAINERS))
+        reader = stack.enter_context(av.open(os.path.abspath(source), options=CONTAINERS, metadata_errors=BYTES))
         picture = _check(source, reader)
         _check_end(source, reader.format.name)
         muxer = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska', '.webm': 'webm', '.avi': 'avi'}
         options = {'movflags': '+faststart'} if muxer[extension] in ('mp4', 'mov') else {}
-        writer = stack.enter_context(
-            av.open(os.path.abspath(temporary), 'w', format=muxer[extension], container_options=options)
-        )
+        how = {'format': muxer[extension], 'container_options': options, 'metadata_errors': BYTES}
+        writer = stack.enter_context(av.open(os.path.abspath(temporary), 'w', **how))
         return _Job(source, reader, picture, writer, derainer).run(show_progress)
 
 
@@ -178,13 +180,26 @@ class _Job:
         self.turns = round(frame.rotation / 90) % 4  # quarter turns to the left that make it upright
         if self.turns:
             output.set_display_rotation(frame.rotation)
-        output.metadata.update({k: v for k, v in self.picture.metadata.items() if k in ('language', 'title')})
-        self.writer.metadata.update({k: v for k, v in self.reader.metadata.items() if k in _KEPT})
+        if wanted == 'hevc' and spelling.extension(self.source) in ('.mp4', '.m4v', '.mov'):
+            context.codec_tag = 'hvc1'  # Apple's players take no other
+        self._describe(output)
         for stream in self.reader.streams:
             if stream.type in COPIED:
                 self._add_copy(stream)
             elif stream.index != self.picture.index:
                 self.notes.append(f'stream {stream.index} ({stream.type}) is left out')
+
+    def _describe(self, output: Any) -> None:
+        """Titles, dates, places and chapters."""
+        output.metadata.update({k: v for k, v in self.picture.metadata.items() if k in ('language', 'title')})
+        metadata = self.reader.metadata
+        self.writer.metadata.update({k: v for k, v in metadata.items() if k.lower() in _KEPT})
+        lost = sorted(k for k in metadata if k.lower() not in (*_KEPT, *_OF_THE_FILE))
+        if lost:
+            names = ', '.join(lost[:3]) + ', ...' * (len(lost) > 3)
+            self.notes.append(f'{len(lost)} metadata {"entries" if lost[1:] else "entry"} dropped ({names})')
+        chapters = self.reader.chapters()  # writers refuse those that end before they begin
+        self.writer.set_chapters([each for each in chapters if each['time_base'] and each['start'] <= each['end']])
 
     def _add_copy(self, stream: Any) -> None:
         """A stream that is copied, where the container takes it."""
@@ -277,11 +292,11 @@ def _check(source: pathlib.Path, reader: Any) -> Any:
     streams = [stream for stream in reader.streams.video if not stream.disposition & 1024]  # attached covers
     if len(streams) != 1:
         raise VideoError(f'{source}: holds {len(streams)} streams of pictures; expected {expected}; split it')
-    context = streams[0].codec_context
+    context = streams[0].codec_context  # None: of a codec that nobody knows, or protected
+    if context is None or context.format is None or not context.width:
+        raise VideoError(f'{source}: holds pictures that cannot be decoded; expected {expected}; export it as MP4')
     if int(context.color_trc) in HDR:
         raise VideoError(f'{source}: holds high dynamic range; expected {expected}; convert it to SDR (BT.709)')
-    if context.format is None or not context.width:
-        raise VideoError(f'{source}: holds pictures that cannot be decoded; expected {expected}; export it as MP4')
     is_apart = streams[0].metadata.get('alpha_mode', '0') != '0'  # of VP8 and VP9, which FFmpeg decodes without it
     if is_apart or any(component.is_alpha for component in context.format.components):
         raise VideoError(f'{source}: holds transparent pictures; expected {expected}; put it on a background')

@@ -1,6 +1,7 @@
 """The page to try a photo: what it shows, what it refuses, and that nothing leaves or stays, also in a browser."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import signal
@@ -44,21 +45,56 @@ def test_all_that_is_shown(networks, tmp_path):
     assert found['text'].startswith('photo.tif: 30 x 24 pixels in ')
 
 
-def test_what_is_no_photo_is_refused_without_paths(networks, tmp_path, monkeypatch):
-    """Nothing, damaged, too large, unknown weights: one sentence that names the file as its owner does."""
+def test_what_is_no_photo_is_refused_without_paths(networks, tmp_path):
+    """Nothing, damaged, gone, unknown weights: one sentence that names the file as its owner does."""
     (tmp_path / 'bad.png').write_bytes(b'no picture')
     images.save(tmp_path / 'good.png', picture(24, 30))
     for path, weights, words in (
         (None, networks.first, 'There is no photo yet'),
         (str(tmp_path / 'bad.png'), networks.first, '^bad.png: is damaged or of another kind'),
+        (str(tmp_path / 'gone.png'), networks.first, '^gone.png is gone. Photos are kept ten minutes; drop it again'),
         (str(tmp_path / 'good.png'), '../other', "no weights called '../other'"),
     ):
         with pytest.raises(UserError, match=words) as caught:
             demo.restore(networks, path, weights, tmp_path)
         assert str(tmp_path) not in str(caught.value).replace(networks.first, '')
-    monkeypatch.setattr(demo, 'LARGEST', 24 * 30 - 1)
-    with pytest.raises(UserError, match='good.png has 0.0 megapixels; this page takes up to 0'):
-        demo.restore(networks, str(tmp_path / 'good.png'), networks.first, tmp_path)
+
+
+def test_a_large_photo_is_shrunk_and_that_is_said(networks, tmp_path, monkeypatch):
+    """With its alpha; one of the limit stays as it is."""
+    rgba = np.dstack([picture(40, 90), picture(40, 90)[..., 0]])
+    Image.fromarray(rgba).save(tmp_path / 'a.png', dpi=(300, 300))
+    for largest, size in ((3600, (90, 40)), (900, (45, 20)), (901, (45, 20)), (1, (1, 1))):
+        monkeypatch.setattr(demo, 'LARGEST', largest)
+        found = demo.restore(networks, str(tmp_path / 'a.png'), networks.first, tmp_path)
+        with Image.open(found['file']) as image:
+            assert image.size == size and image.mode == 'RGBA'
+        assert found['after'].shape[:2] == found['before'].shape[:2] == size[::-1]
+        assert ('shrunk from 90 x 40 pixels' in found['text']) == (largest < 3600)
+
+
+def full():
+    """As `images` raises it."""
+    error = images.ImageError('/tmp/x: cannot be written')
+    error.__cause__ = OSError(errno.ENOSPC, 'No space left on device')
+    return error
+
+
+@pytest.mark.parametrize(
+    ('error', 'words'),
+    [
+        (UserError('no photo'), 'no photo'),
+        (MemoryError(), 'There is not enough memory for this photo'),
+        (RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes'), 'There is not enough memory'),
+        (OSError(errno.ENOSPC, 'No space left on device'), 'is full; free some space'),
+        (full(), 'is full; free some space'),
+        (TypeError('a fault'), None),
+        (PermissionError(errno.EACCES, 'Permission denied'), None),
+    ],
+)
+def test_what_the_page_says_of_errors(error, words):
+    """Of what its visitor can mend; faults of the program are none."""
+    assert words in demo.reason(error) if words else demo.reason(error) is None
 
 
 def test_samples_are_those_whose_licences_are_known(tmp_path):

@@ -45,6 +45,15 @@ def test_tiled_equals_whole(stride, size):
     assert np.mean(difference > 0) < 1e-4
 
 
+def test_a_fingerprint_is_of_weights_and_settings():
+    """And of nothing that changes no result: the same with other tiles."""
+    found = make().fingerprint
+    assert make(tile=96, few_shapes=True).fingerprint == found == make().fingerprint
+    other = make()
+    other.variables = jax.tree.map(lambda leaf: leaf + 1, other.variables)
+    assert len({found, other.fingerprint, make(dtype='bfloat16').fingerprint}) == 3
+
+
 def test_a_margin_that_is_too_narrow_shows(monkeypatch):
     """The halo is needed: with a third of it the tiles' edges differ."""
     image = picture(96, 160)

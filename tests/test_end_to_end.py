@@ -153,6 +153,8 @@ def test_photos_come_out_derained(tiny, pairs_root, tmp_path):
     assert status == 1
     assert '1 of 2 photos' in output and 'b.png' in output and 'megapixels per second' in output
     assert any((tmp_path / 'cache').iterdir())
+    _, output, _ = run('--mode=derain', f'--input={photos}', f'--output={tmp_path / "out"}', weights, cache)
+    assert 'done already: 1;' in output
     with Image.open(tmp_path / 'out/a.jpg') as image:
         assert image.size == (56, 48)
 

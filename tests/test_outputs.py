@@ -185,6 +185,97 @@ def test_the_record_stands_before_the_result(tmp_path, monkeypatch):
     assert seen == [True]
 
 
+# Runs that go on
+
+
+def count(root, made_by='a', **options):
+    """How many photos a run computes; nothing fails."""
+    derainer = Darkener()
+    given = (derainer, str(root / 'in'), str(root / 'out'))
+    assert photos.derain_files(*given, made_by=made_by, **options) == 0
+    return derainer.count
+
+
+def test_what_is_done_is_not_done_again(tmp_path, capsys):
+    """But for another network, a changed photo, a result that is gone, layers, and where it is asked for."""
+    for seed, name in enumerate(('a.png', 'deep/b.png', 'c.png')):
+        save(tmp_path / 'in' / name, seed)
+    assert count(tmp_path) == 3 and 'done already' not in capsys.readouterr().out
+    assert count(tmp_path) == 0
+    assert '0 of 3 photos derained' in (printed := capsys.readouterr().out)
+    assert '\ndone already: 3; --overwrite does them again\n' in printed
+    save(tmp_path / 'in/c.png', 9)
+    assert count(tmp_path) == 1
+    (tmp_path / 'out/a.png').unlink()
+    assert count(tmp_path) == 1
+    assert count(tmp_path, 'b') == 3 and count(tmp_path, 'b') == 0
+    assert count(tmp_path, 'b', layers=True) == 3 and count(tmp_path, 'b', layers=True) == 0
+    assert count(tmp_path, 'b', overwrite=True) == 3
+    assert count(tmp_path, '') == count(tmp_path, '') == 3  # where nobody says what it is made by
+
+
+def test_records_of_before_are_read(tmp_path):
+    """Lines without an origin tell results, which are done again."""
+    save(tmp_path / 'in/a.png')
+    count(tmp_path)
+    path = tmp_path / 'out' / outputs.RECORD
+    digest, origin, name = path.read_bytes().split(b'  ')
+    assert len(digest) == len(origin) == 64 and name == b'a.png\n'
+    path.write_bytes(digest + b'  ' + name)
+    assert count(tmp_path) == 1 and count(tmp_path) == 0
+
+
+def test_an_interrupted_run_tells_what_it_has_done_and_goes_on(tmp_path, capsys):
+    """Failures and notes so far are printed; what is left is done by the same command."""
+    for seed, name in enumerate(('a.png', 'c.png', 'd.png')):
+        save(tmp_path / 'in' / name, seed)
+    (tmp_path / 'in/b.png').write_bytes(b'no image')
+
+    def stop(image, seen=[]):  # noqa: B006
+        seen.append(image)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return image // 2
+
+    with pytest.raises(KeyboardInterrupt):
+        photos.derain_files(stop, str(tmp_path / 'in'), str(tmp_path / 'out'), made_by='a')
+    printed = capsys.readouterr().out
+    assert '1 of 4 photos derained' in printed and f'failed: {tmp_path}/in/b.png: ' in printed
+    (tmp_path / 'in/b.png').unlink()
+    assert count(tmp_path) == 2
+
+
+# The name of a single result
+
+
+def test_one_photo_may_be_given_the_name_of_its_result(tmp_path):
+    """As --output=clean.png; beside it the layer and the record. A folder of that name is a folder."""
+    save(tmp_path / 'in/a.png')
+    options = {'layers': True, 'made_by': 'a'}
+    for _ in range(2):
+        photos.derain_files(Darkener(), str(tmp_path / 'in/a.png'), str(tmp_path / 'out/clean.png'), **options)
+    assert {path.name for path in contents(tmp_path / 'out')} == {'clean.png', 'clean.png.rain.png'}
+    (tmp_path / 'folder.png').mkdir()
+    photos.derain_files(Darkener(), str(tmp_path / 'in/a.png'), str(tmp_path / 'folder.png'))
+    photos.derain_files(Darkener(), str(tmp_path / 'in'), str(tmp_path / 'many.png'))
+    assert (tmp_path / 'folder.png/a.png').is_file() and (tmp_path / 'many.png/a.png').is_file()
+
+
+@pytest.mark.parametrize(
+    ('target', 'match'),
+    [
+        ('out.jpg', 'out.jpg has another extension than .*a.png, whose format the result keeps'),
+        ('in/a.png', 'is the input'),
+        ('in/other.png', 'other.png would be replaced'),
+    ],
+)
+def test_the_name_of_a_result_is_as_safe(tmp_path, target, match):
+    """Another format, the photo itself, and a file of others are refused."""
+    save(tmp_path / 'in/a.png')
+    save(tmp_path / 'in/other.png', 1)
+    refused(tmp_path, 'in/a.png', target, match)
+
+
 # Targets among each other
 
 

@@ -1,6 +1,7 @@
 """Videos: every frame at its time, sound and tags as they were, in bounded memory, whole or not there."""
 
 import errno
+import fractions
 import os
 import pathlib
 import resource
@@ -164,6 +165,71 @@ def test_other_codecs(tmp_path):
     assert read(tmp_path / 'out.mkv')[0][0].shape == (97, 127, 3)
 
 
+@pytest.mark.parametrize('name', ['x.mp4', 'x.mov', 'x.m4v', 'x.mkv'])
+def test_apples_players_take_hevc(tmp_path, name):
+    """In their containers it has the only tag that they know."""
+    write_clip(tmp_path / 'first.mp4', 4, codec='libx265', sound=False)
+    os.rename(tmp_path / 'first.mp4', tmp_path / name)
+    video.derain_video(identity, tmp_path / name, tmp_path / f'out-{name}', show_progress=False)
+    with av.open(str(tmp_path / f'out-{name}')) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.codec_tag == 'hvc1') == (name != 'x.mkv')
+        assert len(list(container.decode(stream))) == 4
+
+
+def describe(path, template, metadata, chapters=()):
+    """The packets of a clip, with metadata of the container; byte by byte, so that no encoding is asked."""
+    options = {'movflags': 'use_metadata_tags'} if path.suffix == '.mov' else {}
+    errors = {'metadata_errors': 'surrogateescape'}
+    with av.open(str(template)) as reader, av.open(str(path), 'w', options=options, **errors) as writer:
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        writer.metadata.update(metadata)
+        writer.set_chapters(list(chapters))
+        for packet in reader.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                writer.mux(packet)
+
+
+def test_a_title_in_an_old_encoding_is_passed_on(tmp_path):
+    """AVI knows no encoding; the bytes stay."""
+    write_clip(tmp_path / 'first.avi', 2, codec='mpeg4', sound=False)
+    describe(tmp_path / 'x.avi', tmp_path / 'first.avi', {'title': 'B\udce4r'})
+    video.derain_video(identity, tmp_path / 'x.avi', tmp_path / 'out.avi', show_progress=False)
+    assert b'INAM\x04\0\0\0B\xe4r\0' in (tmp_path / 'out.avi').read_bytes()
+
+
+def test_what_a_video_says_of_itself_is_kept_or_counted(tmp_path):
+    """Chapters and a title stay, in the upper case of Matroska too; a telephone's own words are counted."""
+    write_clip(tmp_path / 'first.mkv', 4, sound=False)
+    parts = [{'id': n, 'start': 40 * n, 'end': 40 * n + 40, 'time_base': fractions.Fraction(1, 1000),
+              'metadata': {'title': f'part {n}'}} for n in (1, 2)]  # fmt: skip
+    describe(tmp_path / 'x.mkv', tmp_path / 'first.mkv', {'title': 'rain', 'comment': 'at home'}, parts)
+    summary = video.derain_video(identity, tmp_path / 'x.mkv', tmp_path / 'out.mkv', show_progress=False)
+    with av.open(str(tmp_path / 'out.mkv')) as container:
+        found = {name.lower(): value for name, value in container.metadata.items()}
+        assert (found['title'], found['comment']) == ('rain', 'at home') and not summary.notes
+        assert [each['metadata']['title'] for each in container.chapters()] == ['part 1', 'part 2']
+    named = {f'com.apple.quicktime.{name}': 'x' for name in ('make', 'model', 'software', 'creationdate')}
+    describe(tmp_path / 'x.mov', tmp_path / 'first.mkv', named)
+    summary = video.derain_video(identity, tmp_path / 'x.mov', tmp_path / 'out.mov', show_progress=False)
+    names = 'com.apple.quicktime.creationdate, com.apple.quicktime.make, com.apple.quicktime.model, ...'
+    assert summary.notes == [f'4 metadata entries dropped ({names})']
+
+
+def test_what_pyav_trips_over_is_one_failure(tmp_path, monkeypatch, capsys):
+    """Whatever it raises: the next video comes out."""
+    for name in ('a', 'b'):
+        write_clip(tmp_path / f'in/{name}.mp4', 2, sound=False)
+    check = video._check
+    monkeypatch.setattr(video, '_check', lambda source, reader: (
+        b'\xe4'.decode() if source.stem == 'a' else check(source, reader)))  # fmt: skip
+    assert photos.derain_files(identity, str(tmp_path / 'in'), str(tmp_path / 'out')) == 1
+    printed = capsys.readouterr().out
+    assert f'failed: {tmp_path}/in/a.mp4: cannot be read or written again (UnicodeDecodeError: ' in printed
+    assert [path.name for path in (tmp_path / 'out').glob('*.mp4')] == ['b.mp4']
+
+
 def test_a_network_restores_every_frame(tmp_path):
     """Results are those of the derainer on the frames, but for what the codec costs; flicker is of both."""
     derainer = make()
@@ -262,6 +328,11 @@ def cut_fragments(path):
     cut_a_fifth(path)
 
 
+def forget_codec(path):
+    """Its four letters become others that nobody knows."""
+    path.write_bytes(path.read_bytes().replace(b'FMP4', b'ZZZZ').replace(b'fmp4', b'ZZZZ'))
+
+
 def write_transparent(path, codec='libvpx', pix_fmt='yuva420p'):
     """Two pictures that one can see through."""
     with av.open(str(path), 'w') as container:
@@ -293,6 +364,7 @@ def cut_behind_the_table(path):
         ('.avi', cut_a_fifth, 'pictures that it lists'),
         ('.mkv', cut_a_fifth, 'bytes that it lists'),
         ('.webm', cut_a_fifth, 'bytes that it lists'),
+        ('.avi', forget_codec, 'cannot be decoded'),
         ('.mp4', lambda path: write_clip(path, 2, tags={'color_trc': 16}), 'high dynamic range'),
         ('.webm', write_transparent, 'transparent'),
         ('.webm', lambda path: write_transparent(path, 'libvpx-vp9'), 'transparent'),

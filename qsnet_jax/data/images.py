@@ -14,8 +14,8 @@ ends in an `ImageError`, and whatever has to change on the way to uint8 (H, W, 3
   MPO                 the first picture (many phones write their JPEGs this way)
 
 A photo is written in the format it was read from. EXIF (camera, date, author, place), resolution, colour profile and a
-PNG's gamma and primaries stay; XMP, comments and the thumbnail, which would show the old picture, do not. What else is
-lost is in `Photo.notes`.
+PNG's gamma and primaries stay; comments and the thumbnail, which would show the old picture, do not. What else is lost,
+as XMP, IPTC and the film behind a phone's photo, is in `Photo.notes`.
 """
 
 import contextlib

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import struct
 
 from PIL import ExifTags, Image, PngImagePlugin
@@ -12,6 +13,10 @@ _FOCAL = (ExifTags.Base.FocalPlaneXResolution, ExifTags.Base.FocalPlaneYResoluti
 _PLACES = (0x9214, 0xA214)  # subject's area and location, in pixels of the picture as it lay
 _PNG_COLOURS = {b'cHRM': 32, b'cICP': 4, b'gAMA': 4, b'sRGB': 1}  # chunks that say what colours mean, and their lengths
 _PNG_LIGHT = (b'mDCV', b'mDCv', b'cLLI', b'cLLi')  # of the screen it was made on
+_XMP = ('xmp', 'XML:com.adobe.xmp')  # what Pillow calls it
+_HAD_XMP = 'had XMP'
+_IPTC, _TIFF_IPTC, _PNG_IPTC = 0x0404, 33723, 'Raw profile type iptc'  # of Photoshop's blocks, tag, and kind of text
+_FILM = re.compile(rb'\0\0\0.ftyp', re.DOTALL)  # how an MP4 begins
 _TIFF_COLOURS = (301, 318, 319)  # transfer function, white point, primaries
 
 
@@ -27,9 +32,9 @@ class Kept:
 
 
 def forget_xmp(image) -> None:
-    """Takes away XMP, where Pillow would look for an orientation that other programs do not apply."""
-    for name in ('xmp', 'XML:com.adobe.xmp'):
-        image.info.pop(name, None)
+    """Takes away XMP, where Pillow would look for an orientation that other programs do not apply; leaves a mark."""
+    if any([image.info.pop(name, None) for name in _XMP]):
+        image.info[_HAD_XMP] = True
 
 
 def orientation(image) -> int:
@@ -50,7 +55,7 @@ def collect(image, file, turned: int, is_grey: bool) -> Kept:
     size = image.size[::-1] if is_on_side and image.format != 'TIFF' else image.size
     exif, notes = _exif(image, turned, size)
     profile, more = _profile(image, is_grey)
-    notes += more
+    notes += more + _left_out(image, file)
     options: dict = {}
     if image.format == 'PNG':
         chunks = _png_colours(file, notes)
@@ -124,6 +129,21 @@ def _profile(image, is_grey: bool) -> tuple[bytes | None, list[str]]:
         of, written = (space.decode('ascii', 'replace').strip() for space in (kind, expected))
         return None, [f'colour profile of {of} pictures dropped, for this one is {written}']
     return profile, []
+
+
+def _left_out(image, file) -> list[str]:
+    """What is neither in EXIF nor in the pixels. XMP often says how the old pixels lay, or what followed them."""
+    notes, is_jpeg = [], image.format in ('JPEG', 'MPO')
+    if _HAD_XMP in image.info or any(name in image.info for name in _XMP):  # a PNG's may lie behind the pixels
+        notes.append('XMP dropped')
+    blocks = image.info.get('photoshop', {}) if is_jpeg else {}
+    if _IPTC in blocks or _TIFF_IPTC in getattr(image, 'tag_v2', {}) or _PNG_IPTC in image.info:
+        notes.append('IPTC dropped')
+    if is_jpeg:
+        file.seek(0)
+        if _FILM.search(file.read()):
+            notes.append('film behind the photo dropped')
+    return notes
 
 
 def _late_png_exif(file) -> bytes:

@@ -252,9 +252,9 @@ def test_a_gain_map_is_dropped_with_a_note(tmp_path):
     first, second = Image.fromarray(SMOOTH), Image.fromarray(255 - SMOOTH)
     first.save(tmp_path / 'a.jpg', 'MPO', save_all=True, append_images=[second], xmp=b'<x hdrgm:Version="1.0"/>')
     assert opened(tmp_path / 'a.jpg').format == 'JPEG'
-    assert images.open_photo(tmp_path / 'a.jpg').notes == ('gain map of an Ultra HDR photo dropped',)
+    assert images.open_photo(tmp_path / 'a.jpg').notes == ('gain map of an Ultra HDR photo dropped', 'XMP dropped')
     first.save(tmp_path / 'b.jpg', xmp=b'<x hdrgm:Version="1.0"/>')  # what is left of one has none
-    assert images.open_photo(tmp_path / 'b.jpg').notes == ()
+    assert images.open_photo(tmp_path / 'b.jpg').notes == ('XMP dropped',)
 
 
 def test_one_pixel(tmp_path):

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from qsnet_jax.data import images
 
@@ -84,6 +84,49 @@ def test_adobe_rgb_in_exif_alone_is_said(tmp_path):
     camera = {**TAGS, ExifTags.IFD.Interop: {1: 'R03'}}
     notes, _ = rewritten(tmp_path / 'a.jpg', RGB, exif=exif(1, camera))
     assert notes == ('EXIF says Adobe RGB without a profile; that is dropped',)
+
+
+# What else is in a file
+
+XMP = b'<x:xmpmeta><rdf:Description xmp:Rating="5"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.tif', 'a.webp', 'a.jpg', 'late.png'])
+def test_xmp_is_said_to_be_dropped(tmp_path, name):
+    """In every format that Pillow reads it in; also where it lies behind the pixels of a PNG."""
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt('XML:com.adobe.xmp', XMP.decode())
+    options = {'.png': {'pnginfo': chunks}, '.tif': {'tiffinfo': {700: XMP}}}.get(name[name.index('.') :], {'xmp': XMP})
+    path = tmp_path / name
+    Image.fromarray(RGB).save(path, **options)
+    if name == 'late.png':
+        content = path.read_bytes()
+        start, end = content.index(b'iTXt') - 4, content.index(b'IDAT') - 4
+        path.write_bytes(content[:start] + content[end:-12] + content[start:end] + content[-12:])
+    notes, image = again(path)
+    assert notes == ('XMP dropped',) and 'xmp' not in image.info
+
+
+def test_iptc_is_said_to_be_dropped(tmp_path):
+    """In a JPEG's block of Photoshop, a TIFF's tag, and a PNG's text; other blocks are none."""
+    for kind, notes in ((0x0404, ('IPTC dropped',)), (0x040A, ())):
+        block = b'Photoshop 3.0\0' + b'8BIM' + struct.pack('>HHI', kind, 0, 8) + b'\x1c\x02\x78\0\3sky'
+        extra = b'\xff\xed' + struct.pack('>H', len(block) + 2) + block
+        assert rewritten(tmp_path / 'a.jpg', RGB, extra=extra)[0] == notes
+    assert rewritten(tmp_path / 'a.tif', RGB, tiffinfo={33723: b'\x1c\x02\x78\0\3sky'})[0] == ('IPTC dropped',)
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text('Raw profile type iptc', 'x')
+    chunks.add_text('photoshop', 'x')
+    assert rewritten(tmp_path / 'a.png', RGB, pnginfo=chunks)[0] == ('IPTC dropped',)
+
+
+def test_the_film_behind_a_photo_is_said_to_be_dropped(tmp_path):
+    """That phones append to what they call a motion photo."""
+    path = tmp_path / 'a.jpg'
+    Image.fromarray(RGB).save(path)
+    path.write_bytes(path.read_bytes() + b'\0\0\0\x18ftypmp42' + bytes(500))
+    notes, _ = again(path)
+    assert notes == ('film behind the photo dropped',) and b'ftyp' not in (tmp_path / 'again.jpg').read_bytes()
 
 
 # Colours of a PNG
