@@ -23,7 +23,7 @@ VARIANTS = {  # weights of the sources in each mixture; none sees a background o
     'light': {LIGHT: 4, GARG06: 1, DRAWN_LIGHT: 0.5, DRAWN_WIDE: 0.5},
     'heavy': {HEAVY: 4, RAIN800: 1, DRAWN_HEAVY: 1},
 }
-STRETCHES = {  # from, share of steps, settings
+STRETCHES: dict[str, tuple[str, float, dict]] = {  # from, share of steps, settings
     'further': ('default', 1.2, {}),
     'light': ('further', 0.5, {}),
     'heavy': ('further', 0.5, {}),

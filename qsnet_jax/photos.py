@@ -206,7 +206,7 @@ def _passed(found: Found) -> str:
 def _is_name(target: pathlib.Path, source: pathlib.Path) -> bool:
     """Whether an output is the name of a photo's result, and no folder. Raises UserError where its end is another."""
     extension = spelling.extension(target)
-    if extension not in (*images.EXTENSIONS, *video.EXTENSIONS, *REFUSED) or target.is_dir():
+    if extension not in (*images.EXTENSIONS, *video.EXTENSIONS, *kinds.REFUSED) or target.is_dir():
         return False
     if extension != spelling.extension(source):
         raise UserError(
