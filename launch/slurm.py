@@ -27,7 +27,7 @@ import jax
 from absl import app, flags
 
 from qsnet_jax import UserError, command_line, signals, spelling, storage
-from qsnet_jax.training import cluster, study
+from qsnet_jax.training import cluster, planning, study
 
 TRIES = 1000  # times that a job may be queued again
 
@@ -109,7 +109,7 @@ def commands(config: Any, runs: list[cluster.Run], forwarded: list[str], is_dist
     base = [sys.executable, '-m', 'qsnet_jax.main', '--mode=study', *['--distributed=auto'] * is_distributed]
     made = []
     for name, seed in runs:
-        own = study.own_fields(config, name)
+        own = planning.own_fields(config, name)
         fields = [each for each in forwarded if each.partition('=')[0].partition('config.')[2] not in own]
         made.append([*base, *fields, f'--only={name}', f'--config.study.seeds=({seed},)'])
     return made
@@ -247,7 +247,7 @@ def run_here(config: Any, runs: list[cluster.Run], forwarded: list[str], workdir
     ended: list[bool] = []
     with passing_on(children) as came, concurrent.futures.ThreadPoolExecutor(max(gpus, 1)) as pool:
         while runs and not came:
-            later = study.waiting(config, runs, workdir)
+            later = planning.waiting(config, runs, workdir)
             now = [each for each in runs if each not in later]
             ended += pool.map(run, zip(now, commands(config, now, forwarded, False), strict=True))
             runs = list(later)
@@ -260,7 +260,7 @@ def launch(arguments: list[str]) -> int:
     config, results = flags.FLAGS.config, storage.expanded(_RESULTS.value)
     if config is None:
         raise UserError('Give --config=NAME or FILE.py of a study, as --config=losses; --help has examples.')
-    every = study.plan(config, _ONLY.value)
+    every = planning.plan(config, _ONLY.value)
     workdir = storage.expanded(_WORKDIR.value or f'runs/{config.study.size}')
     if _STATUS.value:
         print(cluster.status(config, every, results, workdir))
@@ -273,9 +273,9 @@ def launch(arguments: list[str]) -> int:
     processes = int(str(parameters['nodes'])) * int(str(parameters['ntasks_per_node']))
     gpus, _ = cluster.parse_gpus(_GPUS.value)
     cluster.check(config, runs, 1 if _LOCAL.value else max(_NODES.value * gpus, processes), workdir)
-    study.say_overridden(config, every, command_line.given_fields(flags.FLAGS))
+    planning.say_overridden(config, every, command_line.given_fields(flags.FLAGS))
     if not _LOCAL.value:
-        later = study.waiting(config, runs, workdir)
+        later = planning.waiting(config, runs, workdir)
         for (name, seed), (other, its_seed) in later.items():
             print(f'{name}-{seed} starts from what {other}-{its_seed} leaves: submit again when that is done')
         runs = [each for each in runs if each not in later]

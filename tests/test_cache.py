@@ -166,6 +166,7 @@ def test_derain_keeps_what_it_compiled_and_imports_no_more_than_it_needs(tmp_pat
     environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XDG_CACHE_HOME': str(tmp_path / 'cache')}
     environment.pop('JAX_COMPILATION_CACHE_DIR', None)
     flags = [f'--input={tmp_path}/a.png', f'--output={tmp_path}/out', f'--weights={tmp_path}/weights.safetensors']
+    flags.append('--overwrite')  # what was done is done again
     for more, is_kept in ((['--compilation_cache=off'], False), ([], True), ([], True)):
         command = [sys.executable, '-c', PROGRAM, *flags, *more]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)

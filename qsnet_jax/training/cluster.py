@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from qsnet_jax import UserError, spelling, storage
-from qsnet_jax.training import study
+from qsnet_jax.training import planning, study
 
 Run = tuple[str, int]  # variant and seed
 OWN = {  # options of sbatch that the launcher gives by itself, and its flag for them
@@ -34,9 +34,9 @@ class Job:
 
 def check(config: Any, runs: list[Run], devices: int, workdir: pathlib.Path) -> None:
     """Raises UserError where a job would: a value that no run can use, files or weights that are not there."""
-    study.check(config, runs, workdir)
+    planning.check(config, runs, workdir)
     for name, seed in runs:
-        batch = study.variant(config, name, seed).data.batch
+        batch = planning.variant(config, name, seed).data.batch
         if batch % devices:
             raise UserError(
                 f'{name}: data.batch is {batch} and {devices} devices share it; it must be a multiple of that. '

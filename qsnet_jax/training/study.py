@@ -8,7 +8,6 @@ three of one.
 import csv
 import functools
 import json
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from qsnet_jax import UserError, derain, fields, memory, model, provenance, spel
 from qsnet_jax.configs import studies
 from qsnet_jax.data import sets, sources
 from qsnet_jax.evidence import evaluate, shapes
-from qsnet_jax.training import folder, log, parallel, settings, train
+from qsnet_jax.training import folder, log, parallel, planning, settings, train
 from qsnet_jax.weights import files
 
 CURVE = ('step', 'seconds', 'total', 'psnr')  # what a row keeps of metrics.jsonl, besides validations
@@ -117,16 +116,16 @@ def study(
     Each run has the folder WORKDIR/VARIANT-SEED, from which an interrupted one goes on, and ends in the row
     RESULTS/rows/SIZE-VARIANT-SEED.json, also where its loss was not finite, its own files were damaged, or memory ran
     out. The same seed gives every variant the same batches and, where shapes agree, the same initial parameters. Raises
-    UserError where a row or a begun run of that name is of another config, and for what `check` finds in any variant,
+    UserError where a row or a begun run of that name is of another config, and for what `planning.check` finds in any,
     before the first runs.
     """
-    runs = plan(config, only)
-    check(config, runs, workdir)
-    say_overridden(config, runs, given)
+    runs = planning.plan(config, only)
+    planning.check(config, runs, workdir)
+    planning.say_overridden(config, runs, given)
     missing = [(name, seed) for name, seed in runs if not is_done(config, name, seed, results)]
     parallel.agree_on({'the list of runs without a row': missing})
     for name, seed in missing:
-        chosen, place = variant(config, name, seed), workdir / f'{name}-{seed}'
+        chosen, place = planning.variant(config, name, seed, workdir), workdir / f'{name}-{seed}'
         if folder.is_begun(place):
             folder.read_config(chosen, place)
         parallel.check_batch(chosen.data.batch, parallel.make_mesh())
@@ -140,77 +139,6 @@ def study(
     return failed
 
 
-def check(config: Any, runs: list[tuple[str, int]], workdir: pathlib.Path) -> None:
-    """Raises UserError that names the variant where a run would before its first step: values, files, weights."""
-    checked: set[str | tuple[str, str]] = set()
-    left: set[str] = set()  # by the runs before
-    for name, seed in runs:
-        try:
-            chosen = variant(config, name, seed, workdir)
-            if name not in checked:
-                settings.check_fields(chosen)
-                _check_sources(chosen.data.to_json())
-            start = chosen.train.start_from
-            if start and _place(start) not in left and (name, start) not in checked:
-                train.start_state(chosen)
-        except UserError as error:
-            raise UserError(f'{name}: {error}') from error
-        checked |= {name, (name, start)}
-        left.add(_weights(name, seed, workdir))
-
-
-def waiting(config: Any, runs: list[tuple[str, int]], workdir: pathlib.Path) -> dict[tuple[str, int], tuple[str, int]]:
-    """The runs that start from the weights which one before them leaves, and that one."""
-    left: dict[str, tuple[str, int]] = {}
-    found = {}
-    for name, seed in runs:
-        start = variant(config, name, seed, workdir).train.start_from
-        if start and _place(start) in left:
-            found[name, seed] = left[_place(start)]
-        left[_weights(name, seed, workdir)] = name, seed
-    return found
-
-
-def _weights(name: str, seed: int, workdir: pathlib.Path) -> str:
-    """Where a run leaves its weights."""
-    return _place(workdir / f'{name}-{seed}' / 'weights.safetensors')
-
-
-def _place(path: str | os.PathLike) -> str:
-    """A path as it is compared."""
-    return os.path.abspath(storage.expanded(path))
-
-
-def own_fields(config: Any, name: str) -> set[str]:
-    """Fields that a variant overrides, and that every run of a study has of its own."""
-    return {'seed', *fields.flat(config.study.variants[name].to_dict())}
-
-
-def say_overridden(config: Any, runs: list[tuple[str, int]], given: Sequence[str]) -> None:
-    """Says which variants keep their own value of a field that was given by hand; raises UserError where all do."""
-    names = list(dict.fromkeys(name for name, _ in runs))
-    for field in given:
-        own = [name for name in names if field in own_fields(config, name)]
-        if own == names:
-            instead = 'study.seeds="(VALUE,)"' if field == 'seed' else f'study.variants.{own[0]}.{field}=VALUE'
-            raise UserError(
-                f'--config.{field} changes nothing, for every variant that runs has its own ({", ".join(own)}); write '
-                f'--config.{instead}.'
-            )
-        if own:
-            print(f'--config.{field} is not for {", ".join(own)}, which have a value of their own')
-
-
-@functools.cache
-def _check_sources(data: str) -> None:
-    """Raises UserError where sets of a `config.data`, as JSON, cannot be opened."""
-    settings = ml_collections.ConfigDict(json.loads(data))
-    for name, _ in sets.parse_names(settings.train):
-        sets.open_source(name, settings, 'train', sources.Cache(0))
-    for names in sets.beside_training(settings):
-        sets.open_evaluation(settings, names, sources.Cache(0))
-
-
 def _chosen_by(data: Any, training: dict[str, Any]) -> list[str]:
     """Which of the sets that are scored the checkpoint was chosen on, by their names or by their images."""
     watched = training.get('selected_on') or []
@@ -220,36 +148,6 @@ def _chosen_by(data: Any, training: dict[str, Any]) -> list[str]:
     prints = {each['sha256'] for each in known} | {each['whole']['sha256'] for each in known if 'whole' in each}
     scored = _fingerprints(data.to_json())
     return [name for name in scored if (scored[name] in prints if prints else name in watched)]
-
-
-def plan(config: Any, only: str | None = None) -> list[tuple[str, int]]:
-    """All (variant, seed) of a study, every variant with the first seed first. Raises UserError where it is none."""
-    if 'study' not in config:
-        raise UserError('--mode=study needs a config with variants, such as configs/losses.py, without one chosen.')
-    seeds = config.study.seeds
-    if not isinstance(seeds, list | tuple) or not seeds:
-        raise UserError(f'study.seeds is {seeds!r}; give at least one, as in --config.study.seeds="(0,)".')
-    for seed in seeds:
-        fields.check_seed('one of study.seeds', seed)
-    names = [name.strip() for name in only.split(',')] if only else list(config.study.variants)
-    for name in names:
-        if name not in config.study.variants:
-            raise UserError(f'--only={name} is no variant of this study; it has {", ".join(config.study.variants)}.')
-    return list(dict.fromkeys((name, seed) for seed in seeds for name in names))  # each once
-
-
-def variant(config: Any, name: str, seed: int, workdir: pathlib.Path | None = None) -> Any:
-    """The config of one run of a study. Raises UserError where the variant names what the config does not have.
-
-    workdir: of the study; without it weights that another run leaves there have no place (`studies.fill`).
-    """
-    try:
-        chosen = studies.select(config, name)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # of somebody's own study
-        fault = ' '.join(str(error).strip('"').split())[:300]
-        raise UserError(f'study.variants.{name} does not fit the config: {fault}') from error
-    chosen.seed = seed
-    return studies.fill(chosen, workdir) if workdir else chosen
 
 
 def row_path(config: Any, name: str, seed: int, results: pathlib.Path) -> pathlib.Path:
@@ -270,7 +168,7 @@ def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
     except storage.Damaged as error:
         print(spelling.shown(f'{error} It is made anew.'))
         return False
-    chosen = variant(config, name, seed)
+    chosen = planning.variant(config, name, seed)
     chosen.update_from_flattened_dict(fields.as_it_was(found, json.loads(chosen.to_json())))
     given = json.loads(chosen.to_json())
     settings.refuse_differences(found, given, path, fields.PLACES)  # other machines keep the same data elsewhere
@@ -296,7 +194,7 @@ def _refuse_other_start(config: Any, path: pathlib.Path, record: dict[str, Any],
     """
     before = record['config'].get('train', {}).get('start_from')
     known = ((record.get('training') or {}).get('start_from') or {}).get('sha256')
-    left = {f'{each}-{seed}/weights.safetensors' for each, seed in plan(config)}
+    left = {f'{each}-{seed}/weights.safetensors' for each, seed in planning.plan(config)}
     made, made_before = ('/'.join(pathlib.Path(each or '').parts[-2:]) for each in (name, before))
     if made == made_before and (made in left or (name == before and not known)):
         return
@@ -333,7 +231,7 @@ def _training_fingerprints(data: str) -> dict[str, str]:
 
 def run_variant(config: Any, name: str, seed: int, workdir: pathlib.Path, results: pathlib.Path) -> dict[str, Any]:
     """One run of a study, and its row; returns the row, empty in all processes but the first."""
-    chosen, folder = variant(config, name, seed, workdir), workdir / f'{name}-{seed}'
+    chosen, folder = planning.variant(config, name, seed, workdir), workdir / f'{name}-{seed}'
     row: dict[str, Any] = {
         'kind': 'study',
         'size': config.study.size,

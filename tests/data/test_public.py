@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import PIL.Image
 import pytest
 from PIL import Image
 from qsnet_jax.configs import default
@@ -503,13 +504,17 @@ def test_a_full_disk_is_a_message(data, tmp_path, monkeypatch):
 def test_nothing_left_after_exclusion_is_refused(data, tmp_path):
     """Training on what is scored leaves no image, which is said."""
     generator = np.random.default_rng(0)
-    (tmp_path / 'root').mkdir(exist_ok=True)
+    (tmp_path / 'root/again').mkdir(parents=True, exist_ok=True)
     for number in range(2):
         image = generator.integers(256, size=(40, 60, 3), dtype=np.uint8)
         for side in ('rain', 'norain'):
             images.save(tmp_path / f'root/{side}-{number}.png', image)
+            PIL.Image.fromarray(image).save(tmp_path / f'root/again/{side}-{number}.bmp')
     data.update({'train': 'pairs', 'exclude': 'rain100h'})
-    with pytest.raises(UserError, match='Nothing is left of pairs without rain100h'):
+    with pytest.raises(UserError, match='Training on pairs and evaluation on rain100h would both read the same files'):
+        sets.open_training(data, sources.Cache(0))
+    data.train = 'pairs/again'
+    with pytest.raises(UserError, match='Nothing is left of pairs/again without rain100h'):
         sets.open_training(data, sources.Cache(0))
     assert overlap.THRESHOLD < 1
 

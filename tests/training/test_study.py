@@ -18,7 +18,7 @@ from tensorboardX.proto import event_pb2
 from qsnet_jax import UserError, fields, memory, model, storage
 from qsnet_jax.data import images, sets, sources
 from qsnet_jax.evidence import evaluate
-from qsnet_jax.training import checkpoint, folder, study
+from qsnet_jax.training import checkpoint, folder, planning, study
 from qsnet_jax.weights import files
 
 pytestmark = pytest.mark.usefixtures('lenient_promotion')
@@ -119,9 +119,9 @@ def test_released_mixtures_differ_in_their_sources_alone():
     for size, width in (('', 132), ('cpu', 48)):
         config = release.get_config(size)
         assert list(config.study.variants) == list(release.VARIANTS) == ['default', 'further', 'light', 'heavy']
-        first = fields.flat(study.variant(config, 'default', 0).to_dict())
+        first = fields.flat(planning.variant(config, 'default', 0).to_dict())
         for variant in release.VARIANTS:
-            chosen = study.variant(config, variant, 0, pathlib.Path('runs', config.study.size))
+            chosen = planning.variant(config, variant, 0, pathlib.Path('runs', config.study.size))
             names = fields.flat(chosen.to_dict())
             differ = {name for name in names if names[name] != first[name]}
             assert differ <= {'data.train'} | (goes_on if variant in release.STRETCHES else set())
@@ -135,7 +135,7 @@ def test_released_stretches_go_on_in_the_folder_and_with_the_seed_at_hand(tmp_pa
     config = release.get_config('wide')
     config.study.seeds = (0, 1)
     before = {variant: start for variant, (start, _, _) in release.WIDE_STRETCHES.items()}
-    found = study.waiting(config, study.plan(config), tmp_path)
+    found = planning.waiting(config, planning.plan(config), tmp_path)
     assert found == {(name, seed): (start, seed) for name, start in before.items() for seed in (0, 1)}
     alone = release.get_config('wide-fourth').train.start_from
     assert alone == 'runs/release-wide/longer-0/weights.safetensors'
@@ -166,10 +166,10 @@ def test_released_mixtures_are_not_scored_on_what_they_are_trained_on(data_root)
 def test_one_seed_gives_all_variants_the_same_start(name):
     """The same initial parameters wherever shapes agree, and the same data, crops and seed."""
     config = importlib.import_module(f'qsnet_jax.configs.{name}').get_config('small')
-    first = study.variant(config, studies.PAPER, 3)
+    first = planning.variant(config, studies.PAPER, 3)
     expected = model.initialize(model.from_config(first.model), first.seed)
     for variant in config.study.variants:
-        chosen = study.variant(config, variant, 3)
+        chosen = planning.variant(config, variant, 3)
         assert (chosen.data.to_dict(), chosen.seed) == (first.data.to_dict(), 3)
         found = model.initialize(model.from_config(chosen.model), 3)
         if chosen.model.decoder_groups == first.model.decoder_groups:
@@ -247,15 +247,15 @@ def test_fields_that_variants_override_are_told(tiny_study, tmp_path, monkeypatc
 
 def test_only_one_variant(tiny_study):
     """--only limits a study to a variant, and refuses one that it does not have."""
-    assert study.plan(tiny_study, 'flipped') == [('flipped', 0)]
+    assert planning.plan(tiny_study, 'flipped') == [('flipped', 0)]
     with pytest.raises(UserError, match='no variant'):
-        study.plan(tiny_study, 'flippeds')
+        planning.plan(tiny_study, 'flippeds')
 
 
 def test_what_is_named_twice_runs_once(tiny_study):
     """Variants of --only, and seeds."""
     tiny_study.study.seeds = (0, 1, 0)
-    assert study.plan(tiny_study, 'flipped,flipped') == [('flipped', 0), ('flipped', 1)]
+    assert planning.plan(tiny_study, 'flipped,flipped') == [('flipped', 0), ('flipped', 1)]
 
 
 @pytest.mark.parametrize('seeds', [(), 3, (0.5,), ('0',), (True,), (0, -1), (2**63,)])
@@ -263,7 +263,7 @@ def test_seeds_are_whole_numbers(tiny_study, seeds):
     with tiny_study.unlocked(), tiny_study.study.ignore_type():
         tiny_study.study.seeds = seeds
     with pytest.raises(UserError, match='study.seeds is'):
-        study.plan(tiny_study)
+        planning.plan(tiny_study)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_a_begun_run_of_another_config_stops_a_study_before_its_first(tiny_study
     """Not after hours, when its turn has come."""
     monkeypatch.setattr(study, 'run_variant', None)
     (tmp_path / 'runs/flipped-0/checkpoints/2').mkdir(parents=True)
-    folder.write_config(study.variant(tiny_study, 'flipped', 0), tmp_path / 'runs/flipped-0')
+    folder.write_config(planning.variant(tiny_study, 'flipped', 0), tmp_path / 'runs/flipped-0')
     tiny_study.train.learning_rate = 0.5
     with pytest.raises(UserError, match='flipped-0 holds a run with another config: train.learning_rate'):
         study.study(tiny_study, tmp_path / 'runs', tmp_path)
@@ -336,16 +336,16 @@ def test_a_variant_may_start_from_what_another_leaves(tiny_study, tmp_path):
     """Its weights are not there before; without the other, before it, and of another folder they are asked for."""
     start = {'train': {'start_from': '{workdir}/paper-{seed}/weights.safetensors'}}
     tiny_study.study.variants.further = config_dict.ConfigDict(start)
-    study.check(tiny_study, study.plan(tiny_study), tmp_path)
-    chosen = study.variant(tiny_study, 'further', 3, tmp_path)
+    planning.check(tiny_study, planning.plan(tiny_study), tmp_path)
+    chosen = planning.variant(tiny_study, 'further', 3, tmp_path)
     assert chosen.train.start_from == f'{tmp_path}/paper-3/weights.safetensors'
     for only in ('further', 'further,paper'):
         with pytest.raises(UserError, match='further: .*paper-0/weights.safetensors does not exist'):
-            study.check(tiny_study, study.plan(tiny_study, only), tmp_path)
+            planning.check(tiny_study, planning.plan(tiny_study, only), tmp_path)
     tiny_study.study.variants.further.train.start_from = 'runs/tiny/paper-0/weights.safetensors'
-    study.check(tiny_study, study.plan(tiny_study), pathlib.Path('runs/tiny'))
+    planning.check(tiny_study, planning.plan(tiny_study), pathlib.Path('runs/tiny'))
     with pytest.raises(UserError, match='further: .*does not exist'):
-        study.check(tiny_study, study.plan(tiny_study), tmp_path)
+        planning.check(tiny_study, planning.plan(tiny_study), tmp_path)
 
 
 def test_a_tile_is_checked_before_training(tiny_config, tmp_path, monkeypatch):
