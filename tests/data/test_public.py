@@ -9,7 +9,6 @@ import sys
 import time
 
 import numpy as np
-import PIL.Image
 import pytest
 from PIL import Image
 from qsnet_jax.configs import default
@@ -509,7 +508,7 @@ def test_nothing_left_after_exclusion_is_refused(data, tmp_path):
         image = generator.integers(256, size=(40, 60, 3), dtype=np.uint8)
         for side in ('rain', 'norain'):
             images.save(tmp_path / f'root/{side}-{number}.png', image)
-            PIL.Image.fromarray(image).save(tmp_path / f'root/again/{side}-{number}.bmp')
+            Image.fromarray(image).save(tmp_path / f'root/again/{side}-{number}.bmp')
     data.update({'train': 'pairs', 'exclude': 'rain100h'})
     with pytest.raises(UserError, match='Training on pairs and evaluation on rain100h would both read the same files'):
         sets.open_training(data, sources.Cache(0))
