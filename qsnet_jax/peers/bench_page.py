@@ -56,37 +56,76 @@ def table(report: dict[str, Any]) -> str:
 
 
 def draw(report: dict[str, Any]) -> matplotlib.figure.Figure:
-    """Time against pixels and against batch, of everybody, for the first network's inference."""
-    cases = [case for case in report['cases'] if not case['training']]
-    cases = [case for case in cases if case['model'] == cases[0]['model']]
+    """A row for each precision: the first network's time against pixels and batch, and everybody's ratios by network.
+
+    A panel along which nothing varies is left out.
+    """
+    cases = report['cases']
     names = list(dict.fromkeys(name for case in cases for name in case['peers']))
     precisions = list(dict.fromkeys(case['precision'] for case in cases))
-    figure = matplotlib.figure.Figure(figsize=(11, 4 * len(precisions)), layout='constrained')
-    axes = figure.subplots(len(precisions), 2, squeeze=False)
-    for row, precision in zip(axes, precisions, strict=True):
-        of_precision = [case for case in cases if case['precision'] == precision]
-        smallest = {key: min(case[key] for case in of_precision) for key in ('batch', 'size')}
-        for axis, fixed, varied in ((row[0], 'batch', 'size'), (row[1], 'size', 'batch')):
-            shown = [case for case in of_precision if case[fixed] == smallest[fixed]]
-            for number, name in enumerate(names):
-                with_peer = [case for case in shown if name in case['peers']]
-                if not with_peer:
-                    continue
-                amount = [case['size'] ** 2 / 1e6 if varied == 'size' else case['batch'] for case in with_peer]
-                spans = np.array([list(case['peers'][name]['seconds'].values()) for case in with_peer]) * 1e3
-                spread = np.abs(spans[:, 1:] - spans[:, :1]).T
-                axis.errorbar(amount, spans[:, 0], spread, **styles.both(number), capsize=2, label=name)
-            axis.set(
-                xlabel='megapixels' if varied == 'size' else 'images in a batch',
-                ylabel='ms',
-                xscale='log',
-                yscale='log',
-                title=f'{precision}, {fixed} {smallest[fixed]}',
-            )
-        pixels = np.array(sorted(case['size'] ** 2 / 1e6 for case in of_precision))
-        first = of_precision[0]['peers'].get(OURS, {'seconds': {'median': np.nan}})
-        row[0].plot(
-            pixels, 1e3 * first['seconds']['median'] * pixels / pixels[0], ':', color='grey', label='linear in pixels'
-        )
-        row[0].legend(fontsize='small')
+    rows = [_panels([case for case in cases if case['precision'] == precision]) for precision in precisions]
+    columns = max(map(len, rows))
+    figure = matplotlib.figure.Figure(figsize=(5.5 * columns, 4 * len(precisions)), layout='constrained')
+    axes = figure.subplots(len(precisions), columns, squeeze=False)
+    for precision, panels, row in zip(precisions, rows, axes, strict=True):
+        for (varied, shown), axis in zip(panels, row, strict=False):
+            if varied == 'model':
+                _draw_ratios(axis, shown, names)
+            else:
+                _draw_times(axis, varied, shown, names)
+            axis.set_title(f'{precision}, {axis.get_title()}')
+        for axis in row[len(panels) :]:
+            axis.set_axis_off()
+    axes[0, 0].legend(fontsize='small')
     return figure
+
+
+def _panels(cases: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """What varies along each panel ('size', 'batch' or 'model'), and its cases."""
+    inference = [case for case in cases if not case['training']]
+    first = [case for case in inference if case['model'] == inference[0]['model']]
+    panels = []
+    for varied, fixed in (('size', 'batch'), ('batch', 'size')):
+        least = min((case[fixed] for case in first), default=0)
+        panels.append((varied, [case for case in first if case[fixed] == least]))
+    for is_training in (False, True):
+        same = [case for case in cases if case['training'] == is_training]
+        by_shape: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        for case in same:
+            by_shape.setdefault((case['batch'], case['size']), []).append(case)
+        panels.append(('model', max(by_shape.values(), key=lambda each: (len(each), each[0]['gmac']), default=[])))
+    return [each for each in panels if len(each[1]) > 1] or [each for each in panels if each[1]][:1]
+
+
+def _draw_times(axis: Any, varied: str, cases: list[dict[str, Any]], names: list[str]) -> None:
+    """Milliseconds with their spread, against megapixels or images in a batch."""
+    amounts = {id(case): case['size'] ** 2 / 1e6 if varied == 'size' else case['batch'] for case in cases}
+    for number, name in enumerate(names):
+        with_peer = [case for case in cases if name in case['peers']]
+        if not with_peer:
+            continue
+        spans = np.array([list(case['peers'][name]['seconds'].values()) for case in with_peer]) * 1e3
+        spread = np.abs(spans[:, 1:] - spans[:, :1]).T
+        amount = [amounts[id(case)] for case in with_peer]
+        axis.errorbar(amount, spans[:, 0], spread, **styles.both(number), capsize=2, label=name)
+    along = np.array(sorted(amounts.values()))
+    least = min(cases, key=lambda case: amounts[id(case)])['peers'].get(OURS, {'seconds': {'median': np.nan}})
+    what = 'pixels' if varied == 'size' else 'images'
+    axis.plot(along, 1e3 * least['seconds']['median'] * along / along[0], ':', color='grey', label=f'linear in {what}')
+    fixed = f'batch {cases[0]["batch"]}' if varied == 'size' else f'side {cases[0]["size"]}'
+    label = 'megapixels' if varied == 'size' else 'images in a batch'
+    axis.set(xlabel=label, ylabel='ms', xscale='log', yscale='log', title=f'{cases[0]["model"]}, {fixed}')
+
+
+def _draw_ratios(axis: Any, cases: list[dict[str, Any]], names: list[str]) -> None:
+    """Everybody's median of time over ours, by network."""
+    for number, name in enumerate(names):
+        there = [(place, case['peers'].get(name, {}).get('ratio')) for place, case in enumerate(cases)]
+        there = [(place, ratio) for place, ratio in there if ratio is not None]
+        if there:
+            axis.plot(*zip(*there, strict=True), **styles.mark(number), linestyle='', label=name)
+    axis.set_xticks(range(len(cases)), [case['model'] for case in cases])
+    what = 'training' if cases[0]['training'] else 'inference'
+    shape = f'{cases[0]["batch"]} x {cases[0]["size"]}$^2$'
+    axis.set(ylabel='time over ours (above 1: slower)', ylim=(0, None), title=f'{what} of {shape}')
+    axis.grid(axis='y', alpha=0.3)

@@ -250,18 +250,19 @@ def test_times_are_told_apart_without_colours(monkeypatch):
     monkeypatch.setattr(choices, 'quality', lambda _: {'psnr': 30.0, 'ssim': 0.9, 'input': 25.0})
     names = [contenders.OURS, *(f'runtime {number}' for number in range(11))]
     seconds = {'median': 1.0, 'lowest': 0.9, 'highest': 1.1}
-    case = {'model': 'net', 'batch': 1, 'precision': 'float32', 'training': False}
-    peers = {name: {'seconds': seconds, 'memory_mib': 1.0} for name in names}
-    cases = [{**case, 'size': 32, 'peers': peers}, {**case, 'size': 64, 'peers': {names[-1]: peers[names[-1]]}}]
-    left, right = bench_page.draw({'cases': cases}).axes
-    styles = [[(bar.lines[0].get_marker(), str(bar.lines[0]._dash_pattern)) for bar in axis.containers]
-              for axis in (left, right)]  # fmt: skip
-    assert len(set(styles[0])) == len(names) and styles[0] == styles[1]
-    cases = [{**case, 'size': 64, 'batch': batch, 'peers': dict.fromkeys(each, peers[names[0]])}
-             for batch, each in ((1, names), (2, names[1:]))]  # fmt: skip
-    left, right = bench_page.draw({'cases': cases[1:] + cases[:1]}).axes
-    assert {bar.get_label(): bar.lines[0].get_marker() for bar in left.containers} == {
-        bar.get_label(): bar.lines[0].get_marker() for bar in right.containers
-    }
-    (axis,) = choices.draw({'cases': [{**case, 'size': 64, 'peers': dict(list(peers.items())[:7])}]}).axes
+    case = {'model': 'net', 'batch': 1, 'size': 32, 'precision': 'float32', 'training': False, 'gmac': 1.0}
+    peers = {name: {'seconds': seconds, 'memory_mib': 1.0, 'ratio': 1.0} for name in names}
+    fewer = {name: peers[name] for name in names[1:]}
+    varied = {'peers': peers}, {'size': 64, 'peers': fewer}, {'batch': 2, 'peers': fewer}
+    cases = [{**case, **each} for each in varied]
+    pixels, images, ratios = bench_page.draw({'cases': [*cases, {**case, 'model': 'other', 'peers': peers}]}).axes
+    for axis in (pixels, images):
+        lines = {bar.get_label(): bar.lines[0] for bar in axis.containers}
+        looks = {(line.get_marker(), str(line._dash_pattern)) for line in lines.values()}
+        assert len(looks) == len(lines) == len(names)
+        of_ratios = {line.get_label(): line.get_marker() for line in ratios.lines}
+        assert {name: line.get_marker() for name, line in lines.items()} == of_ratios
+    (alone,) = bench_page.draw({'cases': cases[:1]}).axes  # nothing varies
+    assert len(alone.containers) == len(names)
+    (axis,) = choices.draw({'cases': [{**case, 'peers': dict(list(peers.items())[:7])}]}).axes
     assert len({each.get_paths()[0].vertices.tobytes() for each in axis.collections}) == 7
