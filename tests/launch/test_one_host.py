@@ -163,10 +163,10 @@ def test_the_time_limit_and_a_more_urgent_job(cluster, pairs_root, tmp_path):
     """A run out of time, and one that must make room, save themselves and are queued again; status says so."""
     flags = ('--only=paper', '--config.study.seeds=(0,)', '--config.train.steps=100000')
     study = Study(cluster, pairs_root, tmp_path, *flags)
-    job = submitted(study.submit('--minutes=1', '--grace=30', '--partition=usual'))[0]
+    job = submitted(study.submit('--minutes=2', '--grace=30', '--partition=usual'))[0]
     cluster.wait(lambda: study.step() > 2)
     assert '1 running' in study.submit('--status')
-    cluster.wait(lambda: 'saved, and queued again' in study.log(job), 120)
+    cluster.wait(lambda: 'saved, and queued again' in study.log(job), 200)  # Slurm is up to a minute early
     assert 'Stopped by SIGTERM after step' in study.log(job)
     cluster.wait(lambda: cluster('squeue', '--noheader', '--format=%T').strip() == 'PENDING')
     assert '1 waiting' in study.submit('--status')

@@ -55,7 +55,7 @@ def test_photos_come_out_as_with_jax(runtime, weights, tmp_path, monkeypatch):
     for source in (tmp_path / 'in', tmp_path / 'in/a.png'):
         found = []
         for name in ('jax', runtime):
-            output = tmp_path / f'{name}-{source.name}'
+            output = tmp_path / f'{name}-{source.stem}'
             given = [f'--input={source}', f'--output={output}', f'--weights={weights}', f'--runtime={name}']
             assert main.run(['--mode=derain', *given, '--tile=96']) == 0
             found.append(images.read(output / 'a.png').astype(int))
