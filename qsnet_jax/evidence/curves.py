@@ -29,7 +29,7 @@ def draw_validations(rows: rows_.Rows) -> matplotlib.figure.Figure:
         scale, back = functools.partial(np.multiply, rate), functools.partial(np.multiply, 1 / rate)
         above = axis.secondary_xaxis('top', functions=(scale, back))
         above.set_xlabel('minutes')
-        axis.legend(fontsize=8, ncols=3, loc='upper center', bbox_to_anchor=(0.5, -0.12))
+        axis.legend(fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.17))
         axis.grid(alpha=0.3)
     return figure
 
