@@ -51,9 +51,16 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
 
 
 def told(report: dict[str, Any]) -> dict[str, Any]:
-    """What a report is of: its settings and the processor, where it was timed on one."""
+    """What a report is of: its settings and the processor, where it was timed on one.
+
+    Settings of older reports were fewer, with one shape of training. Those that are empty or off, and the name, which
+    its file has, do not count.
+    """
     record = report['provenance']
-    return {**record['config'], 'processor': record.get('processor')}
+    settings = {name: value for name, value in record['config']['bench'].items() if value and name != 'name'}
+    training = settings.get('training') or [[]]
+    settings['training'] = [training] if isinstance(training[0], int) else list(training)
+    return {**record['config'], 'bench': settings, 'processor': record.get('processor')}
 
 
 def described(card: cards.Card) -> SingleDeviceSharding:

@@ -1,6 +1,7 @@
 """What would run on a card, on a machine without one: the forms as they are lowered, and as XLA compiles them."""
 
 import json
+import pathlib
 import re
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 from jax import export
 from qsnet_jax.configs import bench as bench_config
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, fields
 from qsnet_jax.peers import bench, cards, compiled, hlo
 
 TINY = {'channels': 12, 'units': 1, 'scale_channels': 6, 'rates': (1,)}
@@ -128,3 +129,21 @@ def test_gradients_cost_as_much_as_what_they_are_of(card):
         operations.append(sum(launch.operations for launch in hlo.launches(text)))
     assert operations[0] == 2 * (2 * 64 * 64 * 8) * 9 * 16
     assert operations[1] == pytest.approx(3 * operations[0])
+
+
+@pytest.mark.parametrize(
+    'where, name',
+    [
+        *((card, f'compiled-{card}') for card in bench_config.CARDS),
+        *(('cpu', 'cpu-2-cores'), ('sharing', 'sharing-cpu-2-cores')),
+    ],
+)
+def test_published_reports_can_be_made_anew(where, name):
+    """By the command that the page prints, also those that are older than some settings."""
+    path = pathlib.Path(__file__).parents[2] / f'results/bench/{name}.json'
+    before = compiled.told(json.loads(path.read_text()))
+    config = json.loads(bench_config.get_config(where).to_json())
+    now = compiled.told({'provenance': {'config': config, 'processor': before['processor']}})
+    assert not fields.differences(before, now, ('data.root',))
+    now['bench']['rounds'] = 3
+    assert fields.differences(before, now, ('data.root',)) == ['bench.rounds is 7 there and 3 here']
