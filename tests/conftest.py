@@ -1,6 +1,7 @@
 """Strict JAX, four CPU devices, generated rainy pairs, and a network small enough to train in a test."""
 
 import builtins
+import errno
 import fcntl
 import gc
 import os
@@ -100,6 +101,23 @@ def refuse_locks(monkeypatch):
             raise OSError(number, 'No locks available')
 
         monkeypatch.setattr(fcntl, 'flock', flock)
+
+    return refuse
+
+
+@pytest.fixture
+def deny(monkeypatch):
+    """A function that has a call of `os` refuse the paths for which a test of their text holds, as without rights."""
+
+    def refuse(is_denied, call='stat'):
+        original = getattr(os, call)
+
+        def guarded(path, *args, **options):
+            if is_denied(str(path)):
+                raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+            return original(path, *args, **options)
+
+        monkeypatch.setattr(os, call, guarded)
 
     return refuse
 

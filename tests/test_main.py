@@ -286,16 +286,9 @@ def test_faults_of_drives_are_one_line(capsys, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
-def test_photos_in_a_folder_that_may_not_be_entered(capsys, tmp_path, monkeypatch):
+def test_photos_in_a_folder_that_may_not_be_entered(capsys, tmp_path, deny):
     """Are told of as such, not as what cannot be written."""
-    original = os.stat
-
-    def guarded(path, *args, **options):
-        if 'closed' in str(path):
-            raise PermissionError(errno.EACCES, 'Permission denied', str(path))
-        return original(path, *args, **options)
-
-    monkeypatch.setattr(os, 'stat', guarded)
+    deny(lambda path: 'closed' in path)
     status, lines = say(capsys, '--mode=derain', f'--input={tmp_path}/closed/a', f'--output={tmp_path}/out')
     assert status == 1 and lines == [
         f'error: --input={tmp_path}/closed/a cannot be read: Permission denied. Check the path and its permissions.'

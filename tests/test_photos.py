@@ -148,36 +148,22 @@ def written(folder):
 
 
 @pytest.mark.parametrize('call', ['scandir', 'stat'])
-def test_an_unreadable_folder_is_named_and_the_rest_comes_out(tmp_path, monkeypatch, capsys, call):
+def test_an_unreadable_folder_is_named_and_the_rest_comes_out(tmp_path, monkeypatch, deny, capsys, call):
     """Whether it may not be listed, or not even looked at."""
     save(tmp_path / 'in/a.png')
     save(tmp_path / 'in/closed/b.png')
-    original = getattr(os, call)
-
-    def guarded(path, *args, **options):
-        if str(path).endswith('closed'):
-            raise PermissionError(errno.EACCES, 'Permission denied', str(path))
-        return original(path, *args, **options)
-
-    monkeypatch.setattr(os, call, guarded)
+    deny(lambda path: path.endswith('closed'), call)
     assert run(tmp_path / 'in', tmp_path / 'out') == (1, 1)
     monkeypatch.undo()
     assert written(tmp_path / 'out') == {'a.png'}
     assert f'failed: {tmp_path}/in/closed: cannot be read (Permission denied)' in capsys.readouterr().out
 
 
-def test_a_folder_that_may_be_listed_but_not_entered(tmp_path, monkeypatch, capsys):
+def test_a_folder_that_may_be_listed_but_not_entered(tmp_path, deny, capsys):
     """Its photos are failures; nothing ends in a traceback."""
     save(tmp_path / 'in/a.png')
     save(tmp_path / 'in/listed/b.png')
-    original = os.stat
-
-    def guarded(path, *args, **options):
-        if '/in/listed/' in str(path):
-            raise PermissionError(errno.EACCES, 'Permission denied', str(path))
-        return original(path, *args, **options)
-
-    monkeypatch.setattr(os, 'stat', guarded)
+    deny(lambda path: '/in/listed/' in path)
     assert run(tmp_path / 'in', tmp_path / 'out') == (1, 1)
     assert 'listed/b.png: may not be read' in capsys.readouterr().out
 

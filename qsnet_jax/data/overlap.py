@@ -56,8 +56,9 @@ def refuse_one_folder(opened: dict[str, sources.Source], held_out: dict[str, sou
     """Raises UserError where a held-out set has every background file of another: one folder is read for both."""
     held = {name: _backgrounds(source) for name, source in held_out.items()}
     for name, source in opened.items():
+        own = _backgrounds(source)
         for other, files in held.items():
-            if _backgrounds(source) <= files:
+            if own <= files:
                 raise UserError(
                     f'Training on {name} and evaluation on {other} would both read the same files in {root}, and '
                     'training leaves them out (--config.data.exclude). Make train/ and val/ there, of different scenes.'

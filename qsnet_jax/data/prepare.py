@@ -19,7 +19,7 @@ def prepare(config: Any, find_shared: bool) -> None:
     find_shared: also compare the backgrounds of each training set, all of it, with those of each evaluation set.
     Raises UserError where a set cannot be used.
     """
-    named = [config.data.train, *sets.beside_training(config.data)]
+    named = [config.data.train, *(names for names, _ in sets.beside_training(config.data))]
     bases = [sets.public_name(name) for names in named for name, _ in sets.parse_names(names)]
     for base in dict.fromkeys(bases):
         there = [each for each in sets.TEST_I if prepared.splits_there(each, config.data)] if base == 'test_i' else []

@@ -177,14 +177,14 @@ def parse_names(names: Any) -> list[tuple[str, float]]:
     return parsed
 
 
-def beside_training(data: Any) -> list[Any]:
-    """The values of `config.data` that name sets a run reads and does not learn from: scored, watched, left out.
+def beside_training(data: Any) -> list[tuple[Any, str]]:
+    """Names of the sets that a run reads and does not learn from (scored, watched, left out), each with its role.
 
-    Each once: what is scored is often left out too.
+    As `config.data` has them, and each once: what is scored is often left out too.
     """
     watched = None if data.validation == held_out.NAME else data.validation
-    given = [data.eval, watched, data.exclude]
-    return [names for number, names in enumerate(given) if names and names not in given[:number]]
+    given = [(data.eval, 'eval'), (watched, 'validation'), (data.exclude, 'eval')]
+    return [each for number, each in enumerate(given) if each[0] and each not in given[:number]]
 
 
 def note_unread_root(config: Any, is_learning: bool) -> None:
@@ -193,7 +193,7 @@ def note_unread_root(config: Any, is_learning: bool) -> None:
     is_learning: whether the sets that are learned from count, beside those that are scored.
     """
     data, pool = config.data, config.sparsity.pool
-    given = [data.train, *beside_training(data)] if is_learning else [data.eval, pool]
+    given = [data.train, *(names for names, _ in beside_training(data))] if is_learning else [data.eval, pool]
     for variant in config.study.variants.values() if 'study' in config else ():
         own = variant.get('data') or {}
         given += [own.get(field) for field in ('train', 'eval', 'validation', 'exclude')]

@@ -112,5 +112,5 @@ def _check_sources(data: str) -> None:
     settings = ml_collections.ConfigDict(json.loads(data))
     for name, _ in sets.parse_names(settings.train):
         sets.open_source(name, settings, 'train', sources.Cache(0))
-    for names in sets.beside_training(settings):
-        sets.open_evaluation(settings, names, sources.Cache(0))
+    for names, role in sets.beside_training(settings):
+        sets.open_evaluation(settings, names, sources.Cache(0), role)

@@ -252,19 +252,12 @@ def test_pipes_among_photos_are_not_waited_for(tmp_path):
     assert len(failures) == 2 and 'not a regular file' in failures[0] and 'link to gone.png' in failures[1]
 
 
-def test_a_folder_that_may_be_listed_but_not_entered(tmp_path, monkeypatch):
+def test_a_folder_that_may_be_listed_but_not_entered(tmp_path, deny):
     """Its photos are failures; those of the others are decided."""
     for name in ('a', 'listed/b'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         images.save(tmp_path / f'{name}.png', draw_pair(0)[0])
-    original = os.stat
-
-    def guarded(path, *args, **options):
-        if '/listed/' in str(path):
-            raise PermissionError(13, 'Permission denied', str(path))
-        return original(path, *args, **options)
-
-    monkeypatch.setattr(os, 'stat', guarded)
+    deny(lambda path: '/listed/' in path)
     failures: list[str] = []
     _, found, fingerprint = sparsity._open_folder(str(tmp_path), failures)
     assert fingerprint['count'] == 1 and [name for name, *_ in found] == ['a.png']

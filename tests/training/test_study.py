@@ -348,6 +348,18 @@ def test_a_variant_may_start_from_what_another_leaves(tiny_study, tmp_path):
         planning.check(tiny_study, planning.plan(tiny_study), tmp_path)
 
 
+def test_the_set_that_watches_is_checked_in_the_folder_that_it_is_read_from(tiny_study, pairs_root, tmp_path):
+    """val/, also where test/ is there, which is scored."""
+    root = shutil.copytree(pairs_root, tmp_path / 'root')
+    shutil.copytree(root / 'val', root / 'test')
+    tiny_study.data.update({'root': str(root), 'train': 'pairs', 'eval': 'pairs', 'validation': 'pairs'})
+    planning.check(tiny_study, planning.plan(tiny_study), tmp_path)
+    next(path for path in sorted(root.glob('val/**/*')) if path.is_file()).unlink()
+    planning._check_sources.cache_clear()
+    with pytest.raises(UserError, match='val'):
+        planning.check(tiny_study, planning.plan(tiny_study), tmp_path)
+
+
 def test_a_tile_is_checked_before_training(tiny_config, tmp_path, monkeypatch):
     """One that the margins fill stops a run before its first step."""
     monkeypatch.setattr(study.train, 'train', None)
