@@ -30,14 +30,14 @@ STRETCHES: dict[str, tuple[str, float, dict]] = {  # from, share of steps, setti
 }
 WIDE = {LIGHT: 4, HEAVY: 4, GARG06: 1, RAIN800: 2, DRAWN_LIGHT: 0.5, DRAWN_HEAVY: 1, DRAWN_WIDE: 0.5}
 WIDER = WIDE | {LIGHT: 6, HEAVY: 3, GARG06: 0.5, DRAWN_HEAVY: 0.5}  # thin streaks had further to go
-WIDE_VARIANTS = {'default': WIDE, 'further': WIDE, 'longer': WIDER, 'fourth': WIDER} | {
+WIDE_VARIANTS = {'default': WIDE, 'further': WIDE, 'longer': WIDER, 'fourth': WIDER | {LIGHT: 8}} | {
     name: VARIANTS[name] for name in ('light', 'heavy')
 }
 LARGE = {'data.crop': 96, 'data.batch': 8, 'train.schedule': 'cosine'}
 WIDE_STRETCHES = {
     'further': ('default', 0.6, LARGE),
     'longer': ('further', 1.0, LARGE),
-    'fourth': ('longer', 1.5, LARGE | {'data.batch': 4}),  # shorter than `longer`, with half as many steps more
+    'fourth': ('longer', 2.0, LARGE | {'data.batch': 4}),  # as long as `longer`, in twice as many steps
     'light': ('fourth', 0.2, LARGE),
     'heavy': ('fourth', 0.2, LARGE),
 }
