@@ -39,7 +39,7 @@ WIDE_STRETCHES = {
     'longer': ('further', 1.0, LARGE),
     'fourth': ('longer', 2.0, LARGE | {'data.batch': 4}),  # as long as `longer`, in twice as many steps
     'light': ('fourth', 0.2, LARGE),
-    'heavy': ('fourth', 0.2, LARGE),
+    'heavy': ('longer', 0.8, LARGE | {'data.batch': 4}),
 }
 SIZES = ('cpu', 'wide')  # beside the full one
 NOTE = (
