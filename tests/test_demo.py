@@ -204,13 +204,14 @@ def test_a_photo_is_restored_in_a_browser(browser, served, width, scheme):
     tab.locator('#scales img').nth(2).wait_for()
     ends = [tab.locator('#scales img').nth(index).bounding_box() for index in range(3)]
     assert all(0 <= each['x'] and each['x'] + each['width'] <= width for each in ends)
-    handle = tab.locator('#slider .inner')
-    before = handle.bounding_box()['x']
-    tab.mouse.move(before + 4, handle.bounding_box()['y'] + 4)
+    handle = tab.locator('#slider .icon-wrap')
+    handle.hover()  # scrolls there and waits until nothing moves
+    before = handle.bounding_box()
     tab.mouse.down()
-    tab.mouse.move(before - 60, handle.bounding_box()['y'] + 4, steps=4)
+    tab.mouse.move(before['x'] - 60, before['y'] + before['height'] / 2, steps=4)
     tab.mouse.up()
-    assert handle.bounding_box()['x'] < before - 30
+    moved = 'x => document.querySelector("#slider .icon-wrap").getBoundingClientRect().x < x - 30'
+    tab.wait_for_function(moved, arg=before['x'])
     with tab.expect_download() as download:
         tab.locator('#result a').first.click()
     assert download.value.suggested_filename == 'my photo-derained.png'
