@@ -179,7 +179,7 @@ VERBS = {
         'Removes rain from a photo or a folder of photos.',
         ('input', 'output', 'weights', 'tile', 'dtype', 'runtime', 'layers', 'overwrite'),
         ('--input=photos --output=clean', '--input=photos --output=clean --weights=heavy --layers'),
-        'The photos that were written are whole; the same command, without --overwrite, does the others.',
+        'The photos that were written are whole; the same command does the others, with --overwrite all of them again.',
         config='',
         needed=('input', 'output'),
         meanings={'output': 'Folder for the results, under the same names; of a single photo also the file.'},

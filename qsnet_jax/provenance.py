@@ -84,14 +84,16 @@ def claim(
     """The path of a result that is about to be made; raises UserError where another result lies there.
 
     told: what a result is of, its data and settings, which is all that may not differ. made: what is known of the new
-    result. A damaged file is no obstacle, which is said. way_out: ends the message.
+    result. A damaged file is no obstacle, which is said; one that cannot be read is. way_out: ends the message.
     """
     if not path.exists():
         return path
     now = told(made)
     try:
         different = fields.differences(told(storage.read_json(path)), now, ('data.root',))
-    except (storage.Damaged, KeyError, TypeError, AttributeError):
+    except (storage.Damaged, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error.__cause__, OSError):  # it may be whole
+            raise UserError(f'{error} It may hold another result. Make it readable, remove it, or {way_out}.') from error
         print(spelling.shown(f'{path} is damaged and is replaced'))
         return path
     if different:

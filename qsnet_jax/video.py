@@ -33,6 +33,8 @@ MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}  # matrix coefficients, l
 COPIED = ('audio', 'subtitle')
 _KEPT = ('title', 'artist', 'date', 'creation_time', 'comment', 'copyright', 'description', 'location')
 _OF_THE_FILE = ('major_brand', 'minor_version', 'compatible_brands', 'encoder')  # how the old one was written
+_APPLE = 'com.apple.quicktime.'
+_SAME = {f'{_APPLE}creationdate': 'date', f'{_APPLE}location.iso6709': 'location'}
 BYTES = 'surrogateescape'  # titles in old encodings are passed on as they are
 MAX_PIXELS = 8192 * 4320  # of a frame
 CONTAINERS = {'format_whitelist': 'mov,matroska,avi'}  # no lists of other files and addresses, whatever the name says
@@ -186,15 +188,14 @@ class _Job:
         for stream in self.reader.streams:
             if stream.type in COPIED:
                 self._add_copy(stream)
-            elif stream.index != self.picture.index:
+            elif stream.index != self.picture.index and stream.discard.name != 'all':  # all: they are the chapters
                 self.notes.append(f'stream {stream.index} ({stream.type}) is left out')
 
     def _describe(self, output: Any) -> None:
         """Titles, dates, places and chapters."""
         output.metadata.update({k: v for k, v in self.picture.metadata.items() if k in ('language', 'title')})
-        metadata = self.reader.metadata
-        self.writer.metadata.update({k: v for k, v in metadata.items() if k.lower() in _KEPT})
-        lost = sorted(k for k in metadata if k.lower() not in (*_KEPT, *_OF_THE_FILE))
+        kept, lost = _sorted(self.reader.metadata, spelling.extension(self.source))
+        self.writer.metadata.update(kept)
         if lost:
             names = ', '.join(lost[:3]) + ', ...' * (len(lost) > 3)
             self.notes.append(f'{len(lost)} metadata {"entries" if lost[1:] else "entry"} dropped ({names})')
@@ -248,6 +249,21 @@ class _Job:
             for index, (image, before) in enumerate(zip(now, self.last, strict=True)):
                 self.sums[index] += float(np.mean(np.abs(image.astype(np.int16) - before)))
         self.last = (now[0], now[1])
+
+
+def _sorted(metadata: dict[str, str], extension: str) -> tuple[dict[str, str], list[str]]:
+    """What a file says of itself, under the names that its container writes, and the names of what is dropped."""
+    kept: dict[str, str] = {}
+    lost: list[str] = []
+    own = _OF_THE_FILE + ('software',) * (extension == '.avi')
+    for key, value in sorted(metadata.items(), key=lambda item: item[0].lower() in _SAME):
+        name = _SAME.get(key.lower(), key.lower().partition('-')[0])  # location-eng
+        if name in _KEPT:
+            is_day = name == 'creation_time' and extension == '.avi'  # which writes no other date
+            kept.setdefault('date' if is_day else name, value)
+        elif name not in own:
+            lost.append(key)
+    return kept, sorted(lost)
 
 
 def _av() -> Any:

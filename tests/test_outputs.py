@@ -143,7 +143,7 @@ def test_foreign_layers_are_protected_too(tmp_path):
 
 
 def test_the_same_command_runs_again_over_its_results(tmp_path):
-    """Also with layers added, with other results, and from a sub-folder of the input to one of the output."""
+    """Also with layers added and with other results."""
     save(tmp_path / 'in/deep/a.png')
     save(tmp_path / 'in/b.png')
     for options in ({}, {}, {'layers': True}, {'layers': True}):

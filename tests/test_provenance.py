@@ -91,3 +91,12 @@ def test_a_damaged_result_is_replaced(tmp_path, content, capsys):
     path.write_text(content)
     assert provenance.claim(path, told, {'fingerprint': {'sha256': 'f' * 64}, 'bins': 3}, '') == path
     assert 'is damaged and is replaced' in capsys.readouterr().out
+
+
+def test_a_result_that_cannot_be_read_is_not_replaced(tmp_path, monkeypatch):
+    """A whole one may lie there, of somebody else on a shared drive."""
+    path = tmp_path / 'x.json'
+    path.write_text('{"bins": 64}')
+    monkeypatch.setattr(pathlib.Path, 'read_bytes', lambda self: os.stat('/proc/1/nothing here'))
+    with pytest.raises(UserError, match=r'x\.json cannot be read: .*\. It may hold another result\. .*, or say so\.'):
+        provenance.claim(path, told, {'fingerprint': {'sha256': 'f' * 64}, 'bins': 3}, 'say so')

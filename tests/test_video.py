@@ -5,6 +5,7 @@ import fractions
 import os
 import pathlib
 import resource
+import struct
 
 import numpy as np
 import pytest
@@ -201,20 +202,52 @@ def test_a_title_in_an_old_encoding_is_passed_on(tmp_path):
 
 def test_what_a_video_says_of_itself_is_kept_or_counted(tmp_path):
     """Chapters and a title stay, in the upper case of Matroska too; a telephone's own words are counted."""
+
+    def passed_on(name, metadata, chapters=()):
+        describe(tmp_path / name, tmp_path / 'first.mkv', metadata, chapters)
+        out = tmp_path / f'out-{name}'
+        summary = video.derain_video(identity, tmp_path / name, out, show_progress=False)
+        with av.open(str(out)) as container:
+            found = {name.lower(): value for name, value in container.metadata.items()}
+            return found, [each['metadata']['title'] for each in container.chapters()], summary.notes
+
     write_clip(tmp_path / 'first.mkv', 4, sound=False)
+    place, day = '+27.5916+086.5640/', '2026-05-01T10:00:00+0200'
     parts = [{'id': n, 'start': 40 * n, 'end': 40 * n + 40, 'time_base': fractions.Fraction(1, 1000),
-              'metadata': {'title': f'part {n}'}} for n in (1, 2)]  # fmt: skip
-    describe(tmp_path / 'x.mkv', tmp_path / 'first.mkv', {'title': 'rain', 'comment': 'at home'}, parts)
-    summary = video.derain_video(identity, tmp_path / 'x.mkv', tmp_path / 'out.mkv', show_progress=False)
-    with av.open(str(tmp_path / 'out.mkv')) as container:
-        found = {name.lower(): value for name, value in container.metadata.items()}
-        assert (found['title'], found['comment']) == ('rain', 'at home') and not summary.notes
-        assert [each['metadata']['title'] for each in container.chapters()] == ['part 1', 'part 2']
-    named = {f'com.apple.quicktime.{name}': 'x' for name in ('make', 'model', 'software', 'creationdate')}
-    describe(tmp_path / 'x.mov', tmp_path / 'first.mkv', named)
-    summary = video.derain_video(identity, tmp_path / 'x.mov', tmp_path / 'out.mov', show_progress=False)
-    names = 'com.apple.quicktime.creationdate, com.apple.quicktime.make, com.apple.quicktime.model, ...'
-    assert summary.notes == [f'4 metadata entries dropped ({names})']
+              'metadata': {'title': f'part {n}'}} for n in range(3)]  # fmt: skip
+    for name in ('x.mkv', 'x.mp4'):  # MP4 keeps chapters as a stream of text, and a place under two names
+        found, titles, notes = passed_on(name, {'title': 'rain', 'comment': 'at home', 'location': place}, parts)
+        assert (found['title'], found['comment'], found['location']) == ('rain', 'at home', place) and not notes
+        assert titles == ['part 0', 'part 1', 'part 2']
+    telephone = {
+        'make': 'x',
+        'model': 'x',
+        'software': 'x',
+        'sort': 'x',
+        'creationdate': day,
+        'location.ISO6709': place,
+    }
+    found, _, notes = passed_on('x.mov', {f'com.apple.quicktime.{name}': value for name, value in telephone.items()})
+    names = 'com.apple.quicktime.make, com.apple.quicktime.model, com.apple.quicktime.software, ...'
+    assert notes == [f'4 metadata entries dropped ({names})']
+    assert (found['date'], found['location']) == (day, place)
+
+
+def test_the_day_of_a_cameras_avi_stays(tmp_path):
+    """Cameras write it in a chunk that writers of AVI do not know; the name of the old writer is none of it."""
+    write_clip(tmp_path / 'x.avi', 2, codec='mpeg4', sound=False)
+    content = (tmp_path / 'x.avi').read_bytes()
+    day = b'FRI JAN 02 02:03:55 2008\n\0'
+    at = content.index(b'LIST', content.index(b'hdrl') + 4)  # before the first list in the headers
+    chunk = b'IDIT' + struct.pack('<I', len(day)) + day
+    content = bytearray(content[:at] + chunk + content[at:])
+    for place in (4, 16):  # sizes of the file and of its headers
+        struct.pack_into('<I', content, place, struct.unpack_from('<I', content, place)[0] + len(chunk))
+    (tmp_path / 'x.avi').write_bytes(content)
+    summary = video.derain_video(identity, tmp_path / 'x.avi', tmp_path / 'out.avi', show_progress=False)
+    with av.open(str(tmp_path / 'out.avi')) as container:
+        assert container.metadata['date'].startswith('2008-01-02') and container.metadata['software']
+    assert summary.notes == ['mpeg4 pictures are written as h264']
 
 
 def test_what_pyav_trips_over_is_one_failure(tmp_path, monkeypatch, capsys):

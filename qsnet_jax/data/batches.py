@@ -12,18 +12,6 @@ from qsnet_jax.data import sets, sources
 Batch = dict[str, np.ndarray]
 
 
-def open_batches(
-    data: Any, seed: int, cache: sources.Cache, process: int = 0, processes: int = 1
-) -> tuple[grain.MapDataset, dict[str, dict[str, Any]]]:
-    """Endless training batches of `config.data` and the fingerprint of each source.
-
-    batches[k] is batch k, {'rainy', 'clean'} uint8 (batch / processes, crop, crop, 3), whoever asks and whenever. The
-    elements of a global batch are dealt out to the processes in turn.
-    """
-    opened = sets.open_training(data, cache)
-    return deal(opened, data, seed, process, processes), fingerprints(opened)
-
-
 def fingerprints(opened: dict[str, sources.Source]) -> dict[str, dict[str, Any]]:
     """Of each source, by name."""
     return {name: sources.fingerprint(source) for name, source in opened.items()}
@@ -32,7 +20,11 @@ def fingerprints(opened: dict[str, sources.Source]) -> dict[str, dict[str, Any]]
 def deal(
     opened: dict[str, sources.Source], data: Any, seed: int, process: int = 0, processes: int = 1
 ) -> grain.MapDataset:
-    """The same batches, of sources that are open."""
+    """Endless training batches of the sources of `config.data`, as `sets.open_training` opens them.
+
+    batches[k] is batch k, {'rainy', 'clean'} uint8 (batch / processes, crop, crop, 3), whoever asks and whenever. The
+    elements of a global batch are dealt out to the processes in turn.
+    """
     streams = [_samples(source, number, seed, data) for number, source in enumerate(opened.values())]
     weights = dict(sets.parse_names(data.train))
     mixed = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, [weights[name] for name in opened])

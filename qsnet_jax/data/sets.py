@@ -340,7 +340,7 @@ def _open_layers(root: pathlib.Path, data: Any, role: str, cache: sources.Cache)
     layout = {'clean': data.clean or layouts.LAYERS['clean'], 'layer': data.layer or layouts.LAYERS['layer']}
     if not (data.any_layer and role == 'train'):
         return sources.Layers(layouts.find_checked(root, [layout], 'layer').items, cache)
-    sides = _side(root, layout['clean']), _side(root, layout['layer'])
+    sides = _side(root, 'clean', layout['clean']), _side(root, 'layer', layout['layer'])
     return _any_layer(root, sides[0], root, sides[1], sources.Variation(), cache)
 
 
@@ -353,13 +353,13 @@ def _open_any_layer(name: str, data: Any, role: str, cache: sources.Cache) -> so
     clean_root, layer_root = _root(name, data.root, backgrounds, role), _root(name, data.root, folder, role)
     is_split = bool(layouts.role_folders(storage.expanded(data.root) / folder, 'eval'))
     layer_root = layer_root if is_split else _root(name, data.root, folder, 'train')
-    layers = _side(layer_root, data.layer or layouts.LAYERS['layer'])
+    layers = _side(layer_root, 'layer', data.layer or layouts.LAYERS['layer'])
     if not layers and not data.layer:
-        layers = _side(layer_root, '*')  # a folder of nothing but layers
+        layers = _side(layer_root, 'layer', '*')  # a folder of nothing but layers
     if data.hold_out and not is_split:
         numbered = enumerate(layers.items())
         layers = dict(item for i, item in numbered if (i % data.hold_out == 0) == (role != 'train'))
-    clean = _side(clean_root, data.clean or layouts.LAYERS['clean'])
+    clean = _side(clean_root, 'clean', data.clean or layouts.LAYERS['clean'])
     vary = sources.Variation(data.vary_layers, data.turn_layers, data.join_layers)
     source = _any_layer(clean_root, clean, layer_root, layers, vary, cache)
     source.notes |= _taken(clean_root, data.root, backgrounds)
@@ -369,11 +369,11 @@ def _open_any_layer(name: str, data: Any, role: str, cache: sources.Cache) -> so
     return source
 
 
-def _side(root: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
-    """Images under root that match a pattern, by key."""
+def _side(root: pathlib.Path, side: str, pattern: str) -> dict[str, pathlib.Path]:
+    """Images under root that match the pattern of a side, by key."""
     problems: list[str] = []
     found = layouts.match(root, pattern, problems)
-    layouts.refuse(problems, f'the images under {root}', {'image': pattern}, 'Keep one of each.')
+    layouts.refuse(problems, f'the images under {root}', {side: pattern}, 'Convert, rename or remove these files.')
     return {key: path for (key, _), path in found.items()}
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from qsnet_jax.data import batches, sources
+from qsnet_jax.data import batches, sets, sources
 
 
 @pytest.fixture
@@ -16,7 +16,8 @@ def data(tiny_config):
 
 
 def open_batches(data, seed, cache=1e9, **arguments):
-    return batches.open_batches(data, seed, sources.Cache(cache), **arguments)
+    opened = sets.open_training(data, sources.Cache(cache))
+    return batches.deal(opened, data, seed, **arguments), batches.fingerprints(opened)
 
 
 def equal(first, second):

@@ -596,8 +596,8 @@ def test_the_pipeline_keeps_a_gpu_busy(data_root, data):
     from qsnet_jax.data import batches
 
     data.update({'root': str(data_root / 'Rain800'), 'train': 'rain800', 'crop': 256, 'batch': 8})
-    opened, _ = batches.open_batches(data, 0, sources.Cache(4e9))
-    stream = batches.iterate(opened, 0, threads=2, prefetch=16)
+    dealt = batches.deal(sets.open_training(data, sources.Cache(4e9)), data, 0)
+    stream = batches.iterate(dealt, 0, threads=2, prefetch=16)
     for _ in range(80):  # all images are decoded by then
         next(stream)
     rates = []

@@ -105,6 +105,19 @@ def test_evaluation_takes_test_before_val_and_says_so(tmp_path, data, capsys, sp
     assert 'folder' not in sources.fingerprint(open_source(f'pairs/A/{spell("val")}', data))
 
 
+@pytest.mark.parametrize('side', ['A/clean', 'B/layer'])
+def test_a_layer_or_background_of_another_kind_is_a_problem_that_is_named(tmp_path, data, side):
+    """With what files of that side look like, and what to do."""
+    plain(tmp_path, 'A/clean', (1, 2), (20, 30, 3), 1)
+    plain(tmp_path, 'B/layer', (4, 5), (20, 30), 10)
+    write(tmp_path, f'{side}/9.png', np.zeros((20, 30), np.uint8))
+    (tmp_path / side / '9.png').rename(tmp_path / side / '9.heic')
+    folder, kind = side.split('/')
+    expected = rf"images under .*/{folder}, recognised as {kind}/\*: '.*9\.heic' .* Convert, rename or remove these files"
+    with pytest.raises(UserError, match=expected):
+        open_source('layers/A+B', data, 'train')
+
+
 def test_a_held_out_folder_of_layers_is_known_in_any_case(tmp_path, data):
     """None of its layers is then kept from training, and none of training's scored."""
     plain(tmp_path, 'A/clean', (1, 2), (20, 30, 3), 1)

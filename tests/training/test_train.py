@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from qsnet_jax import UserError, model
-from qsnet_jax.data import batches, sources
+from qsnet_jax.data import batches, sets, sources
 from qsnet_jax.evidence import evaluate
 from qsnet_jax.training import checkpoint, folder, log, optimiser, parallel, settings, train
 from qsnet_jax.weights import files
@@ -59,11 +59,15 @@ def crash():
     raise RuntimeError('crash')
 
 
+def first_batches(config):
+    return batches.deal(sets.open_training(config.data, sources.Cache(1e9)), config.data, 0)
+
+
 def test_loss_falls_on_one_batch(tiny_config, mesh):
     """Thirty steps on one batch at least halve the content loss."""
     tiny_config.train.learning_rate = 1e-2
     tiny_config.train.schedule = 'constant'
-    batch = parallel.shard(batches.open_batches(tiny_config.data, 0, sources.Cache(1e9))[0][0], mesh)
+    batch = parallel.shard(first_batches(tiny_config)[0], mesh)
     state = parallel.replicate(train.init_state(tiny_config), mesh)
     step = train.compile_step(tiny_config, state, batch)
     losses = []
@@ -81,7 +85,7 @@ def test_one_device_equals_four(tiny_config):
     with jax.enable_x64(True):
         for count in (1, 4):
             mesh = parallel.make_mesh(jax.devices()[:count])
-            training, _ = batches.open_batches(tiny_config.data, 0, sources.Cache(1e9))
+            training = first_batches(tiny_config)
             state = parallel.replicate(train.init_state(tiny_config), mesh)
             step = train.compile_step(tiny_config, state, parallel.shard(training[0], mesh))
             for number in range(3):
