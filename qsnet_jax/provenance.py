@@ -93,7 +93,7 @@ def claim(
         different = fields.differences(told(storage.read_json(path)), now, ('data.root',))
     except (storage.Damaged, KeyError, TypeError, AttributeError) as error:
         if isinstance(error.__cause__, OSError):  # it may be whole
-            raise UserError(f'{error} It may hold another result. Make it readable, remove it, or {way_out}.') from error
+            raise UserError(f'{error} It may hold another result. Make it readable, or {way_out}.') from error
         print(spelling.shown(f'{path} is damaged and is replaced'))
         return path
     if different:

@@ -73,37 +73,39 @@ def run(
     places = {number: _place(output, f'fig-{number}-{name or images_.name}') for number in chosen}
     _refuse_inputs([each for path in places.values() for each in (path, path.with_suffix('.json'))], found, images_)
     shown = [photo.read(window) for photo in images_.photos[:count]]
-    described = _claim(list(places.values()), shown, found)
     if '2' in chosen:  # the only one of all images
         sources.check_pictures('the images', {photo.name: photo.load for photo in images_.photos[count:]})
+    described = {number: _describe(number, shown, found, images_) for number in chosen}
+    for number, path in places.items():
+        provenance.claim(path.with_suffix('.json'), _of, described[number], 'give a --name or another --output')
     results = Restored(found)
     with storage.writable(output):
         for number, path in places.items():
             made = _MAKERS[number](shown, results, images_)
             with storage.replacing(path) as temporary:
                 made.figure.savefig(temporary, format='png', dpi=plates.DPI, metadata={'Software': None})
-            about = {'figure': number, 'images': described, **made.data}
-            about |= {'methods': [method.describe() for method in found], 'provenance': record}
+            about = {**described[number], **made.data, 'provenance': record}
             storage.write_json(path.with_suffix('.json'), about)
             print(spelling.shown(path))
     return list(places.values())
 
 
-def _claim(
-    places: list[pathlib.Path], shown: list[subjects.Shown], found: list[methods.Method]
-) -> list[dict[str, Any]]:
-    """What figures must say of the images; raises UserError where one of others, or of other methods, lies there."""
-    described = [photo.describe() for photo in shown]
-    made = {'images': described, 'methods': [{'label': method.label} for method in found]}
-    for path in places:
-        provenance.claim(path.with_suffix('.json'), _of, made, 'give a --name or another --output')
-    return described
+def _describe(
+    number: str, shown: list[subjects.Shown], found: list[methods.Method], images_: subjects.Found
+) -> dict[str, Any]:
+    """What a figure is of: images and methods; figure 2 of all images and of no method."""
+    images = [photo.describe() for photo in shown]
+    if number != '2':
+        return {'figure': number, 'images': images, 'methods': [method.describe() for method in found]}
+    every = [(photo.name, sources.sha256(photo.load()[0].tobytes())) for photo in images_.photos]
+    return {'figure': number, 'images': images, 'every': sources.digest(every), 'methods': []}
 
 
 def _of(about: dict[str, Any]) -> dict[str, Any]:
-    """What a figure is of: methods, and images with the part that is shown."""
+    """The same, as it is compared: methods by label, images by content and the part that is shown."""
     shown = {f'image {each["name"]}': [each['sha256'][:12], each['shown']] for each in about['images']}
-    return {'methods': [each['label'] for each in about['methods']], **shown}
+    every = {'all images': about.get('every', 'unknown')[:12]} if about['figure'] == '2' else {}
+    return {'methods': [each['label'] for each in about['methods']], **every, **shown}
 
 
 def _place(output: pathlib.Path, name: str) -> pathlib.Path:

@@ -39,25 +39,34 @@ def run(config: Any, folder: str | None, weights: str | None, results: pathlib.P
     record = provenance.collect(config.to_dict(), None)
     derainer, settings = derain.load(weights), config.sparsity
     failures: list[str] = []
+    opened = _open(config, folder, failures)
+    weighted = [(name, fingerprint['sha256'], weight) for name, _, fingerprint, weight in opened]
+    pooled = _begin_pool(weighted, record, settings.to_dict()) if settings.pool and not folder else None
+    begun = [_begin(name, fingerprint, record, settings.to_dict()) for name, _, fingerprint, _ in opened]
+    for row in begun + [pooled] * bool(pooled):
+        _claimed(results, row)  # all before the first study
+    rows = [study(*each, record, derainer, results, settings) for *each, _ in opened]
+    if pooled:
+        pool(rows, pooled, results)
+    return len(failures)
+
+
+def _open(config: Any, folder: str | None, failures: list[str]) -> list[tuple[str, Photos, dict[str, Any], float]]:
+    """Name, photos, fingerprint and weight in the pool of all that is studied."""
     if folder:
-        study(*_open_folder(folder, failures), record, derainer, results, settings)
-        return len(failures)
-    weighted = dict(sets.parse_names(settings.pool)) if settings.pool else {}
-    rows, weights_of_rows = [], []
-    for name in weighted or [name for name, _ in sets.parse_names(config.data.eval)]:
+        return [(*_open_folder(folder, failures), 1.0)]
+    pool = config.sparsity.pool
+    found: list[tuple[str, Photos, dict[str, Any], float]] = []
+    for name, weight in sets.parse_names(pool or config.data.eval):
         if name.startswith(('.', '/', '~')):
-            rows.append(study(*_open_folder(name, failures), record, derainer, results, settings))
-            weights_of_rows.append(weighted.get(name, 1.0))
+            found.append((*_open_folder(name, failures), weight))
             continue
         opened = sets.open_evaluation(config.data, name, sources.Cache(0))
         for each, source in opened.items():
             sources.check(each, source)
-            weights_of_rows.append(weighted.get(name, 1.0) / len(opened))  # rain13k is five
-            shown, photos = each.replace('/', '-'), walk_source(source)
-            rows.append(study(shown, photos, sources.fingerprint(source), record, derainer, results, settings))
-    if weighted:
-        pool(rows, weights_of_rows, record, results)
-    return len(failures)
+            photos, own = walk_source(source), weight / len(opened)  # rain13k is five
+            found.append((each.replace('/', '-'), photos, sources.fingerprint(source), own))
+    return found
 
 
 def check(settings: Any) -> None:
@@ -150,15 +159,20 @@ def _begin(name: str, fingerprint: dict[str, Any], record: dict[str, Any], setti
     return {'kind': 'sparsity', 'name': name, **kept, 'fingerprint': fingerprint, 'provenance': record}
 
 
-def pool(
-    rows: list[dict[str, Any]], weights: list[float], record: dict[str, Any], results: pathlib.Path
+def _begin_pool(
+    weighted: list[tuple[str, str, float]], record: dict[str, Any], settings: dict[str, Any]
 ) -> dict[str, Any]:
+    """What a pool's row says first. weighted: name, hash and weight of each part."""
+    whole = sum(weight for *_, weight in weighted)
+    fingerprint = {'sha256': sources.digest([(name, content) for name, content, _ in weighted])}
+    row = _begin('+'.join(name for name, *_ in weighted), fingerprint, record, settings)
+    return {**row, 'pooled': {name: weight / whole for name, _, weight in weighted}}
+
+
+def pool(rows: list[dict[str, Any]], begun: dict[str, Any], results: pathlib.Path) -> dict[str, Any]:
     """One share over several studies, each with its weight; writes the row RESULTS/sparsity/NAME+NAME.json."""
-    parts = [(weight / sum(weights), row) for weight, row in zip(weights, rows, strict=True)]
-    name = '+'.join(row['name'] for row in rows)
-    prints = [(row['name'], row['fingerprint']['sha256']) for row in rows]
+    parts = [(begun['pooled'][row['name']], row) for row in rows]
     count = sum(row['count'] for row in rows)
-    fingerprint = {'count': count, 'sha256': sources.digest(prints)}
     shares: dict[str, Any] = {key: {} for key in NAMES}
     for key in NAMES:
         for rule in RULES:
@@ -166,11 +180,11 @@ def pool(
             share, ends = statistics.pooled_share([(w, cell['share'], cell['interval']) for w, cell in cells])
             shares[key][rule] = {'share': share, 'interval': ends}
     row = {
-        **_begin(name, fingerprint, record, rows[0]),
+        **begun,
+        'fingerprint': {'count': count, **begun['fingerprint']},
         'count': count,
         'fewest': min(row['scenes'] for row in rows),
         'scenes': sum(row['scenes'] for row in rows),
-        'pooled': {row['name']: weight for weight, row in parts},
         'share': shares,
         'control': rows[0]['control'],
         'contrast': None,

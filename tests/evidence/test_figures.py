@@ -200,6 +200,17 @@ def test_a_figure_of_something_else_stays(root, tmp_path):
     run(root, tmp_path, '9', ['tiny.safetensors'], name='mine')
 
 
+def test_figure_2_is_of_all_photos_and_of_no_method(root, tmp_path):
+    """Another photo that it does not show is told; other methods make the same."""
+    photos = shutil.copytree(root / 'photos', tmp_path / 'photos')
+    options = {'source': str(photos), 'clean': None, 'count': 1}
+    run(root, tmp_path, '2', ['out'], **options)
+    assert run(root, tmp_path, '2', ['tiny.safetensors'], **options)[1]['methods'] == []
+    shutil.copy(photos / '6.png', photos / '8.png')
+    with pytest.raises(UserError, match='fig-2-photos.json holds another result: all images is .* there and .* here'):
+        run(root, tmp_path, '2', ['out'], **options)
+
+
 def test_a_broken_photo_is_met_before_any_figure(root, tmp_path):
     """Also one that only figure 2 needs."""
     photos = shutil.copytree(root / 'photos', tmp_path / 'photos')

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -226,6 +227,18 @@ def test_a_row_of_other_images_is_not_overwritten(photos, tmp_path):
         assert sparsity._claimed(tmp_path, made)
         with pytest.raises(UserError, match='holds another result'):
             sparsity._claimed(tmp_path, {**made, **change})
+
+
+@pytest.mark.parametrize('name', ['pairs-val', 'pairs-train+pairs-val'])
+def test_a_row_in_the_way_is_met_before_the_first_study(pairs_root, tmp_path, monkeypatch, name):
+    """Of the last set, or of the pool."""
+    config = default.get_config()
+    config.data.root, config.sparsity.pool = str(pairs_root), 'pairs/train,pairs/val'
+    row = {'fingerprint': {'sha256': 'f' * 64}, 'bins': 64, 'filter': 'd_x', 'response': 'absolute'}
+    storage.write_json(tmp_path / f'sparsity/{name}.json', row)
+    monkeypatch.setattr(sparsity, 'study', lambda *_: pytest.fail('a set was studied'))
+    with pytest.raises(UserError, match=rf"{re.escape(name)}\.json holds another result: images is 'ffff"):
+        sparsity.run(config, None, None, tmp_path)
 
 
 def test_a_broken_picture_of_a_set_is_met_before_the_study(pairs_root, tmp_path):
