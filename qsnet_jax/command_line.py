@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from qsnet_jax import UserError, config_files
+from qsnet_jax import UserError, config_files, spelling
 from qsnet_jax import fields as config_fields
 
 COMMON = ('compilation_cache', 'verbosity')
@@ -73,8 +73,10 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
         define(flag, default, help=meaning, flag_values=values, **options)
     source, rest = take(arguments, 'config')
     fields = _fields_of(rest)
-    for flag in (each.lstrip('-').partition('=')[0] for each in rest if each.startswith('-')):
-        if flag in table.flags and flag not in (*verb.flags, *COMMON):
+    named = [each.lstrip('-').partition('=')[0] for each in rest if each.startswith('-')]
+    own = [*verb.flags, *COMMON]
+    for flag in sorted(named, key=table.flags.__contains__):  # slips first, such as one in --mode itself
+        if flag[:1].isalpha() and not {flag, flag.removeprefix('no')} & {*own} and not _fields_of([flag]):
             raise UserError(_unknown(table, name, flag))
     if (source or fields) and not verb.config:
         raise UserError(f'--mode={name} reads no config. {_flags_of(table, name)}')
@@ -170,7 +172,7 @@ def take(arguments: list[str], name: str) -> tuple[str, list[str]]:
         flag, separator, given = each.partition('=')
         if flag in (f'--{name}', f'-{name}'):
             value = given if separator else next(pending, '')
-            if not value:
+            if not value or value.startswith('--'):
                 raise UserError(f'--{name} has no value; write --{name}=NAME.')
         else:
             rest.append(each)
@@ -185,7 +187,7 @@ def _unknown(table: Table, name: str, flag: str) -> str:
     section, dot, field = flag.partition('.')
     if dot and table.verbs[name].config:  # a field of the config, with a slip in that word or without it
         own = [f'config.{flag if flag in config_fields.default_fields() else field}', *own]
-    return f'--{flag} is not known{config_files.nearest(flag, own, "--")}. {_flags_of(table, name)}'
+    return f'--{flag} is not known{spelling.nearest(flag, own, "--")}. {_flags_of(table, name)}'
 
 
 def wrong_value(message: str, config: config_dict.ConfigDict | None) -> str:

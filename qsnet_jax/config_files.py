@@ -1,16 +1,15 @@
 """Finds and loads configs: by name those of the package from any folder, by path any file; names the nearest."""
 
-import difflib
 import importlib.util
 import inspect
+import os
 import pathlib
-from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import config_dict
 
 import qsnet_jax.configs
-from qsnet_jax import UserError, fields, storage
+from qsnet_jax import UserError, fields, spelling, storage
 from qsnet_jax.configs import bench
 
 
@@ -38,10 +37,12 @@ def find(value: str) -> tuple[pathlib.Path, str]:
         return pathlib.Path(folder) / f'{path.stem}.py', variant
     if pathlib.Path(f'{place}.py').is_file():
         raise UserError(f'--config={value} is no name of the package; for the file write --config={place}.py.')
+    if path.is_symlink() and not path.exists():
+        raise UserError(f'--config={value} is a link to {os.readlink(path)}, which does not exist.')
     if path.is_dir():
         raise UserError(f'--config={value} is a folder; name a file in it, as {path}/my_study.py.')
     raise UserError(
-        f'--config={value}: configs/{path.stem}.py is not there{nearest(path.stem, names())}. Name a file, as '
+        f'--config={value}: configs/{path.stem}.py is not there{spelling.nearest(path.stem, names())}. Name a file, as '
         f'my/study.py, or one of {", ".join(names())}.'
     )
 
@@ -54,6 +55,8 @@ def load(value: str) -> config_dict.ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        if not hasattr(module, 'get_config'):
+            raise UserError(f'--config={value} has no get_config(); see configs/default.py for what it returns.')
         if variant and not inspect.signature(module.get_config).parameters:
             raise UserError(
                 f'--config={value}: this config has no variants; write --config={value.removesuffix(f":{variant}")}.'
@@ -90,7 +93,7 @@ def _check_complete(value: str, config: config_dict.ConfigDict) -> None:
         )
     for name in found:
         if name not in known and (name.partition('.')[0] in sections or '.' not in name):
-            raise UserError(f'--config={value} has a field {name}, which nothing reads{nearest(name, known)}.')
+            raise UserError(f'--config={value} has a field {name}, which nothing reads{spelling.nearest(name, known)}.')
 
 
 def _names_in(config: config_dict.ConfigDict, section: str) -> list[str]:
@@ -115,17 +118,10 @@ def check_field(path: str, config: config_dict.ConfigDict, flag: str) -> None:
         if name not in place:
             within = f' of {".".join(sections[:number])}' if number else ''
             kind = 'section' if number < len(sections) else 'field'
-            raise UserError(f'{flag}: there is no {kind} {name!r}{within}{nearest(name, list(place))}.')
+            raise UserError(f'{flag}: there is no {kind} {name!r}{within}{spelling.nearest(name, list(place))}.')
         place = place.get_ref(name).get() if name not in sections else place[name]
     if isinstance(place, config_dict.ConfigDict) and not path.startswith('study.'):
         raise UserError(f'{flag}: {path} is a section; give one of its fields: {", ".join(place)}.')
-
-
-def nearest(name: str, known: Iterable[str], mark: str = '') -> str:
-    """' (did you mean X?)' as the middle of a message, or the names that there are. mark: put before each."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, 1, 0.5)
-    return f' (did you mean {mark}{close[0]}?)' if close else f' (there are {", ".join(mark + each for each in known)})'
 
 
 def _first_line(error: BaseException) -> str:

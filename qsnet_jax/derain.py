@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -49,6 +50,11 @@ class Derainer:
         few_shapes: bool = False,
         runtime: Callable[[np.ndarray], np.ndarray] | None = None,
     ):
+        if not isinstance(few_shapes, bool) or not (runtime is None or callable(runtime)):
+            raise UserError(
+                f'few_shapes={few_shapes!r}, runtime={runtime!r}; expected a bool, and None or what '
+                "qsnet_jax.peers.runtimes.load('default', 'onnxruntime') returns."
+            )
         self.few_shapes = few_shapes
         self.runtime = runtime
         self.variables = variables
@@ -215,7 +221,7 @@ def _predict(network: model.QSNet, prepared: Any, tiles: jax.Array, scales: bool
 
 
 def load(
-    weights: str | None = None,
+    weights: str | os.PathLike | None = None,
     tile: int | None = None,
     dtype: str | None = None,
     few_shapes: bool = False,
@@ -228,7 +234,7 @@ def load(
     few_shapes, runtime: see Derainer.
     """
     devices.check()
-    variables, settings = files.load_weights(weights or files.INCLUDED / 'default.safetensors')
-    settings = {**settings, 'dtype': dtype or 'float32'}
+    variables, settings = files.load_weights(files.INCLUDED / 'default.safetensors' if weights is None else weights)
+    settings = {**settings, 'dtype': 'float32' if dtype is None else dtype}
     model.from_config(settings).check_settings()
     return Derainer(variables, settings, choose_tile(settings) if tile == 0 else tile, few_shapes, runtime)

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from qsnet_jax import Stopped, UserError, command_line, config_files, devices, memory, signals, spelling, storage
+from qsnet_jax import Stopped, UserError, command_line, devices, memory, signals, spelling, storage
 from qsnet_jax.command_line import Given, Verb
 from qsnet_jax.flag_table import FLAGS
 
@@ -326,14 +326,18 @@ def _leave(status: int) -> int:
 def _run(arguments: list[str]) -> int:
     command_line.check_words(arguments, VERBS)
     mode, rest = command_line.take(arguments, 'mode')
+    asked = [each.lstrip('-').partition('=') for each in rest if each.startswith('-')]
+    asked = [each for each in asked if each[0] in ('help', 'h', 'helpfull', 'helpshort')]
+    if asked and not mode:
+        mode = asked[-1][2]  # of --help=VERB
     name, table = mode or 'train', command_line.Table(VERBS, FLAGS)
-    wants_help = any(each.lstrip('-') in ('help', 'h', 'helpfull', 'helpshort') for each in rest)
+    os.environ['MPLBACKEND'] = 'agg'  # plots go to files, whatever a notebook asks of its commands
     if {'--version', '-version'} & set(rest):
         print(command_line.version())
         return 0
     if name not in VERBS:
-        raise UserError(f'--mode={name} is not known{config_files.nearest(name, VERBS)}.')
-    if wants_help:
+        raise UserError(f'--mode={name} is not known{spelling.nearest(name, VERBS)}.')
+    if asked:
         print(command_line.help_of(table, name) if mode else command_line.help_of_all(table))
         return 0
     given = command_line.parse(name, rest, table)

@@ -1,10 +1,12 @@
 """How names and messages are spelled for people: what a terminal would obey, or cannot show, is escaped."""
 
 import codecs
+import difflib
 import hashlib
 import os
 import pathlib
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 ESCAPED = 'qsnet_jax.escaped'  # how text is encoded that holds what an encoding has not: as `shown` spells it
@@ -40,6 +42,15 @@ def with_ending(name: str, ending: str) -> str:
     while end and 0x80 <= content[end] < 0xC0:  # not within a character
         end -= 1
     return f'{os.fsdecode(content[:end])}~{hashlib.sha256(content).hexdigest()[:8]}{ending}'
+
+
+def nearest(name: str, known: Iterable[str], mark: str = '') -> str:
+    """' (did you mean X?)' as the middle of a message, or the names that there are. mark: put before each."""
+    folded = {each.casefold(): each for each in sorted(known)}
+    close = difflib.get_close_matches(name.casefold(), folded, 1, 0.5)
+    if close:
+        return f' (did you mean {mark}{folded[close[0]]}?)'
+    return f' (there are {", ".join(mark + each for each in folded.values())})'
 
 
 def print_escaped() -> None:

@@ -45,6 +45,13 @@ def say(capsys, *arguments):
         (['--config=quickstart:x'], 'this config has no variants; write --config=quickstart.'),
         (['--config=.'], 'is a folder'),
         (['--cofnig=quickstart'], '--cofnig is not known (did you mean --config?)'),
+        (['--moed=derain', '--input=a', '--output=b'], '--moed is not known (did you mean --mode?)'),
+        (['--Mode', 'derain', '--input=a', '--output=b'], '--Mode is not known (did you mean --mode?)'),
+        (['--mode', '--input=a'], '--mode has no value'),
+        (['--flagfile=none'], '--flagfile is not known'),
+        ([QUICK, '--config.data.EVAL=pairs'], 'did you mean eval?'),
+        ([QUICK, '--config.data.eval=Rain100H', '--workdir=none'], "'Rain100H' (did you mean rain100h?)"),
+        (['--mode=derain', '--input=.', '--output=b', '--weights=haevy'], 'in the package (did you mean heavy?)'),
         (['--versoin'], '--versoin is not known (did you mean --version?)'),
         (['--config.seed=3'], 'needs --config'),
         ([QUICK, '--confg.train.steps=3'], '--confg.train.steps is not known (did you mean --config.train.steps?)'),
@@ -131,9 +138,21 @@ def test_every_verb_has_its_help(capsys):
             table = command_line.Table(main.VERBS, main.FLAGS)
             given = command_line.parse(name, example.split(), table)
             assert bool(given.config) == ('--config=' in example)
+    for name in ('derain', 'report'):
+        assert main.run([f'--mode={name}', '--help']) == main.run([f'--help={name}']) == 0
+        text = capsys.readouterr().out
+        assert text[: len(text) // 2] * 2 == text and f'--mode={name}:' in text
     assert main.run(['--help']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(any(line.startswith(f'  {name} ') for line in lines) for name in main.VERBS)
+
+
+def test_a_notebooks_backend_of_plots_stops_nothing(tmp_path):
+    """Notebooks hand it on to their commands, where it is not installed; plots go to files."""
+    command = [sys.executable, '-m', 'qsnet_jax.main', '--mode=sparsity', '--input=none', '--results=results']
+    there = {**os.environ, 'MPLBACKEND': 'module://nothing.of.that.name', 'PYTHONPATH': str(ROOT)}
+    ended = subprocess.run(command, cwd=tmp_path, env=there, capture_output=True, text=True)
+    assert ended.returncode == 1 and ended.stderr.startswith('error: --input=none does not exist')
 
 
 def test_the_version_is_told_without_jax():
@@ -205,6 +224,12 @@ def test_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
     (tmp_path / 'mine.py').write_text('import nothing_there\n')
     with pytest.raises(UserError, match='does not load: ModuleNotFoundError'):
         config_files.load('mine.py')
+    (tmp_path / 'mine.py').write_text('')
+    with pytest.raises(UserError, match=r'mine.py has no get_config\(\)'):
+        config_files.load('mine.py')
+    (tmp_path / 'link.py').symlink_to('gone.py')
+    with pytest.raises(UserError, match=r'link.py is a link to gone.py, which does not exist'):
+        config_files.load('link.py')
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def to_float(image: np.ndarray) -> np.ndarray:
     """uint8 0..255 -> float32 0..1, any shape."""
     image = np.asarray(image)
     if image.dtype != np.uint8:
-        raise ValueError(f'to_float takes uint8, got {image.dtype}; other types do not say what white is')
+        raise UserError(f'to_float takes uint8, got {image.dtype}; other types do not say what white is')
     return image.astype(np.float32) / np.float32(255)
 
 
@@ -25,7 +25,7 @@ def to_uint8(array: np.ndarray) -> np.ndarray:
     """Float 0..1 -> uint8 0..255 of any shape; clips, then rounds to the nearest. NaN is an error."""
     array = np.asarray(array)
     if array.dtype.kind in 'biucSUO':
-        raise ValueError(f'to_uint8 takes floats in 0..1, got {array.dtype}')
+        raise UserError(f'to_uint8 takes floats in 0..1, got {array.dtype}; of uint8 there is nothing to convert.')
     array = array.astype(np.float32)
     if np.isnan(array).any():
         raise NotANumber(
@@ -35,17 +35,19 @@ def to_uint8(array: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
 
 
-def check_picture(image) -> None:
+def check_picture(image, takes_grey: bool = False) -> None:
     """Raises UserError for all that is not a NumPy array, uint8 (H, W, 3) with pixels, and says how to make one.
 
+    takes_grey: (H, W) is one too.
     Channels are RGB, which no check can tell: of OpenCV, whose images are BGR, take `image[..., ::-1]`.
     """
-    found, remedy = _misfit(image)
+    found, remedy = _misfit(image, takes_grey)
     if found:
-        raise UserError(f'The image is {found}; expected uint8 (H, W, 3), a NumPy array; {remedy}.')
+        shapes = '(H, W, 3) or (H, W)' if takes_grey else '(H, W, 3)'
+        raise UserError(f'The image is {found}; expected uint8 {shapes}, a NumPy array; {remedy}.')
 
 
-def _misfit(image) -> tuple[str, str]:
+def _misfit(image, takes_grey: bool) -> tuple[str, str]:
     """What something is that is no picture, and what to give instead; two empty strings for a picture."""
     if not isinstance(image, np.ndarray) or isinstance(image, np.ma.MaskedArray):
         others: dict[Any, tuple[str, str]] = {
@@ -66,13 +68,13 @@ def _misfit(image) -> tuple[str, str]:
         return found, 'give one image after another'
     if image.ndim == 3 and image.shape[-1] == 1:
         return found, 'give np.repeat(image, 3, axis=-1) of a grey (H, W, 1)'
-    if image.ndim == 2:
+    if image.ndim == 2 and not takes_grey:
         return found, 'give np.stack([image] * 3, axis=-1) of a grey (H, W)'
     if image.ndim == 3 and image.shape[-1] == 4:
         return found, 'give image[..., :3], without alpha'
     if image.ndim == 3 and image.shape[-1] != 3 and image.shape[0] in (1, 3, 4):
         return found, 'give np.moveaxis(image, 0, -1), with channels last'
-    if image.ndim != 3 or image.shape[-1] != 3:
+    if image.ndim != 2 and (image.ndim != 3 or image.shape[-1] != 3):
         return found, 'give rows, columns and three channels'
     if image.dtype.kind == 'f':
         return found, 'give qsnet_jax.images.to_uint8(image) of 0 to 1, image.astype(np.uint8) of 0 to 255'

@@ -131,7 +131,7 @@ def save_photo(path, rgb: np.ndarray, photo: Photo) -> None:
     with quality 95 and no chroma subsampling; the other formats without loss, WebP, TIFF and JPEG 2000 even where the
     source was lossy: such a file grows, but nothing is lost twice.
     """
-    _check_uint8(rgb)
+    check_picture(rgb)
     if rgb.shape != photo.rgb.shape:
         raise ValueError(f'{path}: got an image of shape {rgb.shape} for a photo of shape {photo.rgb.shape}')
     _write(path, lambda file: _encode(file, rgb, photo))
@@ -139,7 +139,9 @@ def save_photo(path, rgb: np.ndarray, photo: Photo) -> None:
 
 def save(path, rgb: np.ndarray) -> None:
     """Writes uint8 (H, W, 3) RGB or (H, W) grey to `path`, as PNG or JPEG by its extension."""
-    _check_uint8(rgb)
+    if not isinstance(path, (str, os.PathLike)):
+        raise ImageError(f'Got {type(path).__name__} as the path of an image; write images.save(path, image).')
+    check_picture(rgb, takes_grey=True)
     formats = {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG'}
     extension = pathlib.Path(path).suffix.lower()
     if extension not in formats:
@@ -151,13 +153,6 @@ def save(path, rgb: np.ndarray) -> None:
 def _error(path, found: str, expected: str, remedy: str) -> ImageError:
     """The one wording of every refusal."""
     return ImageError(f'{path}: {found}; expected {expected}; {remedy}')
-
-
-def _check_uint8(rgb: np.ndarray) -> None:
-    """Refuses arrays that are no picture; floats must pass through `to_uint8` first."""
-    is_picture = rgb.ndim == 2 or (rgb.ndim == 3 and rgb.shape[-1] == 3)
-    if rgb.dtype != np.uint8 or not is_picture or 0 in rgb.shape:
-        raise ValueError(f'expected uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}; convert floats with to_uint8')
 
 
 @contextlib.contextmanager

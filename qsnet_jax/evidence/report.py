@@ -28,7 +28,7 @@ def report(results: pathlib.Path) -> None:
     Raises UserError for rows without provenance, for runs of one study that differ in more than their variants, and
     where a file of such a name is no report.
     """
-    for name in ('README.md', 'tables.md', 'report.html'):
+    for name in ('README.md', 'tables.md', 'report.html', 'figures/verdicts.svg', 'figures/speed_and_quality.svg'):
         _refuse_foreign(results / name)
     rows = rows_.load(results)
     places = [folder / 'paper.json' for folder in (results, pathlib.Path(__file__).parents[2] / 'results')]
@@ -54,9 +54,9 @@ def _refuse_foreign(path: pathlib.Path) -> None:
     """Raises UserError for a file that no report wrote and that this one would replace."""
     if not os.path.lexists(path):
         return
-    heading = r'<h1[^>]*>({})<' if path.suffix == '.html' else r'\A# ({})\n'
+    begins = {'.html': r'<h1[^>]*>({})<', '.svg': r'\A<svg [^>]*class="plot"', '.md': r'\A# ({})\n'}[path.suffix]
     text = path.read_text(encoding='utf-8', errors='replace') if path.is_file() else ''
-    if not re.search(heading.format('|'.join(TITLES)), text):
+    if not re.search(begins.format('|'.join(TITLES)), text):
         raise UserError(
             f'{path} is not of this program, and the report would replace it. Move it, or name another --results.'
         )

@@ -43,9 +43,9 @@ def run(config: Any, folder: str | None, weights: str | None, results: pathlib.P
     weighted = [(name, fingerprint['sha256'], weight) for name, _, fingerprint, weight in opened]
     pooled = _begin_pool(weighted, record, settings.to_dict()) if settings.pool and not folder else None
     begun = [_begin(name, fingerprint, record, settings.to_dict()) for name, _, fingerprint, _ in opened]
-    for row in begun + [pooled] * bool(pooled):
+    for row in begun + ([pooled] if pooled else []):
         _claimed(results, row)  # all before the first study
-    rows = [study(*each, record, derainer, results, settings) for *each, _ in opened]
+    rows = [study(*each[:3], record, derainer, results, settings) for each in opened]
     if pooled:
         pool(rows, pooled, results)
     return len(failures)

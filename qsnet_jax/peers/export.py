@@ -73,6 +73,7 @@ def export(weights: str | os.PathLike, path: str | os.PathLike, overwrite: bool 
             raise UserError(
                 f'{each} is there already and would be replaced. Name another --output, or give --overwrite.'
             )
+    storage.check_writable(path.parent, 'output')
     _need_all(NEEDED.get(path.suffix, ()))
     source = _read(weights)
     write, read = {

@@ -47,7 +47,7 @@ def fault(path: object, text: str) -> UserError:
 
 def find_weights(name: str | os.PathLike) -> pathlib.Path:
     """The file itself or, for a name without folder and extension such as 'default', that of the package."""
-    if not isinstance(name, str | os.PathLike):
+    if not isinstance(name, str | os.PathLike) or name == '':
         known = ', '.join(map(repr, names()))
         raise fault(repr(name), f' names no weights; expected a path as str or Path, or one of {known}.')
     path, included = storage.expanded(name), INCLUDED / f'{name}.safetensors'
@@ -70,9 +70,9 @@ def check_file(path: pathlib.Path, limit: int) -> None:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        known = ', '.join(names())
+        known = spelling.nearest(path.name, names())
         raise fault(
-            path, f' does not exist; expected a weights file or a name of those in the package: {known}.'
+            path, f' does not exist; expected a weights file or a name of those in the package{known}.'
         ) from None
     except OSError as error:
         raise unreadable(path, error) from error

@@ -5,11 +5,13 @@ import io
 import os
 import struct
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from picture_files import ALPHA, GREY, RGB, SMOOTH, exif_bytes, opened, rewritten, write
 from PIL import ExifTags, Image, ImageCms
 
+from qsnet_jax import UserError
 from qsnet_jax.data import images
 
 # Writing photos
@@ -159,6 +161,31 @@ def test_shape_and_type_must_match_the_photo(tmp_path):
     with pytest.raises(ValueError, match='float64.*to_uint8'):
         images.save_photo(tmp_path / 'b.png', RGB / 255, photo)
     assert not (tmp_path / 'b.png').exists()
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        (Image.fromarray(RGB), r"np.asarray\(image.convert\('RGB'\)\)"),
+        (RGB.tolist(), 'np.asarray'),
+        (None, 'images.read'),
+        (np.dstack([RGB, RGB[..., 0]]), r'image\[..., :3\], without alpha'),
+        (RGB > 9, 'as uint8'),
+        (RGB[..., 0] / 255, 'to_uint8'),
+        (jnp.asarray(RGB), r'np.asarray\(image\)'),
+    ],
+)
+def test_what_is_no_picture_is_not_saved(tmp_path, given, message):
+    """One line with the remedy, and the disk is not blamed."""
+    with pytest.raises(UserError, match=rf'expected uint8 \(H, W, 3\) or \(H, W\), a NumPy array; .*{message}'):
+        images.save(tmp_path / 'x.png', given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_path_and_image_in_the_wrong_order_are_said():
+    """With the right order."""
+    with pytest.raises(UserError, match=r'Got ndarray as the path of an image; write images.save\(path, image\)'):
+        images.save(RGB, 'x.png')
 
 
 # Never half a file

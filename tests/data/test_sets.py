@@ -166,8 +166,8 @@ def test_two_files_of_one_name_are_refused(tmp_path, data):
         ('pairs', {'rainy': 'a/x.png', 'clean': 'b/*.png'}, 'exactly one'),
         ('pairs', {'rainy': '*/rainy.png', 'clean': 'b/*.png'}, 'exactly one'),
         ('layers', {}, r'clean/\* with layer/\* \(0 and 0 files\)'),
-        ('rain100x', {}, 'known are drawn_light'),
-        ('drawn_none', {}, 'Unknown'),
+        ('rain100', {}, "Unknown data set 'rain100' .did you mean rain1"),
+        ('nothing', {}, r'\(there are .*drawn_light, .*pairs, .*\); pairs and layers also as pairs/FOLDER'),
     ],
 )
 def test_what_is_missing_is_said(data, name, change, message):

@@ -1,6 +1,7 @@
 """Exported weights restore what JAX restores, in programs that know nothing of this package."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -208,6 +209,19 @@ def test_what_is_there_is_replaced_only_when_asked_for(tmp_path, monkeypatch, ca
         main.run([*given, '--overwrite'])
     assert main.run(['--mode=export', f'--weights={source}', f'--output={source}', '--overwrite']) == 1
     assert 'the weights themselves' in capsys.readouterr().err
+
+
+def test_a_drive_that_takes_nothing_is_met_before_anything_is_computed(tmp_path, monkeypatch, capsys):
+    """As one that is read-only or full."""
+    source = save(tmp_path)
+
+    def fail(self, content):
+        raise OSError(errno.EROFS, 'Read-only file system')
+
+    monkeypatch.setattr(pathlib.Path, 'write_bytes', fail)
+    monkeypatch.setattr(export, '_read', lambda _: pytest.fail('read'))
+    assert main.run(['--mode=export', f'--weights={source}', f'--output={tmp_path / "x.safetensors"}']) == 1
+    assert 'cannot be written: Read-only file system' in capsys.readouterr().err
 
 
 def example(suffix):
