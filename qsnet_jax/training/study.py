@@ -114,10 +114,10 @@ def study(
 
     only: of these variants alone, 'a,b'. given: fields that were given by hand; a line says which variants keep theirs.
     Each run has the folder WORKDIR/VARIANT-SEED, from which an interrupted one goes on, and ends in the row
-    RESULTS/rows/SIZE-VARIANT-SEED.json, also where its loss was not finite, its own files were damaged, or memory ran
-    out. The same seed gives every variant the same batches and, where shapes agree, the same initial parameters. Raises
-    UserError where a row or a begun run of that name is of another config, and for what `planning.check` finds in any,
-    before the first runs.
+    RESULTS/rows/SIZE-VARIANT-SEED.json, also where its loss was not finite, its own files were damaged, memory ran
+    out, or the run that it starts from failed. The same seed gives every variant the same batches and, where shapes
+    agree, the same initial parameters. Raises UserError where a row or a begun run of that name is of another config,
+    and for what `planning.check` finds in any, before the first runs.
     """
     runs = planning.plan(config, only)
     planning.check(config, runs, workdir)
@@ -130,13 +130,17 @@ def study(
             folder.read_config(chosen, place)
         parallel.check_batch(chosen.data.batch, parallel.make_mesh())
     print(f'{len(runs) - len(missing)} of {len(runs)} runs have their rows in {results / "rows"}')
-    failed = 0
+    failed: set[tuple[str, int]] = set()
+    before = planning.waiting(config, missing, workdir)
     for number, (name, seed) in enumerate(missing, start=1):
         print(f'{name}, seed {seed}: run {number} of {len(missing)}', flush=True)
-        failed += 'failed' in run_variant(config, name, seed, workdir, results)
+        other = before.get((name, seed))
+        fault = f'starts from what {other[0]}-{other[1]} leaves, which failed' if other in failed else None
+        if 'failed' in run_variant(config, name, seed, workdir, results, fault):
+            failed.add((name, seed))
         jax.clear_caches()  # programs of one variant are of no use to the next
     print(summarize(config, results))
-    return failed
+    return len(failed)
 
 
 def _chosen_by(data: Any, training: dict[str, Any]) -> list[str]:
@@ -229,8 +233,13 @@ def _training_fingerprints(data: str) -> dict[str, str]:
     return {name: sources.fingerprint(source)['sha256'] for name, source in opened.items()}
 
 
-def run_variant(config: Any, name: str, seed: int, workdir: pathlib.Path, results: pathlib.Path) -> dict[str, Any]:
-    """One run of a study, and its row; returns the row, empty in all processes but the first."""
+def run_variant(
+    config: Any, name: str, seed: int, workdir: pathlib.Path, results: pathlib.Path, fault: str | None = None
+) -> dict[str, Any]:
+    """One run of a study, and its row, which the first process writes; returns the row.
+
+    fault: for which the run cannot begin, and all that its row then says.
+    """
     chosen, folder = planning.variant(config, name, seed, workdir), workdir / f'{name}-{seed}'
     row: dict[str, Any] = {
         'kind': 'study',
@@ -240,20 +249,20 @@ def run_variant(config: Any, name: str, seed: int, workdir: pathlib.Path, result
         'seed': seed,
     }
     try:
-        scored = run(chosen, folder)
+        scored = {} if fault else run(chosen, folder)
     except Exception as error:
         fault = _fault_of_one(error)
         if fault is None or (jax.process_count() > 1 and not isinstance(error, log.Diverged)):
             raise  # of all runs, or met by one process, for which the others would wait
+    if fault:
         print(f'{name}, seed {seed} failed: {fault}')
         row |= {'failed': fault, 'sets': {}, 'provenance': provenance.collect(chosen.to_dict(), seed)}
     else:
         own = {key: result for key, result in scored.items() if 'sha256' in result['provenance']['dataset']}  # no means
         row |= {'sets': {key: _set(result, folder) for key, result in own.items()}, 'curve': _curve(folder)}
         row |= {'provenance': _provenance(scored)}
-    if jax.process_index():
-        return {}
-    storage.write_bytes(row_path(config, name, seed, results), (json.dumps(row, allow_nan=False) + '\n').encode())
+    if jax.process_index() == 0:
+        storage.write_bytes(row_path(config, name, seed, results), (json.dumps(row, allow_nan=False) + '\n').encode())
     return row
 
 

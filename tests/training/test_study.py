@@ -18,7 +18,7 @@ from tensorboardX.proto import event_pb2
 from qsnet_jax import UserError, fields, memory, model, storage
 from qsnet_jax.data import images, sets, sources
 from qsnet_jax.evidence import evaluate
-from qsnet_jax.training import checkpoint, folder, planning, study
+from qsnet_jax.training import checkpoint, folder, log, planning, study
 from qsnet_jax.weights import files
 
 pytestmark = pytest.mark.usefixtures('lenient_promotion')
@@ -330,6 +330,32 @@ def test_a_run_that_cannot_go_on_leaves_a_row_and_the_others_run(tiny_study, tmp
     error = UserError('No space left')
     with pytest.raises(UserError, match='No space left'):
         study.study(tiny_study, tmp_path / 'runs', tmp_path / 'other')
+
+
+def test_a_run_that_starts_from_one_that_failed_is_not_begun(tiny_study, tmp_path, monkeypatch):
+    """It and what starts from it have rows that say so, and are counted; those after them run."""
+    for name, before in (('further', 'paper'), ('longer', 'further')):
+        start = {'train': {'start_from': f'{{workdir}}/{before}-{{seed}}/weights.safetensors'}}
+        tiny_study.study.variants[name] = config_dict.ConfigDict(start)
+    tiny_study.study.variants.last = config_dict.ConfigDict({'data': {'flip': True}})
+
+    def run(config, _):
+        if config.train.start_from:
+            files.load_weights(config.train.start_from)  # which says that they are not there
+        if not config.data.flip:
+            raise log.Diverged('The loss is not finite')
+        return {}
+
+    monkeypatch.setattr(study, 'run', run)
+    monkeypatch.setattr(study, '_curve', lambda _: [])
+    assert study.study(tiny_study, tmp_path / 'runs', tmp_path) == 3
+    found = {
+        name: json.loads((tmp_path / f'rows/tiny-{name}-0.json').read_text()) for name in tiny_study.study.variants
+    }
+    assert found['paper']['failed'] == 'The loss is not finite'
+    assert found['further']['failed'] == 'starts from what paper-0 leaves, which failed'
+    assert found['longer']['failed'] == 'starts from what further-0 leaves, which failed'
+    assert 'failed' not in found['flipped'] and 'failed' not in found['last']
 
 
 def test_a_variant_may_start_from_what_another_leaves(tiny_study, tmp_path):
