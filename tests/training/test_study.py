@@ -374,6 +374,19 @@ def test_a_variant_may_start_from_what_another_leaves(tiny_study, tmp_path):
         planning.check(tiny_study, planning.plan(tiny_study), tmp_path)
 
 
+def test_what_another_run_leaves_is_of_the_network_that_starts_from_it(tiny_study, tmp_path):
+    """A field of the network that the other overrides must be repeated, which is said before the first run."""
+    start = {'train': {'start_from': '{workdir}/wider-{seed}/weights.safetensors'}}
+    tiny_study.study.variants.wider = config_dict.ConfigDict({'model': {'scale_channels': 12, 'dtype': 'bfloat16'}})
+    tiny_study.study.variants.further = config_dict.ConfigDict(start)
+    with pytest.raises(
+        UserError, match=r'further: .*wider-0.* another network: scale_channels is 12 there and 6 here\.'
+    ):
+        planning.check(tiny_study, planning.plan(tiny_study), tmp_path)
+    tiny_study.study.variants.further = config_dict.ConfigDict({**start, 'model': {'scale_channels': 12}})
+    planning.check(tiny_study, planning.plan(tiny_study), tmp_path)
+
+
 def test_the_set_that_watches_is_checked_in_the_folder_that_it_is_read_from(tiny_study, pairs_root, tmp_path):
     """val/, also where test/ is there, which is scored."""
     root = shutil.copytree(pairs_root, tmp_path / 'root')
