@@ -44,8 +44,15 @@ def arrange(config, size, variants, name='', seeds=SEEDS, sizes=()):
 
 
 def select(config, name):
-    """The config of one variant of a study's config, to which fields may have been overridden."""
-    return _choose(config.copy_and_resolve_references(), name)
+    """The config of one variant of a study's config, to which fields may have been overridden.
+
+    Where `data.exclude` is `data.eval` it follows the variant's own `data.eval`, as by the reference that a copy loses.
+    """
+    chosen = _choose(config.copy_and_resolve_references(), name)
+    own = config.study.variants[name].get('data', {})
+    if config.data.exclude == config.data.eval and 'exclude' not in own:
+        chosen.data.exclude = chosen.data.eval
+    return chosen
 
 
 def fill(config, workdir):

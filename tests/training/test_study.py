@@ -85,6 +85,22 @@ def test_variants_change_what_they_name_and_build(name):
             model.from_config(chosen.model).check_settings()
 
 
+def test_what_a_variant_is_scored_on_is_never_trained_on():
+    """In a study too, whose variant is the one that is chosen alone; unless it or the command says otherwise."""
+    variants = {
+        'other': {'data.eval': 'drawn_light'},
+        'own': {'data.eval': 'drawn_light', 'data.exclude': 'drawn_wide'},
+    }
+    for size in ('', 'small'):
+        config = studies.make(variants, size)
+        for name, excluded in (('other', 'drawn_light'), ('own', 'drawn_wide'), ('paper', config.data.eval)):
+            chosen = studies.select(config, name)
+            assert chosen.data.exclude == excluded
+            assert chosen.to_json() == studies.make(variants, f'{size}-{name}' if size else name).to_json()
+    config.data.exclude = 'drawn_heavy'
+    assert studies.select(config, 'other').data.exclude == 'drawn_heavy'
+
+
 @pytest.mark.parametrize('selection', ['tiny', 'V9', 'small-V9', 'large-V1'])
 def test_unknown_selections_are_refused(selection):
     """A typing error after the colon does not run something else."""
