@@ -5,6 +5,7 @@ one, the slowest there is on CPUs: a step of three seeds of the quickstart toget
 three of one.
 """
 
+import contextlib
 import csv
 import functools
 import json
@@ -127,7 +128,8 @@ def study(
     for name, seed in missing:
         chosen, place = planning.variant(config, name, seed, workdir), workdir / f'{name}-{seed}'
         if folder.is_begun(place):
-            folder.read_config(chosen, place)
+            with contextlib.suppress(storage.Damaged):  # of this run, which then leaves a row that says so
+                folder.read_config(chosen, place)
         parallel.check_batch(chosen.data.batch, parallel.make_mesh())
     print(f'{len(runs) - len(missing)} of {len(runs)} runs have their rows in {results / "rows"}')
     failed: set[tuple[str, int]] = set()

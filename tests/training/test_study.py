@@ -348,6 +348,21 @@ def test_a_run_that_cannot_go_on_leaves_a_row_and_the_others_run(tiny_study, tmp
         study.study(tiny_study, tmp_path / 'runs', tmp_path / 'other')
 
 
+@pytest.mark.parametrize('name', ['run.json', 'config.json'])
+def test_a_damaged_file_of_one_run_leaves_a_row_and_the_others_run(tiny_study, tmp_path, monkeypatch, name):
+    """It is met before the first run and when the turn of its own has come."""
+    real = study.run
+    monkeypatch.setattr(study, 'run', lambda config, place: real(config, place) if config.data.flip else {})
+    monkeypatch.setattr(study, '_curve', lambda _: [])
+    place = tmp_path / 'runs/flipped-0'
+    (place / 'checkpoints/2').mkdir(parents=True)
+    folder.write_config(planning.variant(tiny_study, 'flipped', 0), place)
+    (place / name).write_text('{"star')
+    assert study.study(tiny_study, tmp_path / 'runs', tmp_path) == 1
+    assert f'{place / name} ' in json.loads((tmp_path / 'rows/tiny-flipped-0.json').read_text())['failed']
+    assert 'failed' not in json.loads((tmp_path / 'rows/tiny-paper-0.json').read_text())
+
+
 def test_a_run_that_starts_from_one_that_failed_is_not_begun(tiny_study, tmp_path, monkeypatch):
     """It and what starts from it have rows that say so, and are counted; those after them run."""
     for name, before in (('further', 'paper'), ('longer', 'further')):
