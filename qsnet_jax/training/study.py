@@ -189,26 +189,33 @@ def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
         )
     if 'failed' in stored:
         return False
-    _refuse_other_start(config, path, stored['provenance'], studies.fill(chosen, '.').train.start_from)
+    _refuse_other_start(config, path, stored['provenance'], chosen)
     return True
 
 
-def _refuse_other_start(config: Any, path: pathlib.Path, record: dict[str, Any], name: str | None) -> None:
-    """Raises UserError where a row's run began from other weights than `name`, as which None is none.
+def _refuse_other_start(config: Any, path: pathlib.Path, record: dict[str, Any], chosen: Any) -> None:
+    """Raises UserError where a row's run began from other weights than `chosen`, its config today, names.
 
-    What a run of this study leaves is known by the run's name: it may be made anew, elsewhere, or not be there yet.
+    What '{workdir}' names, a run of this study leaves, which is known by its name: it may be made anew, elsewhere, or
+    not be there yet. A file is known by its hash; one of the same name that is not there contradicts no row.
     """
     before = record['config'].get('train', {}).get('start_from')
     known = ((record.get('training') or {}).get('start_from') or {}).get('sha256')
+    is_left = '{workdir}' in (chosen.train.start_from or '')
+    name = studies.fill(chosen, '.').train.start_from
     left = {f'{each}-{seed}/weights.safetensors' for each, seed in planning.plan(config)}
     made, made_before = ('/'.join(pathlib.Path(each or '').parts[-2:]) for each in (name, before))
-    if made == made_before and (made in left or (name == before and not known)):
+    if is_left and made == made_before and made in left:
         return
-    file = files.find_weights(name) if name else None
-    if file is None or not file.is_file() or sources.file_hash(file) != known:
+    place = files.find_weights(name) if name else None
+    file = place if place and place.is_file() else None
+    if name == before and not (file and known):
+        return
+    if file is None or sources.file_hash(file) != known:
+        then = f'was {before!r} then and is {name!r} now' if name != before else f'is {name!r}, which holds others now'
         raise UserError(
-            f'{path} is of a run that began from other weights: train.start_from was {before!r} then and is {name!r} '
-            'now. Name another --results, or give it the weights that it was made with.'
+            f'{path} is of a run that began from other weights: train.start_from {then}. Name another --results, or '
+            'give it the weights that it was made with.'
         )
 
 

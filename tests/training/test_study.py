@@ -455,30 +455,58 @@ def test_a_row_of_other_images_is_refused(tiny_study, done, pairs_root, tmp_path
         study.study(tiny_study, done / 'runs', done)
 
 
-def test_a_row_of_other_weights_is_refused(tiny_study, done, tmp_path):
-    """Or of none; of a copy elsewhere it is not. What another run of the study leaves is known by its path."""
+@pytest.fixture
+def is_done(tiny_study, done, tmp_path):
+    """A function: whether the row of a run that began from weights is that of one from others, by their names."""
     shutil.copytree(done / 'rows', tmp_path / 'rows')
-    weights = shutil.copy(done / 'runs/paper-0/weights.safetensors', tmp_path / 'copy.safetensors')
     path = tmp_path / 'rows/tiny-paper-0.json'
 
-    def is_done(name):
+    def ask(before, name, sha256):
+        row = json.loads(path.read_text())
+        row['provenance']['config']['train']['start_from'] = before
+        row['provenance']['training']['start_from'] = {'sha256': sha256} if sha256 else {}
+        path.write_text(json.dumps(row))
         tiny_study.train.start_from = name
         return study.is_done(tiny_study, 'paper', 0, tmp_path)
 
+    return ask
+
+
+def test_a_row_of_other_weights_is_refused(is_done, done, tmp_path):
+    """Or of none; of a copy elsewhere it is not."""
+    weights = shutil.copy(done / 'runs/paper-0/weights.safetensors', tmp_path / 'copy.safetensors')
+    sha256 = sources.file_hash(weights)
     with pytest.raises(UserError, match='began from other weights: train.start_from was None then and is .*copy'):
-        is_done(str(weights))
-    row = json.loads(path.read_text())
-    row['provenance']['training']['start_from'] = {'sha256': sources.file_hash(weights)}
-    for name in ('first.safetensors', 'runs/tiny/flipped-0/weights.safetensors'):
-        row['provenance']['config']['train']['start_from'] = name
-        path.write_text(json.dumps(row))
-        assert is_done(str(weights))
+        is_done(None, str(weights), None)
+    for before in ('first.safetensors', 'runs/tiny/flipped-0/weights.safetensors'):
+        assert is_done(before, str(weights), sha256)
         with pytest.raises(UserError, match='was .*safetensors.* then and is None now'):
-            is_done(None)
-    assert is_done(name)  # which is not there
+            is_done(before, None, sha256)
     weights.write_bytes(b'others')
     with pytest.raises(UserError, match='began from other weights'):
-        is_done(str(weights))
+        is_done('first.safetensors', str(weights), sha256)
+    with pytest.raises(UserError, match='copy.safetensors., which holds others now'):
+        is_done(str(weights), str(weights), sha256)
+
+
+def test_weights_that_are_not_there_any_more_are_no_other_weights(is_done):
+    """As long as their name is the same."""
+    assert is_done('w.safetensors', 'w.safetensors', 'a' * 64)
+    with pytest.raises(UserError, match='began from other weights'):
+        is_done('w.safetensors', 'v.safetensors', 'a' * 64)
+
+
+def test_what_a_run_of_the_study_leaves_is_known_by_its_name(is_done, done, tmp_path):
+    """Wherever it lies, and made anew; but a file that is called the same and was given by hand is another."""
+    template = '{workdir}/flipped-{seed}/weights.safetensors'
+    assert is_done('elsewhere/flipped-0/weights.safetensors', template, 'a' * 64)
+    with pytest.raises(UserError, match='began from other weights'):
+        is_done('elsewhere/other-0/weights.safetensors', template, 'a' * 64)
+    foreign = tmp_path / 'foreign/flipped-0/weights.safetensors'
+    foreign.parent.mkdir(parents=True)
+    shutil.copy(done / 'runs/paper-0/weights.safetensors', foreign)
+    with pytest.raises(UserError, match='began from other weights: .*elsewhere.*foreign'):
+        is_done('elsewhere/flipped-0/weights.safetensors', str(foreign), 'a' * 64)
 
 
 @pytest.mark.slow
