@@ -15,9 +15,10 @@ from ml_collections import config_dict, config_flags
 from qsnet_jax.configs import release, studies
 from tensorboardX.proto import event_pb2
 
-from qsnet_jax import UserError, fields, memory, model, storage
+from qsnet_jax import UserError, command_line, fields, main, memory, model, storage
 from qsnet_jax.data import images, sets, sources
 from qsnet_jax.evidence import evaluate
+from qsnet_jax.flag_table import FLAGS
 from qsnet_jax.training import checkpoint, folder, log, planning, study
 from qsnet_jax.weights import files
 
@@ -155,6 +156,22 @@ def test_released_stretches_go_on_in_the_folder_and_with_the_seed_at_hand(tmp_pa
     assert found == {(name, seed): (start, seed) for name, start in before.items() for seed in (0, 1)}
     alone = release.get_config('wide-fourth').train.start_from
     assert alone == 'runs/release-wide/longer-0/weights.safetensors'
+
+
+@pytest.mark.parametrize(
+    ('given', 'start'),
+    [
+        ([], 'runs/release-wide/longer-0/weights.safetensors'),
+        (['--config.seed=1'], 'runs/release-wide/longer-1/weights.safetensors'),
+        (['--config.seed=1', '--config.train.start_from=a-{seed}'], 'a-{seed}'),
+    ],
+)
+def test_a_stretch_chosen_alone_goes_on_with_the_seed_of_the_command(given, start):
+    """Also in what is written down of it; a file that is given by hand stays as it is."""
+    table = command_line.Table(main.VERBS, FLAGS)
+    config = command_line.parse('train', ['--config=release:wide-fourth', *given], table).config
+    assert config.train.start_from == json.loads(config.to_json())['train']['start_from'] == start
+    assert config.copy_and_resolve_references().train.start_from == start
 
 
 def test_released_mixtures_are_not_scored_on_what_they_are_trained_on(data_root):
