@@ -1,5 +1,7 @@
 """What all studies share: three sizes, seeds, and how a variant is made of a few overrides. Not a config itself."""
 
+import functools
+
 from qsnet_jax.configs import default, qsnet, quickstart
 
 SEEDS = (0, 1, 2)
@@ -44,14 +46,26 @@ def arrange(config, size, variants, name='', seeds=SEEDS, sizes=()):
 
 
 def select(config, name):
-    """The config of one variant of a study's config, to which fields may have been overridden."""
-    return _choose(config.copy_and_resolve_references(), name)
+    """The config of one variant of a study's config, to which fields may have been overridden.
+
+    Where `data.exclude` is `data.eval` it follows the variant's own `data.eval`, as by the reference that a copy loses.
+    """
+    chosen = _choose(config.copy_and_resolve_references(), name)
+    own = config.study.variants[name].get('data', {})
+    if config.data.exclude == config.data.eval and 'exclude' not in own:
+        chosen.data.exclude = chosen.data.eval
+    return chosen
 
 
 def fill(config, workdir):
-    """Names the file that a variant starts from: {workdir} and {seed} of `train.start_from` are those of its run."""
+    """Names the file that a variant starts from: {workdir} of `train.start_from` is this one, {seed} that of its run.
+
+    The latter by reference, for a command gives --config.seed later.
+    """
     if start := config.train.start_from:
-        config.train.start_from = start.replace('{seed}', str(config.seed)).replace('{workdir}', str(workdir))
+        first, *rest = (part.replace('{workdir}', str(workdir)) for part in start.split('{seed}'))
+        seed = config.get_oneway_ref('seed').to_str()
+        config.train.start_from = functools.reduce(lambda path, part: path + seed + part, rest, first)
     return config
 
 

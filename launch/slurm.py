@@ -188,19 +188,24 @@ def submit(config: Any, runs: list[cluster.Run], forwarded: list[str], workdir: 
     return 0
 
 
+def tell(child: subprocess.Popen, signum: int) -> None:
+    """Passes a signal on to a run. SIGHUP, of a terminal that was closed, would end it unsaved: it gets a SIGTERM."""
+    child.send_signal(signal.SIGTERM if signum == signal.SIGHUP else signum)
+
+
 @contextlib.contextmanager
 def passing_on(children: list[subprocess.Popen]) -> Iterator[list[int]]:
     """Signals that would end this program go to its children instead; a list of those that came."""
     came: list[int] = []
 
-    def tell(signum: int, _frame: Any) -> None:
+    def note(signum: int, _frame: Any) -> None:
         came.append(signum)
         for child in list(children):
-            child.send_signal(signum)
+            tell(child, signum)
 
     three = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     heeded = [each for each in three if signal.getsignal(each) != signal.SIG_IGN]  # nohup and the like
-    before = {each: signal.signal(each, tell) for each in heeded}
+    before = {each: signal.signal(each, note) for each in heeded}
     try:
         yield came
     finally:
@@ -241,7 +246,7 @@ def run_here(config: Any, runs: list[cluster.Run], forwarded: list[str], workdir
                                      stderr=subprocess.STDOUT, process_group=0)  # fmt: skip
             children.append(child)
             for signum in came[:1]:  # which came meanwhile
-                child.send_signal(signum)
+                tell(child, signum)
             return child.wait()
 
     ended: list[bool] = []

@@ -18,6 +18,7 @@ STANDS_IN = {
 }
 _RECORDED = ('seed', 'commit', 'config', 'command', 'versions', 'device', 'precision', 'date')
 _TRAINED = 'training images of'
+_START = 'train.start_from'
 _KINDS = ('study', 'compare', 'evaluation', 'sparsity', 'bench', 'compiled', 'score')
 Rows: TypeAlias = list[dict[str, Any]]
 
@@ -74,6 +75,7 @@ def check_studies(rows: Rows) -> None:
     for size in {row['size'] for row in rows}:
         chosen = [row for row in rows if row['size'] == size]
         _check_seeds(chosen)
+        _check_starts(chosen)
         chosen.sort(key=lambda row: ('failed' in row, len(row['overrides'])))
         first = chosen[0]  # the paper's own settings, where there is a finished row of them
         for row in chosen[1:]:
@@ -102,12 +104,28 @@ def _check_seeds(rows: Rows) -> None:
             )
 
 
+def _check_starts(rows: Rows) -> None:
+    """Refuses runs of one seed that began from other weights, but for variants that name theirs."""
+    known: dict[int, tuple[str, str]] = {}
+    for row in rows:
+        origin = _object(_object(row['provenance'].get('training')).get('start_from')).get('sha256')
+        if not origin or _START in fields.flat(row['overrides']):  # rows that failed do not tell, nor very old ones
+            continue
+        other, file = known.setdefault(row['seed'], (origin, row['file']))
+        if other != origin:
+            raise UserError(
+                f'{row["file"]} and {file} cannot stand in one table: they began from other weights. Put one of them '
+                'under another --results.'
+            )
+
+
 def _common(row: dict[str, Any]) -> dict[str, Any]:
     """What runs of one size have in common: config but for the seed, and data, but not where they lie."""
     record = row['provenance']
     config = fields.flat(fields.complete(record['config']))
-    free = ('seed', 'data.root', *fields.WITHOUT_EFFECT)
+    free = ('seed', *fields.PLACES, *fields.WITHOUT_EFFECT)
     kept = {name: value for name, value in config.items() if name not in free}
+    kept[_START] = config[_START] is not None  # which weights they are, `_check_starts` compares
     kept |= {f'scored images of {name}': each['fingerprint']['sha256'] for name, each in row['sets'].items()}
     trained = (record.get('training') or {}).get('training_data', {})
     kept |= {f'{_TRAINED} {name}': each['sha256'] for name, each in trained.items()}

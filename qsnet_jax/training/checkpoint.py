@@ -144,7 +144,7 @@ class Checkpoints:
             f'There are also those of steps {", ".join(map(str, others))}: --checkpoint={others[0]} goes on from there'
             f', and so does the same command, also of a study, once {self.directory / str(step)} is removed.'
             if others
-            else f'There is no other; begin again in another --workdir, or remove {self.directory}.'
+            else _begin_again(self.directory)
         )
         return storage.Damaged(f'Checkpoint {step} in {self.directory} is damaged ({fault}). {remedy}')
 
@@ -224,8 +224,13 @@ def _refuse_what_is_no_damage(error: BaseException, what: str) -> None:
 def _to_be_removed(directory: pathlib.Path, step: int, fault: str) -> storage.Damaged:
     """What is said of a checkpoint for whose sake Orbax opens none."""
     others = [str(each) for each in reversed(steps_in(directory)) if each != step]
-    way = f'the same command goes on from step {others[0]}' if others else 'the same command begins again'
-    return storage.Damaged(f'Checkpoint {step} is damaged ({fault}). Remove {directory / str(step)}, and {way}.')
+    way = f'Remove {directory / str(step)}, and the same command goes on from step {others[0]}.' if others else ''
+    return storage.Damaged(f'Checkpoint {step} is damaged ({fault}). {way or _begin_again(directory)}')
+
+
+def _begin_again(directory: pathlib.Path) -> str:
+    """What to do where no checkpoint is whole: without any, the rest of the folder is not replaced."""
+    return f'There is no other; begin again in another --workdir, or move {directory.parent} away.'
 
 
 def _held(state: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from qsnet_jax import UserError, fields, storage
+from qsnet_jax import UserError, fields, model, storage
 from qsnet_jax.configs import studies
 from qsnet_jax.data import sets, sources
 from qsnet_jax.training import settings, train
@@ -48,7 +48,7 @@ def variant(config: Any, name: str, seed: int, workdir: pathlib.Path | None = No
 def check(config: Any, runs: list[tuple[str, int]], workdir: pathlib.Path) -> None:
     """Raises UserError that names the variant where a run would before its first step: values, files, weights."""
     checked: set[str | tuple[str, str]] = set()
-    left: set[str] = set()  # by the runs before
+    left: dict[str, dict[str, Any]] = {}  # where the runs before leave weights, and of which network
     for name, seed in runs:
         try:
             chosen = variant(config, name, seed, workdir)
@@ -56,12 +56,14 @@ def check(config: Any, runs: list[tuple[str, int]], workdir: pathlib.Path) -> No
                 settings.check_fields(chosen)
                 _check_sources(chosen.data.to_json())
             start = chosen.train.start_from
-            if start and _place(start) not in left and (name, start) not in checked:
+            if start and _place(start) in left:
+                train.refuse_another_network(chosen, left[_place(start)])
+            elif start and (name, start) not in checked:
                 train.start_state(chosen)
         except UserError as error:
             raise UserError(f'{name}: {error}') from error
         checked |= {name, (name, start)}
-        left.add(_weights(name, seed, workdir))
+        left[_weights(name, seed, workdir)] = model.current(chosen.model)
 
 
 def waiting(config: Any, runs: list[tuple[str, int]], workdir: pathlib.Path) -> dict[tuple[str, int], tuple[str, int]]:

@@ -5,6 +5,7 @@ one, the slowest there is on CPUs: a step of three seeds of the quickstart toget
 three of one.
 """
 
+import contextlib
 import csv
 import functools
 import json
@@ -114,10 +115,10 @@ def study(
 
     only: of these variants alone, 'a,b'. given: fields that were given by hand; a line says which variants keep theirs.
     Each run has the folder WORKDIR/VARIANT-SEED, from which an interrupted one goes on, and ends in the row
-    RESULTS/rows/SIZE-VARIANT-SEED.json, also where its loss was not finite, its own files were damaged, or memory ran
-    out. The same seed gives every variant the same batches and, where shapes agree, the same initial parameters. Raises
-    UserError where a row or a begun run of that name is of another config, and for what `planning.check` finds in any,
-    before the first runs.
+    RESULTS/rows/SIZE-VARIANT-SEED.json, also where its loss was not finite, its own files were damaged, memory ran
+    out, or the run that it starts from failed. The same seed gives every variant the same batches and, where shapes
+    agree, the same initial parameters. Raises UserError where a row or a begun run of that name is of another config,
+    and for what `planning.check` finds in any, before the first runs.
     """
     runs = planning.plan(config, only)
     planning.check(config, runs, workdir)
@@ -127,16 +128,21 @@ def study(
     for name, seed in missing:
         chosen, place = planning.variant(config, name, seed, workdir), workdir / f'{name}-{seed}'
         if folder.is_begun(place):
-            folder.read_config(chosen, place)
+            with contextlib.suppress(storage.Damaged):  # of this run, which then leaves a row that says so
+                folder.read_config(chosen, place)
         parallel.check_batch(chosen.data.batch, parallel.make_mesh())
     print(f'{len(runs) - len(missing)} of {len(runs)} runs have their rows in {results / "rows"}')
-    failed = 0
+    failed: set[tuple[str, int]] = set()
+    before = planning.waiting(config, missing, workdir)
     for number, (name, seed) in enumerate(missing, start=1):
         print(f'{name}, seed {seed}: run {number} of {len(missing)}', flush=True)
-        failed += 'failed' in run_variant(config, name, seed, workdir, results)
+        other = before.get((name, seed))
+        fault = f'starts from what {other[0]}-{other[1]} leaves, which failed' if other in failed else None
+        if 'failed' in run_variant(config, name, seed, workdir, results, fault):
+            failed.add((name, seed))
         jax.clear_caches()  # programs of one variant are of no use to the next
     print(summarize(config, results))
-    return failed
+    return len(failed)
 
 
 def _chosen_by(data: Any, training: dict[str, Any]) -> list[str]:
@@ -183,26 +189,33 @@ def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
         )
     if 'failed' in stored:
         return False
-    _refuse_other_start(config, path, stored['provenance'], studies.fill(chosen, '.').train.start_from)
+    _refuse_other_start(config, path, stored['provenance'], chosen)
     return True
 
 
-def _refuse_other_start(config: Any, path: pathlib.Path, record: dict[str, Any], name: str | None) -> None:
-    """Raises UserError where a row's run began from other weights than `name`, as which None is none.
+def _refuse_other_start(config: Any, path: pathlib.Path, record: dict[str, Any], chosen: Any) -> None:
+    """Raises UserError where a row's run began from other weights than `chosen`, its config today, names.
 
-    What a run of this study leaves is known by the run's name: it may be made anew, elsewhere, or not be there yet.
+    What '{workdir}' names, a run of this study leaves, which is known by its name: it may be made anew, elsewhere, or
+    not be there yet. A file is known by its hash; one of the same name that is not there contradicts no row.
     """
     before = record['config'].get('train', {}).get('start_from')
     known = ((record.get('training') or {}).get('start_from') or {}).get('sha256')
+    is_left = '{workdir}' in (chosen.train.start_from or '')
+    name = studies.fill(chosen, '.').train.start_from
     left = {f'{each}-{seed}/weights.safetensors' for each, seed in planning.plan(config)}
     made, made_before = ('/'.join(pathlib.Path(each or '').parts[-2:]) for each in (name, before))
-    if made == made_before and (made in left or (name == before and not known)):
+    if is_left and made == made_before and made in left:
         return
-    file = files.find_weights(name) if name else None
-    if file is None or not file.is_file() or sources.file_hash(file) != known:
+    place = files.find_weights(name) if name else None
+    file = place if place and place.is_file() else None
+    if name == before and not (file and known):
+        return
+    if file is None or sources.file_hash(file) != known:
+        then = f'was {before!r} then and is {name!r} now' if name != before else f'is {name!r}, which holds others now'
         raise UserError(
-            f'{path} is of a run that began from other weights: train.start_from was {before!r} then and is {name!r} '
-            'now. Name another --results, or give it the weights that it was made with.'
+            f'{path} is of a run that began from other weights: train.start_from {then}. Name another --results, or '
+            'give it the weights that it was made with.'
         )
 
 
@@ -229,8 +242,13 @@ def _training_fingerprints(data: str) -> dict[str, str]:
     return {name: sources.fingerprint(source)['sha256'] for name, source in opened.items()}
 
 
-def run_variant(config: Any, name: str, seed: int, workdir: pathlib.Path, results: pathlib.Path) -> dict[str, Any]:
-    """One run of a study, and its row; returns the row, empty in all processes but the first."""
+def run_variant(
+    config: Any, name: str, seed: int, workdir: pathlib.Path, results: pathlib.Path, fault: str | None = None
+) -> dict[str, Any]:
+    """One run of a study, and its row, which the first process writes; returns the row.
+
+    fault: for which the run cannot begin, and all that its row then says.
+    """
     chosen, folder = planning.variant(config, name, seed, workdir), workdir / f'{name}-{seed}'
     row: dict[str, Any] = {
         'kind': 'study',
@@ -240,20 +258,20 @@ def run_variant(config: Any, name: str, seed: int, workdir: pathlib.Path, result
         'seed': seed,
     }
     try:
-        scored = run(chosen, folder)
+        scored = {} if fault else run(chosen, folder)
     except Exception as error:
         fault = _fault_of_one(error)
         if fault is None or (jax.process_count() > 1 and not isinstance(error, log.Diverged)):
             raise  # of all runs, or met by one process, for which the others would wait
+    if fault:
         print(f'{name}, seed {seed} failed: {fault}')
         row |= {'failed': fault, 'sets': {}, 'provenance': provenance.collect(chosen.to_dict(), seed)}
     else:
         own = {key: result for key, result in scored.items() if 'sha256' in result['provenance']['dataset']}  # no means
         row |= {'sets': {key: _set(result, folder) for key, result in own.items()}, 'curve': _curve(folder)}
         row |= {'provenance': _provenance(scored)}
-    if jax.process_index():
-        return {}
-    storage.write_bytes(row_path(config, name, seed, results), (json.dumps(row, allow_nan=False) + '\n').encode())
+    if jax.process_index() == 0:
+        storage.write_bytes(row_path(config, name, seed, results), (json.dumps(row, allow_nan=False) + '\n').encode())
     return row
 
 

@@ -79,6 +79,15 @@ def start_state(config: Any) -> TrainState:
     if not name:
         return state
     variables, settings = files.load_weights(name)
+    refuse_another_network(config, settings)
+    like = {'params': state.params, 'batch_stats': state.batch_stats}
+    variables = jax.tree.map(lambda value, other: jnp.asarray(value, other.dtype), variables, like)
+    state = dataclasses.replace(state, **variables)
+    return _with_average(state) if config.train.average else state
+
+
+def refuse_another_network(config: Any, settings: dict[str, Any]) -> None:
+    """Raises UserError where `settings`, of the weights of `config.train.start_from`, are not those of the config."""
     given = {**model.current(config.model), 'dtype': settings['dtype']}  # of the computation alone
     different = [
         f'{field} is {settings[field]} there and {value} here'
@@ -87,13 +96,9 @@ def start_state(config: Any) -> TrainState:
     ]
     if different:
         raise UserError(
-            f'train.start_from={name} holds weights of another network: {"; ".join(different)}. Give its settings, as '
-            'in --config.model.channels=48.'
+            f'train.start_from={config.train.start_from} holds weights of another network: {"; ".join(different)}. '
+            'Give its settings, as in --config.model.channels=48.'
         )
-    like = {'params': state.params, 'batch_stats': state.batch_stats}
-    variables = jax.tree.map(lambda value, other: jnp.asarray(value, other.dtype), variables, like)
-    state = dataclasses.replace(state, **variables)
-    return _with_average(state) if config.train.average else state
 
 
 def train_step(

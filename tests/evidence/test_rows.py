@@ -46,6 +46,29 @@ def test_runs_that_differ_in_more_than_their_variants_are_refused(tmp_path):
         rows.load(write(tmp_path, [make_row('V1', 0), other]))
 
 
+def start(row, place, sha256=None):
+    """The same row of a run that began from weights."""
+    row['provenance']['config']['train']['start_from'] = place
+    row['provenance']['training']['start_from'] = {'sha256': sha256} if sha256 else {}
+    return row
+
+
+def test_the_same_weights_to_start_from_may_lie_elsewhere(tmp_path):
+    """Each seed may have its own; others for the same seed, or none, do not stand in one table."""
+    first, elsewhere = start(make_row('V1', 0), 'a/x-0.safetensors', 'a'), start(make_row('V2', 0), '/b/x', 'a')
+    other_seed, untold = start(make_row('V1', 1), 'a/x-1.safetensors', 'b'), start(make_row('V3', 0), 'c')
+    assert len(rows.load(write(tmp_path, [first, elsewhere, other_seed, untold]))) == 4
+    write(tmp_path, [start(make_row('V2', 0), 'a/x-0.safetensors', 'c')])
+    with pytest.raises(UserError, match='V2-0.json and small-V1-0.json .* began from other weights'):
+        rows.load(tmp_path)
+    write(tmp_path, [make_row('V2', 0)])
+    with pytest.raises(UserError, match='V2-0.json .* differ in train.start_from'):
+        rows.load(tmp_path)
+    own = start(make_row('V2', 0), 'other', 'c')
+    own['overrides']['train'] = {'start_from': 'other'}
+    assert len(rows.load(write(tmp_path, [own]))) == 4
+
+
 def test_a_variant_does_not_hide_a_difference_of_another(tmp_path):
     """V1's own fields are free in V1 alone: another run with another weight of the detail loss is refused."""
     other = make_row('V3', 0)

@@ -48,11 +48,14 @@ runpy.run_path({str(LAUNCHER)!r}, run_name='__main__')
 """
 # The launcher whose runs say who they are and wait for their end.
 STARTS_SLEEPERS = f"""
-import runpy, subprocess
+import runpy, signal, subprocess
 class Sleeper(subprocess.Popen):
     def __init__(self, command, *rest, **options):
         is_run = 'qsnet_jax.main' in command
         super().__init__(['sh', '-c', 'echo $$; exec sleep 60'] if is_run else command, *rest, **options)
+    def send_signal(self, signum):
+        print('told', signal.Signals(signum).name, flush=True)
+        super().send_signal(signum)
 subprocess.Popen = Sleeper
 runpy.run_path({str(LAUNCHER)!r}, run_name='__main__')
 """
@@ -177,9 +180,12 @@ def test_on_this_machine_it_comes_after_the_other(stretches, tmp_path):
     assert re.findall(r'--only=(\w+)', shown) == ['paper', 'longer', 'further'] and shown.count('-0: done') == 3
 
 
-@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_passed_on_to_the_runs_on_this_machine(slurm, tmp_path, signum):
-    """They end, no other one starts, and one line says so."""
+@pytest.mark.parametrize(
+    ('signum', 'told'),
+    [(signal.SIGTERM, 'SIGTERM'), (signal.SIGINT, 'SIGINT'), (signal.SIGHUP, 'SIGTERM')],
+)
+def test_a_signal_is_passed_on_to_the_runs_on_this_machine(slurm, tmp_path, signum, told):
+    """As one on which they save themselves; they end, no other one starts, and one line says so."""
     flags = (f'--logs={tmp_path}', f'--results={tmp_path}', '--local', '--gpus=0')
     process = subprocess.Popen([sys.executable, '-c', STARTS_SLEEPERS, *slurm[2:], *flags], cwd=ROOT, text=True,
                                env={**os.environ, 'PYTHONPATH': str(ROOT)}, stdout=subprocess.PIPE,
@@ -191,6 +197,7 @@ def test_a_signal_is_passed_on_to_the_runs_on_this_machine(slurm, tmp_path, sign
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 128 + signum, output
     assert output.splitlines()[-1].startswith(f'Stopped by {signum.name}. ') and 'Traceback' not in output
+    assert re.findall('^told (.*)', output, re.MULTILINE) == [told]
     assert list(tmp_path.glob('*.log')) == [log]
     with pytest.raises(ProcessLookupError):
         os.kill(int(log.read_text()), 0)

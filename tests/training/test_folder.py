@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -242,6 +243,24 @@ def test_a_file_in_the_place_of_a_checkpoint_is_named(run, step):
         with pytest.raises(UserError, match=rf'Checkpoint {step} is damaged \(it is a file .*Remove {place}, and the'):
             call()
     place.unlink()
+    assert run()['step'] == 5
+
+
+@pytest.mark.parametrize('how', ['emptied', 'a file'])
+def test_what_is_said_of_the_only_checkpoint_helps(run, how):
+    """Once the folder is moved away, as the message says, the same command begins again."""
+    place = run.workdir / 'checkpoints/5'
+    for step in (2, 4):
+        shutil.rmtree(run.workdir / 'checkpoints' / str(step))
+    if how == 'emptied':
+        max(place.rglob('*'), key=lambda path: path.stat().st_size * path.is_file()).write_bytes(b'')
+    else:
+        shutil.rmtree(place)
+        place.write_text('x')
+    words = f'There is no other; begin again in another --workdir, or move {run.workdir} away.'
+    with pytest.raises(UserError, match=re.escape(words)):
+        run()
+    run.workdir.rename(run.workdir.with_name('away'))
     assert run()['step'] == 5
 
 

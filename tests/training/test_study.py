@@ -15,10 +15,11 @@ from ml_collections import config_dict, config_flags
 from qsnet_jax.configs import release, studies
 from tensorboardX.proto import event_pb2
 
-from qsnet_jax import UserError, fields, memory, model, storage
+from qsnet_jax import UserError, command_line, fields, main, memory, model, storage
 from qsnet_jax.data import images, sets, sources
 from qsnet_jax.evidence import evaluate
-from qsnet_jax.training import checkpoint, folder, planning, study
+from qsnet_jax.flag_table import FLAGS
+from qsnet_jax.training import checkpoint, folder, log, planning, study
 from qsnet_jax.weights import files
 
 pytestmark = pytest.mark.usefixtures('lenient_promotion')
@@ -85,6 +86,22 @@ def test_variants_change_what_they_name_and_build(name):
             model.from_config(chosen.model).check_settings()
 
 
+def test_what_a_variant_is_scored_on_is_never_trained_on():
+    """In a study too, whose variant is the one that is chosen alone; unless it or the command says otherwise."""
+    variants = {
+        'other': {'data.eval': 'drawn_light'},
+        'own': {'data.eval': 'drawn_light', 'data.exclude': 'drawn_wide'},
+    }
+    for size in ('', 'small'):
+        config = studies.make(variants, size)
+        for name, excluded in (('other', 'drawn_light'), ('own', 'drawn_wide'), ('paper', config.data.eval)):
+            chosen = studies.select(config, name)
+            assert chosen.data.exclude == excluded
+            assert chosen.to_json() == studies.make(variants, f'{size}-{name}' if size else name).to_json()
+    config.data.exclude = 'drawn_heavy'
+    assert studies.select(config, 'other').data.exclude == 'drawn_heavy'
+
+
 @pytest.mark.parametrize('selection', ['tiny', 'V9', 'small-V9', 'large-V1'])
 def test_unknown_selections_are_refused(selection):
     """A typing error after the colon does not run something else."""
@@ -139,6 +156,22 @@ def test_released_stretches_go_on_in_the_folder_and_with_the_seed_at_hand(tmp_pa
     assert found == {(name, seed): (start, seed) for name, start in before.items() for seed in (0, 1)}
     alone = release.get_config('wide-fourth').train.start_from
     assert alone == 'runs/release-wide/longer-0/weights.safetensors'
+
+
+@pytest.mark.parametrize(
+    ('given', 'start'),
+    [
+        ([], 'runs/release-wide/longer-0/weights.safetensors'),
+        (['--config.seed=1'], 'runs/release-wide/longer-1/weights.safetensors'),
+        (['--config.seed=1', '--config.train.start_from=a-{seed}'], 'a-{seed}'),
+    ],
+)
+def test_a_stretch_chosen_alone_goes_on_with_the_seed_of_the_command(given, start):
+    """Also in what is written down of it; a file that is given by hand stays as it is."""
+    table = command_line.Table(main.VERBS, FLAGS)
+    config = command_line.parse('train', ['--config=release:wide-fourth', *given], table).config
+    assert config.train.start_from == json.loads(config.to_json())['train']['start_from'] == start
+    assert config.copy_and_resolve_references().train.start_from == start
 
 
 def test_released_mixtures_are_not_scored_on_what_they_are_trained_on(data_root):
@@ -332,6 +365,47 @@ def test_a_run_that_cannot_go_on_leaves_a_row_and_the_others_run(tiny_study, tmp
         study.study(tiny_study, tmp_path / 'runs', tmp_path / 'other')
 
 
+@pytest.mark.parametrize('name', ['run.json', 'config.json'])
+def test_a_damaged_file_of_one_run_leaves_a_row_and_the_others_run(tiny_study, tmp_path, monkeypatch, name):
+    """It is met before the first run and when the turn of its own has come."""
+    real = study.run
+    monkeypatch.setattr(study, 'run', lambda config, place: real(config, place) if config.data.flip else {})
+    monkeypatch.setattr(study, '_curve', lambda _: [])
+    place = tmp_path / 'runs/flipped-0'
+    (place / 'checkpoints/2').mkdir(parents=True)
+    folder.write_config(planning.variant(tiny_study, 'flipped', 0), place)
+    (place / name).write_text('{"star')
+    assert study.study(tiny_study, tmp_path / 'runs', tmp_path) == 1
+    assert f'{place / name} ' in json.loads((tmp_path / 'rows/tiny-flipped-0.json').read_text())['failed']
+    assert 'failed' not in json.loads((tmp_path / 'rows/tiny-paper-0.json').read_text())
+
+
+def test_a_run_that_starts_from_one_that_failed_is_not_begun(tiny_study, tmp_path, monkeypatch):
+    """It and what starts from it have rows that say so, and are counted; those after them run."""
+    for name, before in (('further', 'paper'), ('longer', 'further')):
+        start = {'train': {'start_from': f'{{workdir}}/{before}-{{seed}}/weights.safetensors'}}
+        tiny_study.study.variants[name] = config_dict.ConfigDict(start)
+    tiny_study.study.variants.last = config_dict.ConfigDict({'data': {'flip': True}})
+
+    def run(config, _):
+        if config.train.start_from:
+            files.load_weights(config.train.start_from)  # which says that they are not there
+        if not config.data.flip:
+            raise log.Diverged('The loss is not finite')
+        return {}
+
+    monkeypatch.setattr(study, 'run', run)
+    monkeypatch.setattr(study, '_curve', lambda _: [])
+    assert study.study(tiny_study, tmp_path / 'runs', tmp_path) == 3
+    found = {
+        name: json.loads((tmp_path / f'rows/tiny-{name}-0.json').read_text()) for name in tiny_study.study.variants
+    }
+    assert found['paper']['failed'] == 'The loss is not finite'
+    assert found['further']['failed'] == 'starts from what paper-0 leaves, which failed'
+    assert found['longer']['failed'] == 'starts from what further-0 leaves, which failed'
+    assert 'failed' not in found['flipped'] and 'failed' not in found['last']
+
+
 def test_a_variant_may_start_from_what_another_leaves(tiny_study, tmp_path):
     """Its weights are not there before; without the other, before it, and of another folder they are asked for."""
     start = {'train': {'start_from': '{workdir}/paper-{seed}/weights.safetensors'}}
@@ -346,6 +420,19 @@ def test_a_variant_may_start_from_what_another_leaves(tiny_study, tmp_path):
     planning.check(tiny_study, planning.plan(tiny_study), pathlib.Path('runs/tiny'))
     with pytest.raises(UserError, match='further: .*does not exist'):
         planning.check(tiny_study, planning.plan(tiny_study), tmp_path)
+
+
+def test_what_another_run_leaves_is_of_the_network_that_starts_from_it(tiny_study, tmp_path):
+    """A field of the network that the other overrides must be repeated, which is said before the first run."""
+    start = {'train': {'start_from': '{workdir}/wider-{seed}/weights.safetensors'}}
+    tiny_study.study.variants.wider = config_dict.ConfigDict({'model': {'scale_channels': 12, 'dtype': 'bfloat16'}})
+    tiny_study.study.variants.further = config_dict.ConfigDict(start)
+    with pytest.raises(
+        UserError, match=r'further: .*wider-0.* another network: scale_channels is 12 there and 6 here\.'
+    ):
+        planning.check(tiny_study, planning.plan(tiny_study), tmp_path)
+    tiny_study.study.variants.further = config_dict.ConfigDict({**start, 'model': {'scale_channels': 12}})
+    planning.check(tiny_study, planning.plan(tiny_study), tmp_path)
 
 
 def test_the_set_that_watches_is_checked_in_the_folder_that_it_is_read_from(tiny_study, pairs_root, tmp_path):
@@ -385,30 +472,58 @@ def test_a_row_of_other_images_is_refused(tiny_study, done, pairs_root, tmp_path
         study.study(tiny_study, done / 'runs', done)
 
 
-def test_a_row_of_other_weights_is_refused(tiny_study, done, tmp_path):
-    """Or of none; of a copy elsewhere it is not. What another run of the study leaves is known by its path."""
+@pytest.fixture
+def is_done(tiny_study, done, tmp_path):
+    """A function: whether the row of a run that began from weights is that of one from others, by their names."""
     shutil.copytree(done / 'rows', tmp_path / 'rows')
-    weights = shutil.copy(done / 'runs/paper-0/weights.safetensors', tmp_path / 'copy.safetensors')
     path = tmp_path / 'rows/tiny-paper-0.json'
 
-    def is_done(name):
+    def ask(before, name, sha256):
+        row = json.loads(path.read_text())
+        row['provenance']['config']['train']['start_from'] = before
+        row['provenance']['training']['start_from'] = {'sha256': sha256} if sha256 else {}
+        path.write_text(json.dumps(row))
         tiny_study.train.start_from = name
         return study.is_done(tiny_study, 'paper', 0, tmp_path)
 
+    return ask
+
+
+def test_a_row_of_other_weights_is_refused(is_done, done, tmp_path):
+    """Or of none; of a copy elsewhere it is not."""
+    weights = shutil.copy(done / 'runs/paper-0/weights.safetensors', tmp_path / 'copy.safetensors')
+    sha256 = sources.file_hash(weights)
     with pytest.raises(UserError, match='began from other weights: train.start_from was None then and is .*copy'):
-        is_done(str(weights))
-    row = json.loads(path.read_text())
-    row['provenance']['training']['start_from'] = {'sha256': sources.file_hash(weights)}
-    for name in ('first.safetensors', 'runs/tiny/flipped-0/weights.safetensors'):
-        row['provenance']['config']['train']['start_from'] = name
-        path.write_text(json.dumps(row))
-        assert is_done(str(weights))
+        is_done(None, str(weights), None)
+    for before in ('first.safetensors', 'runs/tiny/flipped-0/weights.safetensors'):
+        assert is_done(before, str(weights), sha256)
         with pytest.raises(UserError, match='was .*safetensors.* then and is None now'):
-            is_done(None)
-    assert is_done(name)  # which is not there
+            is_done(before, None, sha256)
     weights.write_bytes(b'others')
     with pytest.raises(UserError, match='began from other weights'):
-        is_done(str(weights))
+        is_done('first.safetensors', str(weights), sha256)
+    with pytest.raises(UserError, match='copy.safetensors., which holds others now'):
+        is_done(str(weights), str(weights), sha256)
+
+
+def test_weights_that_are_not_there_any_more_are_no_other_weights(is_done):
+    """As long as their name is the same."""
+    assert is_done('w.safetensors', 'w.safetensors', 'a' * 64)
+    with pytest.raises(UserError, match='began from other weights'):
+        is_done('w.safetensors', 'v.safetensors', 'a' * 64)
+
+
+def test_what_a_run_of_the_study_leaves_is_known_by_its_name(is_done, done, tmp_path):
+    """Wherever it lies, and made anew; but a file that is called the same and was given by hand is another."""
+    template = '{workdir}/flipped-{seed}/weights.safetensors'
+    assert is_done('elsewhere/flipped-0/weights.safetensors', template, 'a' * 64)
+    with pytest.raises(UserError, match='began from other weights'):
+        is_done('elsewhere/other-0/weights.safetensors', template, 'a' * 64)
+    foreign = tmp_path / 'foreign/flipped-0/weights.safetensors'
+    foreign.parent.mkdir(parents=True)
+    shutil.copy(done / 'runs/paper-0/weights.safetensors', foreign)
+    with pytest.raises(UserError, match='began from other weights: .*elsewhere.*foreign'):
+        is_done('elsewhere/flipped-0/weights.safetensors', str(foreign), 'a' * 64)
 
 
 @pytest.mark.slow
