@@ -1,7 +1,7 @@
 """The weights that come with the package: trained on every kind of streak that there is, for photos of any origin.
 
 Run:      launch/release.sh FOLDER, which trains `default`, goes on with `further` and from there with two specialists;
-          `wide` has two more stretches between, `longer` and `fourth`
+          `wide` has two more stretches, `longer`, from which its `heavy` begins, and `fourth`, from which `light` does
 On CPUs:  launch/release.sh FOLDER wide: full width, everything after the first convolution at half the resolution;
           launch/release.sh FOLDER cpu: 48 channels and 6 units, images exchanged too, as released first
 Expect:   cpu, 94, 112, 41 and 44 minutes on two cores; the general weights y 33.5 dB on RainTrainL/val (rainy 27.0),
