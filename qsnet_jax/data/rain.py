@@ -262,7 +262,8 @@ def _draw_streaks(style, height, width, density, directions, rng):
 
 def _paint(streaks, height, width, edge, ripple, taper):
     """Sums the streaks' light; float (height, width)."""
-    cosine, slope = np.cos(streaks['angle']), np.tan(streaks['angle'])
+    angle = streaks['angle'].astype(np.float64)  # in which what processors round otherwise is below a float32's digits
+    cosine, slope = np.cos(angle).astype(np.float32), np.tan(angle).astype(np.float32)
     half_rows = streaks['length'] * cosine / 2
     # One entry per streak and row of the frame that it crosses.
     top = np.ceil(streaks['y'] - half_rows).clip(0, height).astype(np.int64)

@@ -21,6 +21,7 @@ from qsnet_jax import UserError, derain, fields, memory, model, provenance, spel
 from qsnet_jax.configs import studies
 from qsnet_jax.data import sets, sources
 from qsnet_jax.evidence import evaluate, shapes
+from qsnet_jax.evidence import rows as rows_
 from qsnet_jax.training import folder, log, parallel, planning, settings, train
 from qsnet_jax.weights import files
 
@@ -153,7 +154,7 @@ def _chosen_by(data: Any, training: dict[str, Any]) -> list[str]:
     known = (training.get('validation_data') or {}).values()
     prints = {each['sha256'] for each in known} | {each['whole']['sha256'] for each in known if 'whole' in each}
     scored = _fingerprints(data.to_json())
-    return [name for name in scored if (scored[name] in prints if prints else name in watched)]
+    return [name for name in scored if (scored[name]['sha256'] in prints if prints else name in watched)]
 
 
 def row_path(config: Any, name: str, seed: int, results: pathlib.Path) -> pathlib.Path:
@@ -169,7 +170,7 @@ def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
     try:
         stored = _read_row(path)
         found, sets_there = stored['provenance']['config'], stored['sets']
-        prints = {key: each['fingerprint']['sha256'] for key, each in sets_there.items()}
+        scored = {key: each['fingerprint'] for key, each in sets_there.items()}
         trained = (stored['provenance'].get('training') or {}).get('training_data') or {}
     except storage.Damaged as error:
         print(spelling.shown(f'{error} It is made anew.'))
@@ -178,10 +179,9 @@ def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
     chosen.update_from_flattened_dict(fields.as_it_was(found, json.loads(chosen.to_json())))
     given = json.loads(chosen.to_json())
     settings.refuse_differences(found, given, path, fields.PLACES)  # other machines keep the same data elsewhere
-    now = _fingerprints(chosen.data.to_json())
-    other = [key for key in prints.keys() & now if prints[key] != now[key]]
+    other = _others(scored, _fingerprints(chosen.data.to_json()))
     now = _training_fingerprints(chosen.data.to_json()) if trained else {}
-    other += [f'training set {key}' for key in trained.keys() & now if trained[key]['sha256'] != now[key]]
+    other += [f'training set {key}' for key in _others(trained, now)]
     if other:
         raise UserError(
             f'{path} is of other images of {", ".join(sorted(other))} than {given["data"]["root"]} holds. Name another '
@@ -227,19 +227,24 @@ def _read_row(path: pathlib.Path) -> dict[str, Any]:
     return row
 
 
+def _others(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The sets whose images are not those that were."""
+    return [key for key in stored.keys() & now if rows_.identity(key, stored[key]) != rows_.identity(key, now[key])]
+
+
 @functools.cache
-def _fingerprints(data: str) -> dict[str, str]:
+def _fingerprints(data: str) -> dict[str, Any]:
     """Of the sets that a `config.data`, as JSON, is scored on; most runs of a study share them."""
     settings = ml_collections.ConfigDict(json.loads(data))
     opened = sets.open_evaluation(settings, settings.eval, sources.Cache(0))
-    return {name: sources.fingerprint(source)['sha256'] for name, source in opened.items()}
+    return {name: sources.fingerprint(source) for name, source in opened.items()}
 
 
 @functools.cache
-def _training_fingerprints(data: str) -> dict[str, str]:
+def _training_fingerprints(data: str) -> dict[str, Any]:
     """Of the sets that a `config.data`, as JSON, is trained on."""
     opened = sets.open_training(ml_collections.ConfigDict(json.loads(data)), sources.Cache(0))
-    return {name: sources.fingerprint(source)['sha256'] for name, source in opened.items()}
+    return {name: sources.fingerprint(source) for name, source in opened.items()}
 
 
 def run_variant(

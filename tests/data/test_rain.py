@@ -84,6 +84,21 @@ def test_any_size_is_drawn(name, size):
     assert max(layer.max() for layer in layers) > 8
 
 
+@pytest.mark.parametrize('name', ['cos', 'tan'])
+def test_last_digits_of_a_processor_do_not_show(name, monkeypatch):
+    """Processors round the last digit of a cosine or tangent otherwise; what is drawn is the same."""
+    before = [rain.draw_layer(HEAVY, 300, 400, 0, index) for index in range(3)]
+    original = getattr(np, name)
+
+    def rounded_up(x):
+        value = original(x)
+        return np.nextafter(value, value.dtype.type(np.inf))
+
+    monkeypatch.setattr(np, name, rounded_up)
+    for index, layer in enumerate(before):
+        np.testing.assert_array_equal(rain.draw_layer(HEAVY, 300, 400, 0, index), layer)
+
+
 @pytest.mark.parametrize('size', [(0, 5), (5, 0), (-1, 5)])
 def test_size_below_one_is_refused(size):
     """A height or width below 1 is an error that names both."""

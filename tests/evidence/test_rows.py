@@ -46,6 +46,19 @@ def test_runs_that_differ_in_more_than_their_variants_are_refused(tmp_path):
         rows.load(write(tmp_path, [make_row('V1', 0), other]))
 
 
+def test_drawn_rain_is_told_by_its_number(tmp_path):
+    """Processors drew a pixel of it otherwise, and their rows stand in one table; those of other photos do not."""
+    first, other = make_row('V1', 0), make_row('V2', 0)
+    for row in (first, other):
+        row['sets']['drawn_heavy'] = row['sets'].pop('pairs')
+        row['provenance']['training']['training_data'] = {'drawn_light': {'count': 9, 'sha256': row['variant']}}
+    other['sets']['drawn_heavy']['fingerprint']['sha256'] = 'e' * 64
+    assert len(rows.load(write(tmp_path, [first, other]))) == 2
+    other['provenance']['training']['training_data']['drawn_light']['count'] = 8
+    with pytest.raises(UserError, match='differ in training images of drawn_light'):
+        rows.load(write(tmp_path, [first, other]))
+
+
 def start(row, place, sha256=None):
     """The same row of a run that began from weights."""
     row['provenance']['config']['train']['start_from'] = place
