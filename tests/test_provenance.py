@@ -1,5 +1,6 @@
 """What results carry, and that files appear whole."""
 
+import errno
 import json
 import os
 import pathlib
@@ -97,6 +98,12 @@ def test_a_result_that_cannot_be_read_is_not_replaced(tmp_path, monkeypatch):
     """A whole one may lie there, of somebody else on a shared drive."""
     path = tmp_path / 'x.json'
     path.write_text('{"bins": 64}')
-    monkeypatch.setattr(pathlib.Path, 'read_bytes', lambda self: os.stat('/proc/1/nothing here'))
-    with pytest.raises(UserError, match=r'x\.json cannot be read: .*\. It may hold another result\. .*, or say so\.'):
+
+    def refuse(self):
+        raise PermissionError(errno.EACCES, 'Permission denied')
+
+    monkeypatch.setattr(pathlib.Path, 'read_bytes', refuse)
+    with pytest.raises(
+        UserError, match=r'x\.json cannot be read: Permission denied\. It may hold another result\. .*, or say so\.'
+    ):
         provenance.claim(path, told, {'fingerprint': {'sha256': 'f' * 64}, 'bins': 3}, 'say so')

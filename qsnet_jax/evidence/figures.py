@@ -75,34 +75,40 @@ def run(
     shown = [photo.read(window) for photo in images_.photos[:count]]
     if '2' in chosen:  # the only one of all images
         sources.check_pictures('the images', {photo.name: photo.load for photo in images_.photos[count:]})
-    described = {number: _describe(number, shown, found, images_) for number in chosen}
+    described = _describe(chosen, shown, images_)
     for number, path in places.items():
-        provenance.claim(path.with_suffix('.json'), _of, described[number], 'give a --name or another --output')
+        told = {**described[number], 'methods': [{'label': each.label} for each in _shown_by(number, found)]}
+        provenance.claim(path.with_suffix('.json'), _of, told, 'give a --name or another --output')
     results = Restored(found)
     with storage.writable(output):
         for number, path in places.items():
             made = _MAKERS[number](shown, results, images_)
             with storage.replacing(path) as temporary:
                 made.figure.savefig(temporary, format='png', dpi=plates.DPI, metadata={'Software': None})
-            about = {**described[number], **made.data, 'provenance': record}
+            about = {**described[number], **made.data}  # methods are described by what they did
+            about |= {'methods': [method.describe() for method in _shown_by(number, found)], 'provenance': record}
             storage.write_json(path.with_suffix('.json'), about)
             print(spelling.shown(path))
     return list(places.values())
 
 
-def _describe(
-    number: str, shown: list[subjects.Shown], found: list[methods.Method], images_: subjects.Found
-) -> dict[str, Any]:
-    """What a figure is of: images and methods; figure 2 of all images and of no method."""
+def _describe(chosen: list[str], shown: list[subjects.Shown], images_: subjects.Found) -> dict[str, dict[str, Any]]:
+    """Of each figure what it says of its images; figure 2 of all images."""
     images = [photo.describe() for photo in shown]
-    if number != '2':
-        return {'figure': number, 'images': images, 'methods': [method.describe() for method in found]}
-    every = [(photo.name, sources.sha256(photo.load()[0].tobytes())) for photo in images_.photos]
-    return {'figure': number, 'images': images, 'every': sources.digest(every), 'methods': []}
+    described: dict[str, dict[str, Any]] = {number: {'figure': number, 'images': images} for number in chosen}
+    if '2' in chosen:
+        every = [(photo.name, sources.sha256(photo.load()[0].tobytes())) for photo in images_.photos]
+        described['2']['every'] = sources.digest(every)
+    return described
+
+
+def _shown_by(number: str, found: list[methods.Method]) -> list[methods.Method]:
+    """The methods that a figure shows; figure 2 none."""
+    return [] if number == '2' else found
 
 
 def _of(about: dict[str, Any]) -> dict[str, Any]:
-    """The same, as it is compared: methods by label, images by content and the part that is shown."""
+    """What a figure is of, as it is compared: methods by label, images by content and the part that is shown."""
     shown = {f'image {each["name"]}': [each['sha256'][:12], each['shown']] for each in about['images']}
     every = {'all images': about.get('every', 'unknown')[:12]} if about['figure'] == '2' else {}
     return {'methods': [each['label'] for each in about['methods']], **every, **shown}

@@ -167,6 +167,8 @@ def test_two_files_of_one_name_are_refused(tmp_path, data):
         ('pairs', {'rainy': '*/rainy.png', 'clean': 'b/*.png'}, 'exactly one'),
         ('layers', {}, r'clean/\* with layer/\* \(0 and 0 files\)'),
         ('rain100', {}, "Unknown data set 'rain100' .did you mean rain1"),
+        ('rain100x', {}, "Unknown data set 'rain100x' .did you mean rain1"),
+        ('drawn_none', {}, 'Unknown'),
         ('nothing', {}, r'\(there are .*drawn_light, .*pairs, .*\); pairs and layers also as pairs/FOLDER'),
     ],
 )

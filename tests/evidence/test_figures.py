@@ -57,6 +57,7 @@ def test_every_figure_is_a_picture_with_its_data(root, tmp_path, figure, named):
 def test_a_folder_shows_the_same_as_the_network_that_filled_it(root, tmp_path):
     """Scores of both equal those of the saved images."""
     data = run(root, tmp_path, '6', ['tiny.safetensors', 'out'])[1]
+    assert [each.get('count') for each in data['methods']] == [None, 2]  # pictures that the folder gave
     restored, clean = (images.read(root / f'{side}/6.png') for side in ('out', 'clean'))
     assert data['scores']['6']['out'] == data['scores']['6']['tiny'] == pytest.approx(metrics.score(restored, clean))
 
