@@ -31,7 +31,7 @@ STRETCHES: dict[str, tuple[str, float, dict]] = {  # from, share of steps, setti
 WIDE = {LIGHT: 4, HEAVY: 4, GARG06: 1, RAIN800: 2, DRAWN_LIGHT: 0.5, DRAWN_HEAVY: 1, DRAWN_WIDE: 0.5}
 WIDER = WIDE | {LIGHT: 6, HEAVY: 3, GARG06: 0.5, DRAWN_HEAVY: 0.5}  # thin streaks had further to go
 WIDE_VARIANTS = {'default': WIDE, 'further': WIDE, 'longer': WIDER, 'fourth': WIDER | {LIGHT: 8}} | {
-    name: VARIANTS[name] for name in ('light', 'heavy')
+    name: VARIANTS[name.replace('heavier', 'heavy')] for name in ('light', 'heavy', 'heavier')
 }
 LARGE = {'data.crop': 96, 'data.batch': 8, 'train.schedule': 'cosine'}
 WIDE_STRETCHES = {
@@ -40,6 +40,7 @@ WIDE_STRETCHES = {
     'fourth': ('longer', 2.0, LARGE | {'data.batch': 4}),  # as long as `longer`, in twice as many steps
     'light': ('fourth', 0.2, LARGE),
     'heavy': ('longer', 0.8, LARGE | {'data.batch': 4}),
+    'heavier': ('heavy', 0.8, LARGE | {'data.batch': 4, 'data.turn_layers': 0.0, 'data.join_layers': 0.0}),  # as they fall
 }
 SIZES = ('cpu', 'wide')  # beside the full one
 NOTE = (
