@@ -40,7 +40,7 @@ WIDE_STRETCHES = {
     'fourth': ('longer', 2.0, LARGE | {'data.batch': 4}),  # as long as `longer`, in twice as many steps
     'light': ('fourth', 0.2, LARGE),
     'heavy': ('longer', 0.8, LARGE | {'data.batch': 4}),
-    'heavier': ('heavy', 0.8, LARGE | {'data.batch': 4, 'data.turn_layers': 0.0, 'data.join_layers': 0.0}),  # as they fall
+    'heavier': ('heavy', 0.8, LARGE | {'data.batch': 4, 'data.turn_layers': 0.0, 'data.join_layers': 0.0}),
 }
 SIZES = ('cpu', 'wide')  # beside the full one
 NOTE = (
