@@ -143,7 +143,15 @@ def _left_out(image, file) -> list[str]:
         file.seek(0)
         if _FILM.search(file.read()):
             notes.append('film behind the photo dropped')
+    across, down = image.info.get('aspect') or _jfif_aspect(image) or (1, 1)
+    if across and down and across != down:
+        notes.append(f'aspect of the pixels, {down}:{across}, dropped')
     return notes
+
+
+def _jfif_aspect(image) -> tuple[int, int] | None:
+    """How many pixels across are as long as how many down, where a JPEG says only that."""
+    return image.info.get('jfif_density') if image.info.get('jfif_unit') == 0 else None
 
 
 def _late_png_exif(file) -> bytes:

@@ -77,6 +77,22 @@ def test_resolution_turns_with_the_picture(tmp_path, name):
     assert image.info['dpi'] == pytest.approx((150, 300), abs=0.1)  # PNG counts dots per metre
 
 
+@pytest.mark.parametrize('density', [(4, 3), (3, 3), (0, 3)])
+@pytest.mark.parametrize('name', ['a.png', 'a.jpg'])
+def test_pixels_that_are_not_square_are_said(tmp_path, name, density):
+    """PNG and JPEG may say how many pixels across are as long as how many down, and no resolution."""
+    packed = struct.pack('>IIB', *density, 0)
+    if name == 'a.png':
+        png(tmp_path / name, RGB, {b'pHYs': packed})
+    else:
+        Image.fromarray(RGB).save(tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        place = content.index(b'JFIF\0') + 7
+        (tmp_path / name).write_bytes(content[:place] + struct.pack('>BHH', 0, *density) + content[place + 5 :])
+    notes, _ = again(tmp_path / name)
+    assert notes == (('aspect of the pixels, 3:4, dropped',) if density == (4, 3) else ())
+
+
 def test_adobe_rgb_in_exif_alone_is_said(tmp_path):
     """A camera's second way to name a colour space does not go unnoticed."""
     notes, _ = rewritten(tmp_path / 'a.jpg', RGB, exif=exif(1))
