@@ -52,12 +52,13 @@ class Source(Protocol):
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
-    """{'count', 'sha256', notes}: one hash over the sorted (name, content hash) lines of all that the items hold.
+    """Over the sorted (name, content hash) lines of all that the items hold, `sha256`; over clean files, `backgrounds`.
 
     Where they are a part of a source, `whole` says the same of all of it, by which it is known under other names.
     """
     parts = {part for index in range(len(source.names)) for part in source.contents(index)}
-    found = {'count': len(source.names), 'sha256': digest(parts), **source.notes}
+    clean = digest(('', source.background(index)) for index in range(len(source.names)))
+    found = {'count': len(source.names), 'sha256': digest(parts), 'backgrounds': clean, **source.notes}
     whole = source
     while isinstance(whole, Joined) and whole.whole is not None:
         whole = whole.whole

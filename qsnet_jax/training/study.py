@@ -229,7 +229,8 @@ def _read_row(path: pathlib.Path) -> dict[str, Any]:
 
 def _others(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The sets whose images are not those that were."""
-    return [key for key in stored.keys() & now if rows_.identity(key, stored[key]) != rows_.identity(key, now[key])]
+    pairs = {key: [rows_.identity(key, each[key]) for each in (stored, now)] for key in stored.keys() & now}
+    return [key for key, pair in pairs.items() if not rows_.is_same(*pair)]
 
 
 @functools.cache

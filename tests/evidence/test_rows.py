@@ -44,16 +44,24 @@ def test_runs_that_differ_in_more_than_their_variants_are_refused(tmp_path):
     other['sets']['pairs']['fingerprint']['sha256'] = 'e' * 64
     with pytest.raises(UserError, match='scored images of pairs'):
         rows.load(write(tmp_path, [make_row('V1', 0), other]))
+    other = make_row('V2', 0)
+    other['sets']['pairs']['images']['name'] = other['sets']['pairs']['images']['name'][::-1]
+    with pytest.raises(UserError, match='names of the images of pairs'):  # effects are taken image by image
+        rows.load(write(tmp_path, [make_row('V1', 0), other]))
 
 
-def test_drawn_rain_is_told_by_its_number(tmp_path):
+def test_drawn_rain_is_told_by_its_number_and_photos(tmp_path):
     """Processors drew a pixel of it otherwise, and their rows stand in one table; those of other photos do not."""
-    first, other = make_row('V1', 0), make_row('V2', 0)
-    for row in (first, other):
+    first, other, third = make_row('V1', 0), make_row('V2', 0), make_row('V3', 0)
+    for row in (first, other, third):
         row['sets']['drawn_heavy'] = row['sets'].pop('pairs')
         row['provenance']['training']['training_data'] = {'drawn_light': {'count': 9, 'sha256': row['variant']}}
     other['sets']['drawn_heavy']['fingerprint']['sha256'] = 'e' * 64
+    first['sets']['drawn_heavy']['fingerprint']['backgrounds'] = 'a' * 64
+    third['sets']['drawn_heavy']['fingerprint']['backgrounds'] = 'b' * 64
     assert len(rows.load(write(tmp_path, [first, other]))) == 2
+    with pytest.raises(UserError, match='differ in scored images of drawn_heavy'):
+        rows.load(write(tmp_path, [first, third]))
     other['provenance']['training']['training_data']['drawn_light']['count'] = 8
     with pytest.raises(UserError, match='differ in training images of drawn_light'):
         rows.load(write(tmp_path, [first, other]))
