@@ -2,7 +2,8 @@
 
 A Pallas kernel in Triton's dialect, for inference with prepared weights alone. As launches of their own, a unit's parts
 write and read again what here stays in registers: of a map of 136 channels and its 40 reduced ones, a unit then moves
-each once in and once out. Elsewhere than on NVIDIA's cards the kernel is interpreted, which is slow.
+each once in and once out. Elsewhere than on NVIDIA's cards the kernel is interpreted, which is slow. JAX deprecates the
+way to Triton from 0.11 on: unless a card shows a gain, the form goes with it.
 """
 
 from collections.abc import Iterator, Sequence

@@ -54,7 +54,7 @@ def _eval(given: Given) -> int:
     if values.framework == 'torch':
         from qsnet_jax.peers import torch_twin
 
-        notes = {'framework': f'torch {torch_twin.torch.__version__}, cpu'}
+        notes = {'framework': f'torch {torch_twin.torch.__version__}, cpu', 'device': torch_twin.DEVICE}
 
     def make(variables: Any, settings: dict[str, Any]) -> Any:
         if notes:

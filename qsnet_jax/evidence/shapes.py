@@ -62,7 +62,7 @@ _SHARE = {'share': Real(), 'interval': [Real()]}
 _TIMES = {'median': Real(), 'quartiles?': [Real()]}
 _PEER = {'seconds': {'median': Real()}, 'ratio?': Real(), 'images_per_second?': Real(), 'memory_mib?': Real()}
 _CASE = {'model': str, 'batch': int, 'size': int, 'precision': str, 'training': bool, 'peers': Each(_PEER)}
-_COMPILED = {'model': str, 'form': str, 'precision': str, 'training': bool, 'launches': int}
+_COMPILED = {'model': str, 'form': str, 'precision': str, 'training': bool, 'launches?': int}
 SHAPES: dict[str, dict[str, Any]] = {
     'study': {
         'size': str,

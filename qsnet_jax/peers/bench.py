@@ -5,7 +5,6 @@ its ONNX export under ONNX Runtime and OpenVINO. One that cannot run is listed w
 over rounds of a peer's time over ours in the same round, so that a machine that slows down slows down both.
 """
 
-import gc
 import os
 import pathlib
 import re
@@ -30,8 +29,8 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
     """
     if 'bench' not in config:
         raise UserError(
-            '--mode=bench needs a config that says what to time: --config=configs/bench.py, :gpu, :small, or :h100, '
-            ':a100, :rtx4090, which compile only.'
+            '--mode=bench needs a config that says what to time: --config=configs/bench.py, :gpu, :small, '
+            ':choices, :sharing, or :h100, :a100, :rtx4090, which compile only.'
         )
     settings = config.bench
     if settings.card:
@@ -137,16 +136,16 @@ def _measure(config: Any, case: dict[str, Any]) -> dict[str, Any]:
             facts[name]['memory_mib'] = machine.peak(call) if memory is None else memory
             calls[name] = call
         except Exception as error:  # a failure, of whatever kind, is a finding
-            absent[name] = _reason(error)
+            absent[name] = machine.reason(error)
     seconds = machine.take_turns(calls, config.bench.rounds)
     parts: dict[str, float] = {}
     try:
         if not other and (case['batch'], case['size']) == _shapes(config.bench)[case['training']][0]:
             parts = contenders.parts(config, rainy, clean, variables, case['training'])
     except Exception as error:
-        absent['parts'] = _reason(error)
+        absent['parts'] = machine.reason(error)
     calls.clear()
-    gc.collect()
+    contenders.give_back()
     gmac = model.multiply_adds(network, *shape[1:3]) * shape[0] / 1e9
     peers = {name: {**_speed(case, gmac, times, seconds), **facts[name]} for name, times in seconds.items()}
     return {**case, 'gmac': gmac, 'peers': peers, 'absent': absent, 'parts': parts}
@@ -163,8 +162,3 @@ def _speed(case: dict[str, Any], gmac: float, times: list[float], everybody: dic
         'megapixels_per_second': case['batch'] * case['size'] ** 2 / median / 1e6,
         'tflops': work / median / 1e12,
     }
-
-
-def _reason(error: Exception) -> str:
-    """An error in one line that fits a table."""
-    return ' '.join(str(error).replace('|', '/').split())[:200] or repr(error)

@@ -23,7 +23,7 @@ def table(report: dict[str, Any]) -> str:
         f'jax {where["versions"]["jax"]}, commit {where["commit"][:12]}, {where["date"][:10]}; `{where["command"]}`. '
         f'Medians (lowest to highest) of {where["config"]["bench"]["rounds"]} rounds in which everybody took a turn; '
         'ratio: time over ours, median of the rounds. MiB: of JAX, what the program reserves; of others, by how much '
-        'the process (or their share of the card) grows in a call, without what they keep between calls.',
+        'the process (or their share of the card) grows in a call, empty where they keep their memory between calls.',
         '',
     ]
     for precision, found in report['ceilings'].items():

@@ -60,20 +60,22 @@ def table(report: dict[str, Any]) -> str:
 
 
 def draw(report: dict[str, Any]) -> matplotlib.figure.Figure:
-    """Quality against time, a colour and a mark a runtime; the area says the memory."""
+    """Quality against time, a colour and a mark a runtime; the area says the memory, hollow marks nothing of it."""
     figure = matplotlib.figure.Figure(figsize=(7, 4.5), layout='constrained')
     axis = figure.subplots()
     known = [row for row in rows(report) if row['quality']]
     for number, runtime in enumerate(dict.fromkeys(row['runtime'] for row in known)):
         shown = [row for row in known if row['runtime'] == runtime]
         places = [row['ms'] for row in shown], [row['quality']['psnr'] for row in shown]
-        areas = [20 + (row['mib'] or 0) / 4 for row in shown]
-        axis.scatter(*places, s=areas, alpha=0.7, label=runtime, **styles.mark(number))
+        areas = [40 if row['mib'] is None else 20 + row['mib'] / 4 for row in shown]
+        colour, mark = styles.mark(number).values()
+        faces = ['none' if row['mib'] is None else colour for row in shown]
+        axis.scatter(*places, s=areas, alpha=0.7, label=runtime, marker=mark, facecolors=faces, edgecolors=colour)
     for name in dict.fromkeys(row['weights'] for row in known):
         slowest = max((row for row in known if row['weights'] == name), key=lambda row: row['ms'])
         place = slowest['ms'], slowest['quality']['psnr']
         axis.annotate(name, place, xytext=(6, 4), textcoords='offset points')
     axis.margins(0.15)  # room for the names
     axis.set(xscale='log', xlabel='ms an image', ylabel='RainTrainL/val, PSNR of luma, dB')
-    axis.legend(fontsize='small', title='area: memory', title_fontsize='small')
+    axis.legend(fontsize='small', title='area: memory; hollow: not known', title_fontsize='small')
     return figure

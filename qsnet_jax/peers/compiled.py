@@ -17,7 +17,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from qsnet_jax import UserError, cache, model, progress, provenance, storage
-from qsnet_jax.peers import cards, hlo
+from qsnet_jax.peers import cards, hlo, machine
 from qsnet_jax.training import memory, train
 
 OPTIONS = {'xla_gpu_collect_cost_model_stats': True}
@@ -43,10 +43,17 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
     provenance.claim(stem.with_suffix('.json'), told, report, 'name another --results')
     with storage.writable(results), progress.bar(list(_cases(settings)), 'cases') as bar:
         for case in bar:
-            report['cases'].append({**case, **count(program(config, case, device).lower(), card, case)})
+            try:
+                found = count(program(config, case, device).lower(), card, case)
+            except Exception as error:  # of this case alone; the others are still worth having
+                found = {'absent': machine.reason(error)}
+            report['cases'].append({**case, **found})
             storage.write_json(stem.with_suffix('.json'), report)
         storage.write_bytes(stem.with_suffix('.md'), table(report).encode())
     print(table(report))
+    failed = [_title(case) for case in report['cases'] if 'absent' in case]
+    if failed:
+        raise UserError(f'Not every program could be compiled; the table says why: {"; ".join(failed)}.')
     return stem.with_suffix('.json')
 
 
@@ -168,12 +175,19 @@ def table(report: dict[str, Any]) -> str:
         '|---|---|---|---|---|---|---|',
     ]
     for case in report['cases']:
-        what = f'training{", remat" if case["remat"] else ""}' if case['training'] else 'inference'
-        shape = f'{case["batch"]} x {case["size"]} x {case["size"]}'
+        if 'absent' in case:
+            lines.append(f'| {_title(case)} | could not be compiled: {case["absent"]} | | | | | |')
+            continue
         model_ms = '' if case['model_ms_per_image'] is None else f'{case["model_ms_per_image"]:.2f}'
         lines.append(
-            f'| {case["model"]}, {what}, {shape}, {case["precision"]}, {case["form"]} | {case["launches"]} '
+            f'| {_title(case)} | {case["launches"]} '
             f'| {case["bytes"] / 1e9:.1f} | {case["operations"] / 1e12:.2f} | {case["memory_mib"]:,.0f} '
             f'| {case["floor_ms_per_image"]:.2f} | {model_ms} |'
         )
     return '\n'.join(lines) + '\n'
+
+
+def _title(case: dict[str, Any]) -> str:
+    what = f'training{", remat" if case["remat"] else ""}' if case['training'] else 'inference'
+    shape = f'{case["batch"]} x {case["size"]} x {case["size"]}'
+    return f'{case["model"]}, {what}, {shape}, {case["precision"]}, {case["form"]}'

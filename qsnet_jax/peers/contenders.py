@@ -1,7 +1,9 @@
 """Who is timed: the network in its forms, the PyTorch twin eager and compiled, and its ONNX export under runtimes."""
 
 import contextlib
+import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
@@ -56,9 +58,13 @@ def _jax_call(network: model.QSNet, variables: Any, images: jax.Array) -> tuple[
     def rain(variables: Any, images: Any) -> Any:
         return cast(model.Output, network.apply(variables, images)).rain
 
-    on_cpu = jax.default_backend() == 'cpu'  # as `derain.Derainer`
-    weights = jax.device_put(variables) if on_cpu else model.prepare(network, variables)
+    weights = _placed(network, variables)
     return _compiled(jax.jit(rain).lower(weights, images).compile(), weights, images)
+
+
+def _placed(network: model.QSNet, variables: Any) -> Any:
+    """The weights as `derain.Derainer` places them."""
+    return jax.device_put(variables) if jax.default_backend() == 'cpu' else model.prepare(network, variables)
 
 
 def training(config: Any, batch: dict[str, np.ndarray], variables: Any) -> Iterator[tuple[str, Callable]]:
@@ -197,6 +203,14 @@ def _runtime_call(config: Any, rainy: np.ndarray, variables: Any, runtime: str) 
     return partial(restore, images.numpy()), None
 
 
+def give_back() -> None:
+    """Frees what nobody holds any more, on a card also what PyTorch keeps there for later; XLA keeps its own."""
+    gc.collect()
+    torch = sys.modules.get('torch')
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def parts(config: Any, rainy: np.ndarray, clean: np.ndarray, variables: Any, is_training: bool) -> dict[str, float]:
     """Median seconds by part: what the computation up to its end takes longer than that up to the part before."""
     network = model.from_config(config.model)
@@ -226,8 +240,7 @@ def parts(config: Any, rainy: np.ndarray, clean: np.ndarray, variables: Any, is_
     functions: dict[str, Callable] = {name: partial(upto, names) for name, names in ends.items()}
     if is_training:
         functions['loss'] = loss
-        functions['gradients'] = jax.grad(loss, has_aux=True)
-    placed = jax.device_put(variables)
+    placed = jax.device_put(variables) if is_training else _placed(network, variables)
     options = train.compiler_options() if is_training else None
     calls = {
         name: _compiled(jax.jit(function).lower(placed, images).compile(compiler_options=options), placed, images)[0]
@@ -236,8 +249,8 @@ def parts(config: Any, rainy: np.ndarray, clean: np.ndarray, variables: Any, is_
     if is_training:
         with contextlib.redirect_stdout(None):
             makers = dict(training(config, {'rainy': rainy, 'clean': clean}, variables))
-            calls['optimiser'] = makers[OURS]()[0]
-            calls['optimiser']()
+            calls['gradients and optimiser'] = makers[OURS]()[0]
+            calls['gradients and optimiser']()
     medians = {name: float(np.median(times)) for name, times in machine.take_turns(calls, config.bench.rounds).items()}
     before = [0.0, *medians.values()]
     return {name: total - previous for (name, total), previous in zip(medians.items(), before, strict=False)}

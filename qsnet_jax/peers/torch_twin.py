@@ -37,6 +37,7 @@ except ImportError as error:
     raise UserError('The PyTorch twin needs PyTorch: pip install torch, 2.10 or newer (extra [torch]).') from error
 
 MOMENTUM = 0.1  # running = 0.9 running + 0.1 batch
+DEVICE = {'platform': 'cpu', 'kind': 'cpu', 'count': 1}  # where scores are made with it
 
 
 class Output(NamedTuple):

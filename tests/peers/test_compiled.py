@@ -11,6 +11,7 @@ from jax import export
 from qsnet_jax.configs import bench as bench_config
 
 from qsnet_jax import UserError, fields
+from qsnet_jax.evidence import shapes
 from qsnet_jax.peers import bench, cards, compiled, hlo
 
 TINY = {'channels': 12, 'units': 1, 'scale_channels': 6, 'rates': (1,)}
@@ -65,6 +66,27 @@ def test_compiled_for_a_card_everything_is_fused(card, tmp_path):
     text = compiled._compile(compiled.program(config({'one': TINY}), case, card).lower()).as_text()
     kinds = [launch.kind for launch in hlo.launches(text)]
     assert kinds.count('__cudnn$convBiasActivationForward') >= 13
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled_is_named(tmp_path, monkeypatch):
+    """The other programs are counted all the same, and the command fails at its end."""
+    whole = compiled.count
+
+    def count(lowered, card, case):
+        if case['form'] == 'fused':
+            raise RuntimeError('no such\nbackend')
+        return {**whole(lowered, card, case), 'launches': 3}
+
+    monkeypatch.setattr(compiled, 'described', lambda card: jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    monkeypatch.setattr(compiled, '_compile', lambda lowered: lowered.compile())
+    monkeypatch.setattr(compiled, 'count', count)
+    with pytest.raises(UserError, match='the table says why: one, inference, 1 x 16 x 16, bfloat16, fused'):
+        bench.bench(config({'one': TINY}, forms=('dense', 'fused'), training=()), tmp_path)
+    page = (tmp_path / 'compiled-h100.md').read_text()
+    assert 'fused | could not be compiled: no such backend |' in page
+    assert 'one, inference, 1 x 16 x 16, bfloat16, dense | 3 |' in page
+    assert shapes.faults({**json.loads((tmp_path / 'compiled-h100.json').read_text()), 'kind': 'compiled'}) == []
 
 
 def test_an_unknown_card_is_refused(tmp_path):
