@@ -83,8 +83,8 @@ class QSNet(nn.Module):
         convolution runs at that fraction of the size.
     norm: 'batch', 'instance' or 'none', outside the encoder's units, which always have batch norm.
     share_groups: shuffles between the groups in all decoders.
-    share_scales: the exchange between scales before the main decoder, see `exchange`. False and 'none', or
-        decoder_groups=1, are the two readings of "without sharing" in Table 5.
+    share_scales: the exchange between scales before the main decoder, see `exchange`. 'none' with
+        share_groups=False, or decoder_groups=1, are the two readings of "without sharing" in Table 5.
     dtype: of the computation, 'float32', 'tf32' (float32 whose products a GPU rounds to 10 bits), 'bfloat16' or
         'float64'; parameters and statistics are float32 at least.
     form: how it is computed, never what: 'plain', 'split', 'dense' (see `blocks`), or 'auto', the fastest here. On CPUs
@@ -327,8 +327,8 @@ def defaults() -> dict[str, Any]:
 def current(settings: Any) -> dict[str, Any]:
     """Settings as they are written today, all of them, of those stored at any time.
 
-    `share_scales` was a flag before there were several exchanges: True was 'all', False 'none'. `decoder_groups` was
-    that of all others.
+    `share_scales` was a flag before there were several exchanges: True was 'all', False 'none'. Where
+    `decoder_groups` is missing, decoders have as many groups as all else.
     """
     known = defaults()
     unknown = [str(name) for name in settings if name not in (*known, 'form', 'remat')]

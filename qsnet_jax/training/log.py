@@ -1,4 +1,4 @@
-"""metrics.jsonl and TensorBoard, and the clock of the training itself (no compilation, no validation)."""
+"""metrics.jsonl and TensorBoard, and the clock of the training itself (no compilation, validation or saving)."""
 
 import contextlib
 import json
@@ -68,13 +68,12 @@ class Log:
     def validated(self, step: int, scores: dict[str, float | None]) -> float | None:
         """Writes the PSNR of every set that was watched and returns the mean of those that have one.
 
-        None where none has, so that no checkpoint is the best by it. The clock starts again.
+        None where none has, so that no checkpoint is the best by it.
         """
         held = [score for score in scores.values() if score is not None]
         psnr = sum(held) / len(held) if held else None
         by_set = {f'validation_psnr/{name}': score for name, score in scores.items()} if len(scores) > 1 else {}
         self._write(step, 'validation', {'validation_psnr': psnr, **by_set, 'seconds': round(self.elapsed, 3)})
-        self.resume_clock()
         return psnr
 
     def close(self) -> None:

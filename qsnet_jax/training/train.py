@@ -200,7 +200,7 @@ def _first_state(config: Any, checkpoints: checkpoint.Checkpoints, mesh: Mesh, w
 
 
 def export(state: TrainState) -> dict[str, Any]:
-    """The network's variables, averaged ones where there are, on this process's first device."""
+    """The network's variables, averaged ones where there are, as NumPy arrays."""
     return jax.device_get(_variables(state) if state.average is None else state.average)
 
 
@@ -311,6 +311,7 @@ class Loop:
                     check_finite(state, step)
                     psnr = self.lines.validated(step, self.watch.score(state)) if is_validated else None
                     self.checkpoints.save(step, state, psnr)
+                    self.lines.resume_clock()
                 if signum:
                     self.checkpoints.wait()
                     raise Stopped(signum, step)
