@@ -11,7 +11,7 @@ _PLATFORMS = ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME')  # in the order in which JAX
 def import_jax() -> None:
     """Imports JAX, which reads its variables then. Raises UserError that names one whose value it does not take."""
     try:
-        import jax  # noqa: F401
+        import jax
     except ValueError as error:
         named = _named(str(error))
         if not named:
@@ -21,6 +21,9 @@ def import_jax() -> None:
             f'{shown} is not what JAX takes: {" ".join(str(error).split())[:300]}. Unset it (unset {" ".join(named)}), '
             'or give it a value that JAX knows.'
         ) from error
+    for name, value in (('jax_numpy_dtype_promotion', 'standard'), ('jax_transfer_guard', 'allow')):
+        if name.upper() in os.environ:  # no number depends on them, and Optax and every start need these
+            jax.config.update(name, value)
 
 
 def _named(message: str) -> list[str]:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from qsnet_jax import UserError, spelling, storage
 
 RECORD = '.qsnet-derained'
-ENDING = '.rain.png'
+ENDING = '.rain.png'  # of the layers that were removed, beside the results
 _LINE = re.compile(rb'^([0-9a-f]{64})  (?:([0-9a-f]{64})  )?', re.MULTILINE)
 
 

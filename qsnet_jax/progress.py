@@ -1,11 +1,18 @@
 """Progress: a bar on a terminal, plain lines at a calm pace in log files."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable
 from typing import Any
 
-import tqdm
+from qsnet_jax import UserError
+
+try:
+    import tqdm
+except ValueError as fault:  # it reads its variables when it is imported
+    given = [f'{name}={value}' for name, value in os.environ.items() if name.startswith('TQDM_')]
+    raise UserError(f'{", ".join(given)} is not what tqdm takes: {fault}. Unset it.') from fault
 
 PACE = 30.0  # seconds between the lines of a log file
 SHORT = 5.0  # what takes less says nothing there
@@ -38,7 +45,7 @@ class _Lines(tqdm.tqdm):
 
 def bar(items: Iterable | None = None, title: str | None = None, total: int | None = None, **options: Any) -> Any:
     """tqdm's bar over `items`, or to `update` by hand; options are tqdm's (unit, initial, leave, disable)."""
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         return tqdm.tqdm(items, title, total, **options)
     calm = {'mininterval': PACE, 'maxinterval': 2 * PACE, 'ncols': 100, 'ascii': True, 'delay': PACE}
     return _Lines(items, title, total, **{**calm, **options})

@@ -46,6 +46,7 @@ _watch = _Watch()
 
 def install() -> None:
     """Minds both signals from now on; to be called before anything else is imported."""
+    _open_closed_streams()  # or the pipe would get the number of one
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -54,6 +55,17 @@ def install() -> None:
             signal.signal(signum, _raise)
     sys.unraisablehook, sys.excepthook = _once_more, _at_the_top
     threading.Thread(target=_listen, args=(reading,), daemon=True).start()
+
+
+def _open_closed_streams() -> None:
+    """Leads standard streams that are closed, as of `2>&-`, into nothing: what is printed there is not missed."""
+    for number, name in enumerate(('stdin', 'stdout', 'stderr')):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, 'w' if number else 'r'))
 
 
 def keep(message: str) -> None:

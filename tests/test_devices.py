@@ -37,6 +37,15 @@ def test_a_variable_that_jax_cannot_follow_is_one_line(name, value, message):
     assert lines[0].startswith(f'error: {name}={value} {message}') and f'(unset {name})' in lines[0]
 
 
+def test_variables_that_stop_every_training_do_not_count():
+    """Optax needs promotion, and a start copies to the device; nothing that is computed depends on either."""
+    code = 'from qsnet_jax import devices; devices.import_jax(); import jax; import jax.numpy as jnp; '
+    code += 'print(jnp.arange(3) + jnp.float32(1) * jnp.ones(3))'
+    given = {**os.environ, 'JAX_NUMPY_DTYPE_PROMOTION': 'strict', 'JAX_TRANSFER_GUARD': 'disallow'}
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, env=given, capture_output=True, text=True)
+    assert done.stdout == '[1. 2. 3.]\n', done.stderr
+
+
 def test_the_report_says_it_too(tmp_path):
     """It starts JAX late, for its pictures: not where there are no rows."""
     status, lines = errors('--mode=report', f'--results={tmp_path}', JAX_PLATFORMS='tpu')

@@ -1,6 +1,8 @@
 """Progress on a terminal and in a log file."""
 
 import io
+import os
+import subprocess
 import sys
 import time
 
@@ -42,3 +44,20 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     monkeypatch.setattr(sys, 'stderr', terminal)
     list(progress.bar(range(5), 'photos'))
     assert '\r' in terminal.getvalue() and '5/5' in terminal.getvalue()
+
+
+def test_streams_may_be_closed():
+    """As by `2>&-`: what is written goes nowhere, and no file that is opened later gets their numbers."""
+    code = 'from qsnet_jax import signals; signals.install(); from qsnet_jax import progress; import os, sys; '
+    code += 'print(list(progress.bar([1])), file=sys.stderr); os._exit(os.open("/dev/null", 0))'
+    program = f"exec {sys.executable} -c '{code}' <&- >&- 2>&-"
+    assert subprocess.run(['sh', '-c', program], cwd=os.getcwd()).returncode > 2
+
+
+def test_variables_that_tqdm_does_not_take_are_named():
+    """In one line of the command's."""
+    given = {**os.environ, 'TQDM_MININTERVAL': 'abc'}
+    command = [sys.executable, '-m', 'qsnet_jax.main', '--mode=derain', '--input=none', '--output=none']
+    done = subprocess.run(command, env=given, capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith('error: TQDM_MININTERVAL=abc is not what tqdm takes: could not convert')

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from qsnet_jax import UserError, spelling, storage
+from qsnet_jax import UserError, outputs, spelling, storage
 from qsnet_jax.data import images, kinds
 
 # Pattern of the files of each side: 'rainy', 'clean', 'layer', or 'image' for files that hold rainy and clean side by
@@ -122,10 +122,19 @@ def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[s
 
 
 def below(folder: pathlib.Path, names: str) -> pathlib.Path | None:
-    """The sub-folder of that name, or of those names one in another, in any case; the folder itself for ''."""
+    """The sub-folder of that name, or of those names one in another, in any case; the folder itself for ''.
+
+    Raises UserError where it is a link to where nothing is.
+    """
     found: pathlib.Path | None = folder
     for name in names.split('/') if names else ():
-        alike = [path for path in children(found) if path.name.lower() == name.lower() and os.path.isdir(path)]
+        alike = [path for path in children(found) if path.name.lower() == name.lower()]
+        for path in alike:
+            if path.is_symlink() and not os.path.exists(path):
+                raise UserError(
+                    f'{path} is a link to {os.readlink(path)}, which is not there. Mend the link, or remove it.'
+                )
+        alike = [path for path in alike if os.path.isdir(path)]
         found = next((path for path in alike if path.name == name), alike[0]) if alike else None
     return found
 
@@ -146,9 +155,13 @@ def children(folder: pathlib.Path | None) -> list[pathlib.Path]:
 
 
 def image_files(folder: pathlib.Path | None, extensions: Sequence[str] = images.EXTENSIONS) -> list[pathlib.Path]:
-    """The folder's image files, sorted; hidden ones are not."""
+    """The folder's image files, sorted; neither hidden ones nor, beside a result, what was removed from it."""
+    found = {path.name: path for path in children(folder)}
+    removed = {f'{name}{outputs.ENDING}' for name in found}
     return [
-        path for path in children(folder) if spelling.extension(path) in extensions and not path.name.startswith('.')
+        path
+        for name, path in found.items()
+        if spelling.extension(path) in extensions and not name.startswith('.') and name not in removed
     ]
 
 

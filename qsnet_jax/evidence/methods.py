@@ -153,7 +153,11 @@ def parse(text: str) -> Method:
     label, separator, where = text.partition('=')
     label, where = (label.strip(), where.strip()) if separator else ('', text.strip())
     path = storage.expanded(where)
-    if '*' in path.name or (path.is_dir() and not (path / RUN).is_file()):
+    try:
+        holds_run = (path / RUN).is_file()
+    except PermissionError as error:  # a folder that may be listed and not entered
+        raise UserError(f'{path} cannot be read: {error.strerror}. {storage.remedy(error, True)}.') from error
+    if '*' in path.name or (path.is_dir() and not holds_run):
         if (path / 'checkpoints').is_dir() and (path / 'run.json').is_file():
             raise UserError(
                 f'The run in {where} has no weights yet: {RUN} comes at its end. Give the command that trains it '

@@ -180,8 +180,20 @@ def _is_plain(path: str | os.PathLike) -> bool:
 
 
 def steps_in(directory: pathlib.Path) -> list[int]:
-    """Steps of the checkpoints under a folder, without opening them."""
-    return sorted(int(path.name) for path in directory.glob('*') if path.name.isdecimal()) if directory.is_dir() else []
+    """Steps of the checkpoints under a folder, without opening them; none where there is no such folder.
+
+    Raises UserError where the folder cannot be read, or is a link to where nothing is.
+    """
+    if directory.is_symlink() and not os.path.exists(directory):
+        raise UserError(
+            f'{directory} is a link to {os.readlink(directory)}, which is not there. Mount its drive, or mend the link.'
+        )
+    try:
+        return sorted(int(name) for name in os.listdir(directory) if name.isdecimal())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f'{directory} cannot be read: {error.strerror}. {storage.remedy(error, True)}.') from error
 
 
 def _check_each(directory: pathlib.Path) -> None:

@@ -5,13 +5,14 @@ import os
 import numpy as np
 import pytest
 
+from qsnet_jax import UserError
 from qsnet_jax.data import images, layouts, sources
 
 
 def pair(root, name):
     """A rainy and a clean image of one name."""
     for side in ('input', 'target'):
-        (root / side).mkdir(exist_ok=True)
+        (root / side).mkdir(parents=True, exist_ok=True)
         images.save(root / side / 'x.png', np.full((4, 4, 3), 9, np.uint8))
         (root / side / 'x.png').rename(root / side / name)
 
@@ -45,6 +46,22 @@ def test_files_of_all_extensions_are_found(tmp_path, extension):
         (tmp_path / side).mkdir()
         (tmp_path / side / f'a{extension}').write_bytes(b'')
     assert len(layouts.find(tmp_path, layouts.PAIRS).items) == 1
+
+
+@pytest.mark.parametrize('name', ['test', 'Input'])
+def test_a_folder_that_is_a_link_to_nowhere_is_named(tmp_path, name):
+    """Another one does not take its place."""
+    pair(tmp_path / 'val', '1.png')
+    (tmp_path / name).symlink_to(tmp_path / 'gone')
+    with pytest.raises(UserError, match=f'{name} is a link to .*gone, which is not there. Mend the link, or remove it'):
+        layouts.role_folders(tmp_path, 'eval') if name == 'test' else layouts.find(tmp_path, layouts.PAIRS)
+
+
+def test_layers_beside_results_are_none_of_them(tmp_path):
+    """What derain writes with --layers; one that stands alone is an image."""
+    for name in ('a.png', 'a.png.rain.png', 'b.rain.png'):
+        (tmp_path / name).touch()
+    assert [path.name for path in layouts.image_files(tmp_path)] == ['a.png', 'b.rain.png']
 
 
 def test_no_file_is_its_own_partner(tmp_path):

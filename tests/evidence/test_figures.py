@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -162,6 +163,14 @@ def test_what_no_figure_can_be_made_of_is_refused(root, tmp_path, figure, named,
     """By what it lacks, before anything is computed."""
     with pytest.raises(UserError, match=words):
         run(root, tmp_path, figure, named, **options)
+
+
+def test_a_folder_that_may_not_be_entered_is_named(root, deny):
+    """Not a file in it, of which nobody knows whether it is there."""
+    folder = root / 'photos'
+    deny(lambda path: path == str(folder / methods.RUN))
+    with pytest.raises(UserError, match=f'{re.escape(str(folder))} cannot be read: Permission denied'):
+        methods.parse(str(folder))
 
 
 @pytest.mark.parametrize('role', ['photo', 'photos', 'clean', 'out', 'set'])

@@ -348,6 +348,25 @@ def test_weights_without_a_checkpoint_are_not_replaced(run):
     assert weights.read_bytes() == content and not (run.workdir / 'checkpoints').exists()
 
 
+def test_checkpoints_that_cannot_be_seen_are_not_lost(run, tmp_path, deny):
+    """On a drive that is not mounted now, or in a folder without rights: nothing begins anew, and neither is no run."""
+    checkpoints, elsewhere = run.workdir / 'checkpoints', tmp_path / 'disk'
+    (run.workdir / 'weights.safetensors').unlink()
+    (run.workdir / 'metrics.jsonl').write_text('')  # as before the second checkpoint
+    before = (run.workdir / 'run.json').read_bytes()
+    checkpoints.rename(elsewhere)
+    checkpoints.symlink_to(tmp_path / 'gone')
+    for begin in (run, lambda: train.restore_variables(run.config, run.workdir, 'latest')):
+        with pytest.raises(UserError, match='checkpoints is a link to .*gone, which is not there. Mount its drive'):
+            begin()
+    assert (run.workdir / 'run.json').read_bytes() == before and not (tmp_path / 'gone').exists()
+    checkpoints.unlink()
+    elsewhere.rename(checkpoints)
+    deny(lambda path: path == str(checkpoints), 'listdir')
+    with pytest.raises(UserError, match='checkpoints cannot be read: Permission denied. Take the rights to read'):
+        train.restore_variables(run.config, run.workdir, 'latest')
+
+
 @pytest.mark.parametrize('names', [('config.json',), ('metrics.jsonl',), ('config.json', 'run.json', 'metrics.jsonl')])
 def test_files_of_a_run_without_a_checkpoint_are_not_replaced(run, tmp_path, names):
     """Of one that lost its checkpoints, or of another program."""
