@@ -48,8 +48,8 @@ def test_scores_of_a_folder_equal_those_of_eval(folders, pairs_root, tmp_path):
         assert row[key] == pytest.approx(expected[key]) if key == 'count' else row[key] == _close(expected[key])
     for key in ('rgb', 'y', 'input', 'gain'):
         assert row['interval'][key] == _close(expected['interval'][key])
-    dataset = expected['provenance']['dataset']
-    assert row['provenance']['dataset'] == {name: dataset[name] for name in ('count', 'sha256')}  # the same images, and so comparable
+    found, dataset = row['provenance']['dataset'], expected['provenance']['dataset']
+    assert found == {name: dataset[name] for name in ('count', 'sha256')}  # the same images, and so comparable
     with (tmp_path / 'work/per_image.csv').open() as ours, (tmp_path / 'eval/pairs/per_image.csv').open() as theirs:
         ours, theirs = list(csv.DictReader(ours)), list(csv.DictReader(theirs))
     for each, other in zip(ours, theirs, strict=True):
