@@ -63,7 +63,7 @@ def _open_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number free, which is this
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, 'w' if number else 'r'))
 
