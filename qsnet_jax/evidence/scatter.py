@@ -35,16 +35,19 @@ class Point:
 
 
 def points(rows: Rows, included: dict[str, list[str]]) -> list[Point]:
-    """Every released training and every single one, on all of its sets.
+    """Every released training and every single one, on all of its sets, once.
 
     included: of a released row's file the names under which the package has its weights.
     """
+    released = {_trained(row): row for row in rows if is_released(row) and included.get(row['file'])}
     found = []
     for row in rows:
-        if is_released(row) and included.get(row['file']):
-            names, sets = ', '.join(included[row['file']]), row['sets']
-        elif row['kind'] == 'evaluation':
-            names, sets = row['file'].removesuffix('.json'), {row['dataset']: row | {'fingerprint': {}}}
+        known = released.get(_trained(row))
+        names = ', '.join(included[known['file']]) if known else row['file'].removesuffix('.json')
+        if row is known:
+            sets = row['sets']
+        elif row['kind'] == 'evaluation' and not (known and row['dataset'] in known['sets']):
+            sets = {row['dataset']: row | {'fingerprint': {}}}
         else:
             continue
         seconds, device = _time(row, rows)
@@ -53,6 +56,12 @@ def points(rows: Rows, included: dict[str, list[str]]) -> list[Point]:
             shown = label(name, {**row, 'sets': sets})
             found.append(Point(names, shown, gain, seconds, device))
     return found
+
+
+def _trained(row: dict[str, Any]) -> tuple[Any, Any]:
+    """What tells a training from others: when it began, and how long it took."""
+    record = row['provenance'].get('training') or {}
+    return record.get('date'), record.get('training_seconds')
 
 
 def _time(row: dict[str, Any], rows: Rows) -> tuple[float | None, str]:

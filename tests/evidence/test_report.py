@@ -317,6 +317,21 @@ def test_a_network_is_drawn_at_the_time_of_its_own_precision():
     assert found['tf32'] == (None, 'not timed')
 
 
+def test_what_is_scored_again_is_drawn_once():
+    """By the name that the package has for its weights; on a set that its training did not score, beside the others."""
+    psnr = {'y': {'psnr': 30.0}, 'input': {'y': {'psnr': 25.0}}, 'count': 3, 'fingerprint': {}}
+    config = {'model': {}, 'data': {'root': None}}
+    record = {'config': config, 'training': {'date': '2026', 'training_seconds': 9.0}}
+    study = {'kind': 'study', 'size': 'release-cpu', 'file': 'a.json', 'provenance': record, 'sets': {'one': psnr}}
+    again = [{**psnr, 'kind': 'evaluation', 'dataset': name, 'file': f'again-{name}.json', 'provenance': record}
+             for name in ('one', 'two')]  # fmt: skip
+    other = {**again[0], 'file': 'other.json', 'provenance': {'config': config}}
+    points = scatter.points([study, *again, other], {'a.json': ['light']})
+    assert [(each.network, each.sample) for each in points] == [
+        ('light', 'one (3)'), ('light', 'two (3)'), ('other', 'one (3)')
+    ]  # fmt: skip
+
+
 def test_names_in_the_plot_of_speed_do_not_cover_each_other():
     """Every point has its name, a line below that of the point before, also where both have one place."""
     points = [scatter.Point(f'net {number}', 'set (6)', 1.0, None, 'cpu') for number in range(3)]
