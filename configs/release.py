@@ -1,8 +1,8 @@
 """The weights that come with the package: trained on every kind of streak that there is, for photos of any origin.
 
 Run:      launch/release.sh FOLDER, which trains `default`, goes on with `further` and from there with two specialists;
-          `wide` has three more stretches: `longer`, from which its `heavy` begins, `heavier`, which goes on with that,
-          and `fourth`, from which `light` begins
+          `wide` has more stretches: `longer`, from which its `heavy` begins, `heavier`, which goes on with that,
+          `fourth`, and `fifth`, from which `light` begins
 On CPUs:  launch/release.sh FOLDER wide: full width, everything after the first convolution at half the resolution;
           launch/release.sh FOLDER cpu: 48 channels and 6 units, images exchanged too, as released first
 Expect:   cpu, 94, 112, 41 and 44 minutes on two cores; the general weights y 33.5 dB on RainTrainL/val (rainy 27.0),
@@ -32,17 +32,21 @@ STRETCHES: dict[str, tuple[str, float, dict]] = {  # from, share of steps, setti
 }
 WIDE = {LIGHT: 4, HEAVY: 4, GARG06: 1, RAIN800: 2, DRAWN_LIGHT: 0.5, DRAWN_HEAVY: 1, DRAWN_WIDE: 0.5}
 WIDER = WIDE | {LIGHT: 6, HEAVY: 3, GARG06: 0.5, DRAWN_HEAVY: 0.5}  # thin streaks had further to go
-WIDE_VARIANTS = {'default': WIDE, 'further': WIDE, 'longer': WIDER, 'fourth': WIDER | {LIGHT: 8}} | {
-    name: VARIANTS[name.replace('heavier', 'heavy')] for name in ('light', 'heavy', 'heavier')
-}
+WIDE_VARIANTS = (
+    {'default': WIDE, 'further': WIDE, 'longer': WIDER}
+    | dict.fromkeys(('fourth', 'fifth'), WIDER | {LIGHT: 8})
+    | {name: VARIANTS[name.replace('heavier', 'heavy')] for name in ('light', 'heavy', 'heavier')}
+)
 LARGE = {'data.crop': 96, 'data.batch': 8, 'train.schedule': 'cosine'}
+AS_THEY_FALL = {'data.batch': 4, 'data.turn_layers': 0.0, 'data.join_layers': 0.0}
 WIDE_STRETCHES = {
     'further': ('default', 0.6, LARGE),
     'longer': ('further', 1.0, LARGE),
-    'fourth': ('longer', 2.0, LARGE | {'data.batch': 4}),  # as long as `longer`, in twice as many steps
-    'light': ('fourth', 0.2, LARGE),
+    'fourth': ('longer', 0.3, LARGE | AS_THEY_FALL),
+    'fifth': ('fourth', 1.5, LARGE | AS_THEY_FALL),
+    'light': ('fifth', 0.2, LARGE | AS_THEY_FALL),
     'heavy': ('longer', 0.8, LARGE | {'data.batch': 4}),
-    'heavier': ('heavy', 0.8, LARGE | {'data.batch': 4, 'data.turn_layers': 0.0, 'data.join_layers': 0.0}),
+    'heavier': ('heavy', 0.8, LARGE | AS_THEY_FALL),
 }
 SIZES = ('cpu', 'wide')  # beside the full one
 NOTE = (
