@@ -35,7 +35,8 @@ WIDER = WIDE | {LIGHT: 6, HEAVY: 3, GARG06: 0.5, DRAWN_HEAVY: 0.5}  # thin strea
 WIDE_VARIANTS = (
     {'default': WIDE, 'further': WIDE, 'longer': WIDER}
     | dict.fromkeys(('fourth', 'fifth'), WIDER | {LIGHT: 8})
-    | {name: VARIANTS[name.replace('heavier', 'heavy')] for name in ('light', 'heavy', 'heavier')}
+    | {'light': VARIANTS['light']}
+    | dict.fromkeys(('heavy', 'heavier'), VARIANTS['heavy'])
 )
 LARGE = {'data.crop': 96, 'data.batch': 8, 'train.schedule': 'cosine'}
 AS_THEY_FALL = {'data.batch': 4, 'data.turn_layers': 0.0, 'data.join_layers': 0.0}

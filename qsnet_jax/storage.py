@@ -202,6 +202,12 @@ def remedy(error: BaseException, reads: bool = False) -> str:
     return _REMEDIES.get(number or 0, 'Name another folder')
 
 
+def refuse_link_to_nowhere(path: pathlib.Path, remedy: str) -> None:
+    """Raises UserError, with what to do, for a link at whose end nothing is, as on a drive that is not mounted."""
+    if path.is_symlink() and not os.path.exists(path):
+        raise UserError(f'{path} is a link to {os.readlink(path)}, which is not there. {remedy}.')
+
+
 def explained(error: OSError) -> UserError:
     """The same error in one line, with its file and what to do."""
     place = f'{error.filename}: ' if error.filename not in (None, '') else ''

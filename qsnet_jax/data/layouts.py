@@ -130,10 +130,7 @@ def below(folder: pathlib.Path, names: str) -> pathlib.Path | None:
     for name in names.split('/') if names else ():
         alike = [path for path in children(found) if path.name.lower() == name.lower()]
         for path in alike:
-            if path.is_symlink() and not os.path.exists(path):
-                raise UserError(
-                    f'{path} is a link to {os.readlink(path)}, which is not there. Mend the link, or remove it.'
-                )
+            storage.refuse_link_to_nowhere(path, 'Mend the link, or remove it')
         alike = [path for path in alike if os.path.isdir(path)]
         found = next((path for path in alike if path.name == name), alike[0]) if alike else None
     return found

@@ -184,10 +184,7 @@ def steps_in(directory: pathlib.Path) -> list[int]:
 
     Raises UserError where the folder cannot be read, or is a link to where nothing is.
     """
-    if directory.is_symlink() and not os.path.exists(directory):
-        raise UserError(
-            f'{directory} is a link to {os.readlink(directory)}, which is not there. Mount its drive, or mend the link.'
-        )
+    storage.refuse_link_to_nowhere(directory, 'Mount its drive, or mend the link')
     try:
         return sorted(int(name) for name in os.listdir(directory) if name.isdecimal())
     except (FileNotFoundError, NotADirectoryError):
