@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import time
 import sys
 import tempfile
 import threading
@@ -346,6 +347,16 @@ def test_weights_without_a_checkpoint_are_not_replaced(run):
     with pytest.raises(UserError, match=r'weights\.safetensors and no checkpoint.* another --workdir, or move'):
         run()
     assert weights.read_bytes() == content and not (run.workdir / 'checkpoints').exists()
+
+
+def test_time_counts_neither_validation_nor_saving(run, tmp_path, monkeypatch):
+    """Steps that take no time took none, however long what lies between them takes."""
+    save = checkpoint.Checkpoints.save
+    monkeypatch.setattr(checkpoint.Checkpoints, 'save', lambda *given: (time.sleep(1), save(*given)))
+    monkeypatch.setattr(train.Watch, 'score', lambda *_: (time.sleep(1), {'held': 20.0})[1])
+    run(tmp_path / 'new')
+    lines = (tmp_path / 'new/metrics.jsonl').read_text().splitlines()
+    assert json.loads(lines[-1])['seconds'] < 1
 
 
 def test_checkpoints_that_cannot_be_seen_are_not_lost(run, tmp_path, deny):
