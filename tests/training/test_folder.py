@@ -7,10 +7,10 @@ import logging
 import os
 import re
 import shutil
-import time
 import sys
 import tempfile
 import threading
+import time
 
 import jax
 import pytest
