@@ -86,9 +86,11 @@ class Derainer:
     def restore(self, image: np.ndarray, scales: bool = False) -> np.ndarray:
         """uint8 (1, H, W, 3) RGB, the restored image; with `scales` followed by those that C_1, C_2, ... alone decode.
 
-        Raises UserError for what is no image, and for `scales` of a runtime.
+        Raises UserError for what is no image or no bool, and for `scales` of a runtime.
         """
         images.check_picture(image)
+        if not isinstance(scales, bool):
+            raise UserError(f'scales={scales!r}; expected True or False.')
         if scales and self.runtime is not None:
             raise UserError('Another runtime restores the image alone; leave scales, or the runtime, out.')
         height, width = image.shape[:2]

@@ -244,6 +244,8 @@ def test_another_runtime_takes_the_place_of_the_network(stride):
     np.testing.assert_array_equal(given[0][0], image[: given[0].shape[1], : given[0].shape[2]])
     with pytest.raises(UserError, match='leave scales, or the runtime, out'):
         derainer.restore(image, scales=True)
+    with pytest.raises(UserError, match="scales='no'; expected True or False"):
+        derainer.restore(image, scales='no')
 
 
 @pytest.mark.parametrize(

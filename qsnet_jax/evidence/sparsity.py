@@ -40,6 +40,7 @@ def run(config: Any, folder: str | None, weights: str | None, results: pathlib.P
     derainer, settings = derain.load(weights), config.sparsity
     failures: list[str] = []
     opened = _open(config, folder, failures)
+    _refuse_same_names([name for name, *_ in opened])
     weighted = [(name, fingerprint['sha256'], weight) for name, _, fingerprint, weight in opened]
     pooled = _begin_pool(weighted, record, settings.to_dict()) if settings.pool and not folder else None
     begun = [_begin(name, fingerprint, record, settings.to_dict()) for name, _, fingerprint, _ in opened]
@@ -67,6 +68,13 @@ def _open(config: Any, folder: str | None, failures: list[str]) -> list[tuple[st
             photos, own = walk_source(source), weight / len(opened)  # rain13k is five
             found.append((each.replace('/', '-'), photos, sources.fingerprint(source), own))
     return found
+
+
+def _refuse_same_names(names: list[str]) -> None:
+    """Two studies of one name would be one row, and one weight of the pool."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f'Two of the folders or sets are called {twice[0]}; rename one, or study them one by one.')
 
 
 def check(settings: Any) -> None:

@@ -241,6 +241,16 @@ def test_a_row_in_the_way_is_met_before_the_first_study(pairs_root, tmp_path, mo
         sparsity.run(config, None, None, tmp_path)
 
 
+def test_two_folders_of_one_name_are_refused(photos, tmp_path, monkeypatch):
+    """Even with the same photos: the pool would give their one name the weight of the last."""
+    shutil.copytree(photos, tmp_path / f'other/{photos.name}')
+    config = default.get_config()
+    config.sparsity.pool = f'{photos}:1,{tmp_path / "other" / photos.name}:3'
+    monkeypatch.setattr(sparsity, 'study', lambda *_: pytest.fail('a folder was studied'))
+    with pytest.raises(UserError, match=f'Two of the folders or sets are called {photos.name}'):
+        sparsity.run(config, None, None, tmp_path / 'results')
+
+
 def test_a_broken_picture_of_a_set_is_met_before_the_study(pairs_root, tmp_path):
     """It is named, and no row is written."""
     shutil.copytree(pairs_root / 'train', tmp_path / 'pairs')
