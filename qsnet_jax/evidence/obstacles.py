@@ -16,6 +16,10 @@ from qsnet_jax.evidence import rows as rows_
 
 _ALIASES = {'test_ii': 'rain100h', 'test_iii': rows_.STAND_IN}  # as data.sets takes them, which is not imported
 SEEDS = 3  # that both sides of a comparison need in common
+_RECIPE = (  # fields, by how they begin, that a run of full size leaves as the paper's or to its variant
+    *('model.', 'loss.', 'data.crop', 'train.learning_rate', 'train.clip', 'train.average', 'train.start_from'),
+    *('train.rain_gain', 'train.schedule', 'train.plateau_'),
+)
 ROOT = pathlib.Path(__file__).parents[2]
 # Python files that change no score. All others compute, also those that nobody has thought of here.
 _IDLE_FOLDERS = ('configs/', 'launch/', 'tests/', 'results/', 'qsnet_jax/evidence/', 'qsnet_jax/peers/')
@@ -29,7 +33,7 @@ def reasons(rows: rows_.Rows, name: str, seeds: int, root: pathlib.Path = ROOT) 
     seeds: those that both sides have. root: the checkout that knows the commits, if there is one.
     """
     found = [_few_seeds(seeds), _few_scenes(rows, name), _seen(rows, name), _unchecked(rows, name), _layers(rows, name)]
-    found += [_chosen(rows, name), _not_last(rows), _commits(rows, root)]
+    found += [_not_the_papers(rows), _chosen(rows, name), _not_last(rows), _commits(rows, root)]
     found += [_versions(rows), _differences(rows, _device, 'devices'), _differences(rows, _precision, 'precisions')]
     return [reason for reason in found if reason]
 
@@ -41,6 +45,21 @@ def _few_seeds(seeds: int) -> str:
 def _few_scenes(rows: rows_.Rows, name: str) -> str:
     scenes = {scene for row in rows for scene in row['sets'][name]['images']['scene']}
     return 'one scene alone' if len(scenes) == 1 else ''
+
+
+def _not_the_papers(rows: rows_.Rows) -> str:
+    """Runs that a study calls full, with another network or recipe than its variants'; more steps are the paper's too.
+
+    What they are computed in is another rule's.
+    """
+    found = {}
+    for row in (row for row in rows if row['size'] == 'full'):
+        unlike = rows_.unlike_default(row, (*_RECIPE, 'train.steps'))
+        steps, least = unlike.pop('train.steps', (0, 0))
+        unlike |= {'train.steps': (steps, least)} if steps < least else {}
+        found |= {name: value for name, (value, _) in unlike.items() if name != 'model.dtype'}
+    shown = ', '.join(f'{name}={value!r}' for name, value in sorted(found.items()))
+    return f"not the paper's network or recipe: {shown}" if shown else ''
 
 
 def _seen(rows: rows_.Rows, name: str) -> str:

@@ -188,9 +188,10 @@ _RULES = (
     "How verdicts are made: an interval is the widest of Student's t over seeds, over scenes and over both; images of "
     "one clean picture are one scene. `reproduced` needs the right sign, 0 outside of the interval, and the paper's "
     "effect inside or below it. An interval that holds 0 and the paper's effect is `no evidence`; beside it stands the "
-    'smallest effect that would have shown in four of five repetitions. `no verdict` names what forbids one: fewer '
-    'than three seeds, shared backgrounds or layers, a checkpoint chosen on the scored set, or a comparison across '
-    "commits, versions, devices or precisions. Sets that are not the paper's tests stand in for one of them: drawn "
+    'smallest effect that such runs would show in four of five repetitions, by all three intervals. `no verdict` names '
+    'what forbids one: fewer than three seeds, shared backgrounds or layers, a checkpoint chosen on the scored set, '
+    "full size with another network or recipe than the paper's, or a comparison across commits, versions, devices or "
+    "precisions. Sets that are not the paper's tests stand in for one of them: drawn "
     'heavy rain and other pairs of Rain100H for Test-II, wide streaks for Test-III, all others for Test-I. Scores are '
     'PSNR in dB / SSIM; ± is the standard deviation over seeds, brackets are 95 % intervals.'
 )

@@ -12,6 +12,7 @@ IS_TEST = {'test_ii': 'Test-II', 'rain100h': 'Test-II'}  # of Test-I the choice 
 STANDS_IN = {
     'rain13k/rain100h': 'Test-II',
     'test_i': 'Test-I',
+    **IS_TEST,  # a split of it, written NAME/SPLIT
     'drawn_heavy': 'Test-II',
     'drawn_wide': 'Test-III',
     STAND_IN: 'Test-III',
@@ -153,12 +154,12 @@ def _common(row: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def unlike_default(row: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Fields of a row's network that its variant leaves alone and that are not today's default: theirs, and that."""
-    model = row['provenance']['config'].get('model') or {}
-    found, default = fields.flat(fields.complete({'model': model})), fields.default_fields()
-    free = fields.flat(row.get('overrides', {}))
-    names = [name for name in sorted(found) if name.startswith('model.') and name not in free]
+def unlike_default(row: dict[str, Any], beginnings: tuple[str, ...] = ('model.',)) -> dict[str, tuple[Any, Any]]:
+    """Fields of these names that a row's variant leaves alone and that are not today's default: theirs, and that."""
+    config = row['provenance']['config']
+    found = fields.flat(fields.complete({**config, 'model': config.get('model') or {}}))
+    default, free = fields.default_fields(), fields.flat(row.get('overrides', {}))
+    names = [name for name in sorted(found) if name.startswith(beginnings) and name not in free]
     return {name: (found[name], default.get(name)) for name in names if found[name] != default.get(name)}
 
 

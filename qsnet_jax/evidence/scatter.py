@@ -6,11 +6,14 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from qsnet_jax import fields
 from qsnet_jax.evidence import forest, page
 from qsnet_jax.evidence.rows import Rows, is_released, label
 
-# What time depends on.
-_SHAPE = ('channels', 'units', 'scale_channels', 'groups', 'decoder_groups', 'rates', 'encoder_stride', 'norm')
+_SHAPE = (  # what time depends on
+    *('channels', 'units', 'scale_channels', 'groups', 'decoder_groups', 'rates', 'encoder_stride', 'norm'),
+    *('share_groups', 'share_scales'),
+)
 # Of the sets, about the origin: square, triangle, plus, hourglass, star, triangle to the left; none is a verdict's.
 _MARKS = (
     'M-4.5 -4.5h9v9h-9z',
@@ -71,7 +74,7 @@ def _time(row: dict[str, Any], rows: Rows) -> tuple[float | None, str]:
         config = bench['provenance']['config']
         for case in bench['cases']:
             settings = config['model'] | config['bench']['models'].get(case['model'], {})
-            is_same = all(settings.get(name) == model.get(name) for name in _SHAPE)
+            is_same = _shape(settings) == _shape(model)
             is_same &= case['precision'] == (model.get('dtype') or 'float32')  # as it was scored
             seconds = case['peers'].get('JAX', {}).get('seconds')
             if is_same and seconds and case['batch'] == 1 and not case['training']:
@@ -79,6 +82,11 @@ def _time(row: dict[str, Any], rows: Rows) -> tuple[float | None, str]:
                 where = f'{bench["file"].removesuffix(".json")}, {case["precision"]}, {case["size"]}²'
                 found.append((abs(case['size'] - 512), each, where))
     return min(found)[1:] if found else (None, 'not timed')
+
+
+def _shape(model: dict[str, Any]) -> list[Any]:
+    """Values of _SHAPE, those of older rows as they are written today."""
+    return [fields.of_today(f'model.{name}', model.get(name)) for name in _SHAPE]
 
 
 def table(found: list[Point]) -> page.Table:

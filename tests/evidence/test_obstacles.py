@@ -44,6 +44,30 @@ def test_images_that_were_trained_on():
     assert reasons(change) == ['trained on the scored images (pairs)']
 
 
+@pytest.mark.parametrize(
+    ('field', 'value', 'reason'),
+    [
+        ('model.channels', 24, 'model.channels=24'),
+        ('loss.content', 2.0, 'loss.content=2.0'),
+        ('train.schedule', 'cosine', "train.schedule='cosine'"),
+        ('train.steps', 400, 'train.steps=400'),
+        ('train.steps', 200_000, ''),  # more than the config's own
+        ('model.dtype', 'bfloat16', ''),  # of the computation
+        ('data.batch', 4, ''),  # not in the paper
+        ('loss.detail', 0.5, ''),  # what the variant is about
+    ],
+)
+def test_what_is_full_only_by_name_is_not_the_papers(field, value, reason):
+    """Of a reduced size nothing of the kind is asked."""
+    for size in ('full', 'small'):
+        made = [make_row('V1', seed, size=size) for seed in range(3)]
+        section, name = field.split('.')
+        for row in made:
+            row['provenance']['config'][section][name] = value
+        expected = [f"not the paper's network or recipe: {reason}"] if reason and size == 'full' else []
+        assert obstacles.reasons(made, 'pairs', 3) == expected
+
+
 def test_backgrounds_that_nobody_compared():
     """Unless the config excluded the set, or one side is drawn on the program's own photos."""
 

@@ -317,6 +317,20 @@ def test_a_network_is_drawn_at_the_time_of_its_own_precision():
     assert found['tf32'] == (None, 'not timed')
 
 
+def test_a_network_is_drawn_at_the_time_of_its_own_exchange():
+    """Not at that of a faster one of its width; a row of when the setting was written otherwise finds its own."""
+    model = {**dict.fromkeys(scatter._SHAPE, 1), 'dtype': 'float32'}
+    case = {'batch': 1, 'size': 512, 'training': False, 'precision': 'float32'}
+    cases = [{**case, 'model': name, 'peers': {'JAX': {'seconds': {'median': seconds}}}}
+             for name, seconds in (('features', 1.0), ('all', 2.0))]  # fmt: skip
+    models = {name: {'share_scales': name} for name in ('features', 'all')}
+    bench = {'kind': 'bench', 'file': 'cpu.json', 'cases': cases,
+             'provenance': {'config': {'model': model, 'bench': {'models': models}}}}  # fmt: skip
+    for written, seconds in (('all', 2.0), (True, 2.0), ('features', 1.0), ('none', None)):
+        row = {'provenance': {'config': {'model': {**model, 'share_scales': written}}}}
+        assert scatter._time(row, [bench])[0] == (seconds and pytest.approx(seconds * 1e6 / 512**2))
+
+
 def test_what_is_scored_again_is_drawn_once():
     """By the name that the package has for its weights; on a set that its training did not score, beside the others."""
     psnr = {'y': {'psnr': 30.0}, 'input': {'y': {'psnr': 25.0}}, 'count': 3, 'fingerprint': {}}

@@ -203,3 +203,20 @@ def test_numbers_that_are_none_are_refused(tmp_path):
 def test_all_rows_of_the_repository_fit():
     """Of every kind that there is."""
     assert {row['kind'] for row in rows.load(RESULTS)} >= {'study', 'compare', 'evaluation', 'sparsity', 'bench'}
+
+
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [
+        ('rain100h', ('Test-II', True)),
+        ('rain100h/test', ('Test-II', False)),
+        ('test_ii/test', ('Test-II', False)),
+        ('rain13k/rain100h', ('Test-II', False)),
+        ('drawn_wide/photos', ('Test-III', False)),
+        ('rain800/val', ('Test-I', False)),
+    ],
+)
+def test_the_test_that_a_set_is_or_stands_for(name, expected):
+    """A split of a test, chosen by its name, still stands for it."""
+    row = {'sets': {name: {'count': 100, 'fingerprint': {'publisher_count': 100}}}}
+    assert rows.test_of(name, row) == expected

@@ -70,13 +70,11 @@ def test_coverage(count, pattern):
 
 
 @pytest.mark.parametrize('freedom', [2, 9, 34])
-def test_the_smallest_effect_that_is_seen_in_four_of_five_repetitions(freedom):
-    """By simulation of that very effect."""
-    generator, estimate = np.random.default_rng(1), statistics.Estimate(0.0, 1.0, freedom)
-    errors = np.sqrt(generator.chisquare(freedom, 100_000) / freedom)
-    means = generator.normal(estimate.detectable(), 1.0, 100_000)
-    quantile = scipy.special.stdtrit(freedom, 0.975)
-    assert np.mean(np.abs(means) > quantile * errors) == pytest.approx(0.8, abs=0.01)
+def test_the_smallest_effect_of_one_error_is_that_of_noncentral_t(freedom):
+    found = statistics.detectable([statistics.Estimate(0.0, 2.0, freedom)])
+    critical = scipy.special.stdtrit(freedom, 0.975)
+    assert found == pytest.approx(2 * scipy.special.nctdtrinc(freedom, 0.2, critical), rel=0.03)
+    assert statistics.detectable([statistics.Estimate(0.0, 0.0, freedom)]) == 0
 
 
 def test_levels_of_holm_decide_as_holm_does():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.special
 from made_rows import make_row
 
 from qsnet_jax.evidence import claims, statistics, verdicts
@@ -39,12 +40,28 @@ def test_every_case(gains, paper, full, reduced):
 
 
 def test_no_evidence_says_what_could_have_been_seen():
-    """With the effect that the noncentral t-distribution gives for these three seeds."""
+    """Of three seeds whose scenes agree, nearly what the noncentral t-distribution gives for them."""
     judged = verdicts.judge([claim((-0.3, 0.2, 0.7), 0.46)])[0]
+    smallest = judged.effect.detectable()
     error = np.std((-0.3, 0.2, 0.7), ddof=1) / np.sqrt(3)
-    smallest = statistics.Estimate(0.0, error, 2.0).detectable()
+    critical = scipy.special.stdtrit(2.0, 0.975)
+    assert smallest == pytest.approx(error * scipy.special.nctdtrinc(2.0, 0.2, critical), rel=0.05)
     assert judged.verdict.why == f'an effect shows in 4 of 5 repetitions only from {smallest:.2f} dB' and smallest > 1
     assert statistics.POWER == 4 / 5 and f'dB; {judged.verdict.why})' in claims.sentence([judged])
+
+
+@pytest.mark.parametrize(('scenes', 'spread', 'level'), [(3, 1.0, 0.95), (3, 0.5, 1 - 0.05 / 8), (35, 11.0, 0.95)])
+def test_the_smallest_effect_is_seen_in_four_of_five_repetitions(scenes, spread, level):
+    """Simulated, with that very effect: all three intervals leave out 0."""
+    draws, generator = 3000, np.random.default_rng(7)
+    parts = [statistics.Estimate(0.0, each / np.sqrt(n), n - 1.0) for each, n in ((1.0, 3), (spread, scenes))]
+    smallest = statistics.detectable(parts, level)
+    seen = 0
+    for _ in range(draws):
+        differences = smallest + generator.normal(size=(3, 1)) + spread * generator.normal(size=(1, scenes))
+        low, _ = verdicts.of_differences(differences, np.arange(scenes)).interval(level)
+        seen += low > 0
+    assert seen / draws == pytest.approx(statistics.POWER, abs=0.03)
 
 
 @pytest.mark.parametrize('gains', [(0.3, 0.4), (0.3,), ()])
