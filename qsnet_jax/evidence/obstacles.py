@@ -85,16 +85,20 @@ def _unchecked(rows: rows_.Rows, name: str) -> str:
 
 
 def _layers(rows: rows_.Rows, name: str) -> str:
-    """Rain layers of the scored set, `layers/A+B`, that training may have drawn too."""
+    """Rain layers of the scored set, `layers/A+B`, that training may have drawn too: none, or others, were held out."""
     layer = name.partition('+')[2] if name.startswith('layers/') else ''
-    shared = {
-        source
-        for row in rows
-        for training in _trainings(row)
-        for source in _sources(training)
-        if layer and source.partition('+')[2] == layer and training['config']['data'].get('hold_out') == 0
-    }
-    return f'rain layers shared with {", ".join(sorted(shared))} (config.data.hold_out is 0)' if shared else ''
+    shared: set[str] = set()
+    numbers: set[int | None] = set()
+    for row in rows if layer else ():
+        own = row['provenance']['config']['data'].get('hold_out')
+        for training in _trainings(row):
+            drawn = {source for source in _sources(training) if source.partition('+')[2] == layer}
+            number = training['config']['data'].get('hold_out', own)
+            if drawn and (number == 0 or number != own):
+                shared |= drawn
+                numbers |= {number, own}
+    told = ' and '.join(sorted(map(str, numbers)))
+    return f'rain layers shared with {", ".join(sorted(shared))} (config.data.hold_out is {told})' if shared else ''
 
 
 def _chosen(rows: rows_.Rows, name: str) -> str:

@@ -87,6 +87,7 @@ def evaluate_stored(
 
     make: the derainer of variables and settings. notes: what the provenance must say of another framework.
     asked: fields of `config.model` given by hand; the network's own settings count, and a line says where they differ.
+      `dtype` is free: a run is scored in its own where none is asked for, weights of a file in that of `config`.
     Scores of different weights lie in different folders: eval/ holds those of the latest checkpoint, eval-best/ and
     eval-STEP/ those of others, eval-NAME-HASH/ those of a file.
     """
@@ -98,7 +99,8 @@ def evaluate_stored(
     else:
         variables, model_settings, record = train.restore_variables(config, workdir, which)
         folder = 'eval' if which == 'latest' else f'eval-{which}'
-    model_settings = {**model_settings, 'dtype': config.model.dtype}  # of this computation; all else is the network's
+    if weights or 'dtype' in asked:  # that of the computation; all else is the network's
+        model_settings = {**model_settings, 'dtype': config.model.dtype}
     config = config.copy_and_resolve_references()
     ignored = [name for name in asked if config.model[name] != model_settings[name]]
     if ignored:

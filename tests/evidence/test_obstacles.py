@@ -122,14 +122,19 @@ def test_backgrounds_of_the_training_before():
     assert reasons(change) == ['backgrounds not compared with spa (config.data.exclude)']
 
 
-def test_layers_of_training_and_test():
-    """Every layer is drawn in training where none is held out."""
+@pytest.mark.parametrize(('drawn', 'scored', 'told'), [(0, 0, '0'), (0, 3, '0 and 3'), (5, 3, '3 and 5'), (3, 3, '')])
+def test_layers_of_training_and_test(drawn, scored, told):
+    """Every layer is drawn in training where none is held out, and some that are scored where others are."""
 
     def change(row, record):
-        record['config']['data']['hold_out'] = 0
-        record['training']['training_data'] = {'layers/C+B': {'without_layers/A+B': 0}}
+        record['training'] |= {
+            'config': {'data': {'train': 'layers/C+B', 'exclude': None, 'hold_out': drawn}},
+            'training_data': {'layers/C+B': {'without_layers/A+B': 0}},
+        }
+        record['config']['data']['hold_out'] = scored
 
-    assert reasons(change, 'layers/A+B') == ['rain layers shared with layers/C+B (config.data.hold_out is 0)']
+    expected = [f'rain layers shared with layers/C+B (config.data.hold_out is {told})'] if told else []
+    assert reasons(change, 'layers/A+B') == expected
 
 
 @pytest.mark.parametrize('noted', [['pairs'], 'drawn_wide,pairs', {'sets': ['pairs'], 'by': 'psnr'}])

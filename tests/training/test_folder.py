@@ -449,6 +449,18 @@ def test_scoring_says_whose_settings_count(run, monkeypatch, capsys):
             assert capsys.readouterr().out == shown
 
 
+def test_a_run_is_scored_in_what_it_was_computed_in(run, monkeypatch):
+    """Also where the command does not repeat it; one that asks for another gets that."""
+    scored = []
+    monkeypatch.setattr(study, 'score', lambda config, *_: scored.append(config.model.dtype))
+    for name in ('config.json', 'run.json'):
+        path = run.workdir / name
+        path.write_text(path.read_text().replace('"dtype": "float32"', '"dtype": "bfloat16"'))
+    given = f'--mode=eval --config=quickstart --workdir={run.workdir}'.split()
+    assert main.run(given) == main.run([*given, '--config.model.dtype=float32']) == 0
+    assert scored == ['bfloat16', 'float32']
+
+
 def test_a_run_without_both_is_not_taken_for_another(run):
     """Resuming refuses; evaluation takes the command's config."""
     (run.workdir / 'config.json').unlink()
