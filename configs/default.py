@@ -39,7 +39,7 @@ def _network(config):
 
 
 def _loss(config):
-    # Eqs. 8-13: weights as printed. Every term is a mean over pixels and channels.
+    # Eqs. 8-13: weights as printed. Each term is a sum over positions, divided by the images' number of values.
     config.loss = config_dict.ConfigDict()
     config.loss.content = 1.0  # lambda_C, Eq. 10
     config.loss.quasi_sparsity = 1e-3  # lambda_Q, Eq. 9

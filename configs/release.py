@@ -107,7 +107,7 @@ def _small(config):
 
 
 def _wide(config):
-    """Full width at half the resolution, with more varied layers and averaged weights: three hours with `longer`."""
+    """Full width at half the resolution, with more varied layers and averaged weights: hours, stretch by stretch."""
     config.model.encoder_stride = 2
     config.data.turn_layers = 15.0
     config.data.join_layers = 0.3

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Trains the weights that come with the package and puts them in their place: launch/release.sh FOLDER [cpu|wide] [flags]
 # FOLDER holds the sets that configs/release.py names; `cpu` trains the reduced network, hours on
-# two cores, `wide` the full width at half the resolution. Started
-# again, it goes on where it was. --only=default,further leaves out the two specialists.
+# two cores, `wide` the full width at half the resolution. Started again, it goes on where it was. --only=default,further
+# leaves out the two specialists, and the later stretches of `wide`.
 set -euo pipefail
 root=$(realpath "${1:?the folder of the sets is missing; see the head of this file}")
 cd "$(dirname "$0")/.."

@@ -67,7 +67,7 @@ class Blocks:
 
     def array(self) -> Array:
         """The feature map as one array (B, H, W, C) in natural order."""
-        joined = _join(self, 1, 1)
+        joined = _join(self, 1)
         return _select(joined.parts[0], np.argsort(joined.channels[0])[-self.width :], 3)
 
 
@@ -179,7 +179,7 @@ class Convolution:
         depth = x.width // self.groups
         narrowest = min(depth, self.features // self.groups) if self.size == 1 else depth
         is_split = self.groups > 1 and _is_split(x, self.groups, narrowest)
-        return (_regroup if is_split else _join)(x, self.groups, MULTIPLES[x.form])
+        return _regroup(x, self.groups, MULTIPLES[x.form]) if is_split else _join(x, MULTIPLES[x.form])
 
     def prepare(self, x: Blocks, kernel: Array) -> tuple[Array, ...]:
         """The kernel (size, size, C_in / groups, features) as arrays that fit those of the arranged x."""
@@ -257,8 +257,8 @@ def _rounded(channels: Sequence[int], multiple: int) -> tuple[int, ...]:
     return (*channels, *[PAD] * (-len(channels) % multiple))
 
 
-def _join(x: Blocks, groups: int, multiple: int) -> Blocks:
-    """All parts as one, whose width is a multiple; moves data only where there are several, whatever the groups."""
+def _join(x: Blocks, multiple: int) -> Blocks:
+    """All parts as one, whose width is a multiple; moves data only where there are several."""
     if len(x.parts) == 1:
         return x
     held = [channel for part in x.channels for channel in part]

@@ -11,10 +11,10 @@ def _kernels(*kernels):
     return arrays
 
 
-# The w_k of Eq. (3). The paper names neither the filters nor their number ("first or second order derivatives"); two
-# orientations of two degrees are those of Levin & Weiss (TPAMI 2007), whose prior it adopts. Nothing is normalised: on
-# a ramp of slope 1 a Sobel filter answers 8 where [1, -1] answers 1, so a loss weight tuned for one set does not fit
-# the other.
+# The filters of the prior (Eqs. 6 to 9; Eq. 3, which introduces it, was not read). What was read says "first or second
+# order derivatives"; two orientations of two degrees are those of Levin & Weiss (TPAMI 2007), whose prior it adopts.
+# Nothing is normalised: on a ramp of slope 1 a Sobel filter answers 8 where [1, -1] answers 1, so a loss weight tuned
+# for one set does not fit the other.
 FILTERS: dict[str, tuple[np.ndarray, ...]] = {
     'derivative': _kernels([[1, -1]], [[1], [-1]], [[-1, 2, -1]], [[-1], [2], [-1]]),
     'sobel': _kernels([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], [[-1, -2, -1], [0, 0, 0], [1, 2, 1]]),

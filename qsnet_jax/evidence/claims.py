@@ -228,7 +228,7 @@ def _of_sparsity(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:
         low = shares['beyond']['interval'][0]
         beyond = 'most images are' if low > 0.5 else 'some images are' if low > 0.05 else 'no more than by chance'
         cells.append(['Sec. 3.1', 'And sparser than a Laplacian sample', where, 'not tested',
-                      f'{texts["beyond"]} beyond what 5 % of such samples reach', few or beyond])  # fmt: skip
+                      f'{texts["beyond"]} beyond what at most 5 % of such samples reach', few or beyond])  # fmt: skip
         if row.get('contrast'):
             cells.append(_of_contrast(row, where, few))
     return cells

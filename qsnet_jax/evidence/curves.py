@@ -2,12 +2,13 @@
 
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import matplotlib.figure
 import numpy as np
 
-from qsnet_jax.configs import atrous_rates, encoder_stride, loss_weights, losses, sharing, studies
+from qsnet_jax.configs import studies
 from qsnet_jax.evidence import page, styles
 from qsnet_jax.evidence import rows as rows_
 
@@ -34,11 +35,9 @@ def draw_validations(rows: rows_.Rows) -> matplotlib.figure.Figure:
     return figure
 
 
-def draw_curves(found: dict[str, rows_.Rows]) -> matplotlib.figure.Figure:
-    """Validation PSNR over the steps, one panel per study."""
-    panels = {'losses': losses, 'sharing': sharing, 'atrous rates': atrous_rates, 'weights': loss_weights,
-              'stride, norm': encoder_stride}  # fmt: skip
-    chosen = {title: [n for n in (studies.PAPER, *module.VARIANTS) if n in found] for title, module in panels.items()}
+def draw_curves(found: dict[str, rows_.Rows], panels: dict[str, Iterable[str]]) -> matplotlib.figure.Figure:
+    """Validation PSNR over the steps, one panel per study. panels: its variants beside the paper's own, by title."""
+    chosen = {title: [name for name in (studies.PAPER, *names) if name in found] for title, names in panels.items()}
     chosen = {title: names for title, names in chosen.items() if len(names) > 1} or {'all': list(found)}
     figure = matplotlib.figure.Figure(figsize=(4.5 * len(chosen), 4), layout='constrained')
     for axis, (title, names) in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen.items(), strict=True):

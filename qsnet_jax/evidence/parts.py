@@ -13,7 +13,7 @@ from qsnet_jax.evidence import curves, page, tables
 from qsnet_jax.evidence import rows as rows_
 from qsnet_jax.weights import files
 
-STUDIES = {  # tables of variants beside the paper's own setting
+STUDIES = {  # of tables and curves: variants beside the paper's own setting
     'Which losses': losses.VARIANTS,
     'Which sharing': sharing.VARIANTS,
     'Atrous rates': atrous_rates.VARIANTS,
@@ -37,7 +37,7 @@ def studies_items(found: dict[str, rows_.Rows], size: str, paper: dict[str, Any]
     for heading, names in {**STUDIES, 'Other variants': others}.items():
         items.append(tables.against_paper_settings(found, names, heading))
     path = results / 'figures' / f'curves-{size}.png'
-    _save(curves.draw_curves(found), path)
+    _save(curves.draw_curves(found, STUDIES), path)
     items.append(page.Figure(path, f'Validation while training, {size} size: the mean over seeds, and each seed'))
     items.append(curves.table_of_curves(found, size))
     return items
@@ -144,7 +144,7 @@ def sparsity_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
         for rule, text in (
             ('mean', 'below its chord on average'),
             ('every', 'below it in every bin'),
-            ('beyond', 'farther below than 5 % of Laplacian samples'),
+            ('beyond', 'farther below than at most 5 % of Laplacian samples'),
         ):
             shares = [row['share'][key][rule] for key in keys]
             shown = [claims_.percent(share, digits=1) for share in shares]

@@ -182,7 +182,7 @@ def read_config(config: Any, workdir: pathlib.Path) -> Any:
     if not starts:
         print(f'{workdir / "run.json"} is missing: whether the images are the same cannot be told')
     given = json.loads(config.to_json())
-    settings.refuse_differences(stored | {}, given, workdir, fields.PLACES if starts else ())
+    settings.refuse_differences(stored, given, workdir, fields.PLACES if starts else ())
     return config
 
 

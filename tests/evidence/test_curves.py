@@ -14,14 +14,14 @@ def test_validations_without_a_finite_score_are_gaps():
     assert [cells[-1] for cells in curves.table_of_validations([first]).rows] == ['29.00', '-']
     table = curves.table_of_curves({'paper': [first, second]}, 'small')
     assert [cells[1:4] for cells in table.rows] == [['200', '2', '29.00'], ['400', '1', '30.00']]
-    for figure in (curves.draw_validations([first]), curves.draw_curves({'paper': [first, second]})):
+    for figure in (curves.draw_validations([first]), curves.draw_curves({'paper': [first, second]}, {})):
         figure.canvas.draw()
 
 
 def test_curves_differ_in_more_than_their_colour():
     """Twelve variants in one panel, as ten colours are not enough: each has a mark and a dash of its own."""
     found = {f'variant {number}': [make_row('paper', 0), make_row('paper', 1)] for number in range(12)}
-    lines = [line for line in curves.draw_curves(found).axes[0].lines if not line.get_label().startswith('_')]
+    lines = [line for line in curves.draw_curves(found, {}).axes[0].lines if not line.get_label().startswith('_')]
     assert len({(line.get_marker(), str(line._dash_pattern)) for line in lines}) == len(lines) == 12
     row = make_row('paper', 0)
     more = {'seconds': 1.0, 'validation_psnr/a': 1.0, 'validation_psnr/b': 1.0}
