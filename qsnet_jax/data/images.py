@@ -365,6 +365,7 @@ def _encode(file, rgb: np.ndarray, photo: Photo) -> None:
         options |= {'quality': JPEG_QUALITY, 'subsampling': 0}
     if photo.format == 'TIFF':  # Pillow cannot compress a TIFF that has EXIF
         options |= {'compression': 'raw' if photo.exif else 'tiff_deflate'}
+        options |= {'exif': metadata.for_tiff(photo.exif)} if photo.exif else {}
     if photo.format == 'WEBP':  # exact: keep colours where alpha is 0
         options |= {'lossless': True, 'exact': True}
     image.save(file, photo.format, **options)

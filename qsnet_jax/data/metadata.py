@@ -20,6 +20,13 @@ _FILM = re.compile(rb'\0\0\0.ftyp', re.DOTALL)  # how an MP4 begins
 _TIFF_COLOURS = (301, 318, 319)  # transfer function, white point, primaries
 
 
+class _Text(str):
+    """Text of EXIF as Pillow reads it, each byte a character of Latin-1; it would write '?' for what is not ASCII."""
+
+    def encode(self, *_) -> bytes:  # type: ignore[override]
+        return super().encode('latin-1', 'replace')
+
+
 @dataclasses.dataclass
 class Kept:
     """What is written again, and a short sentence for each thing that is not."""
@@ -86,10 +93,10 @@ def _exif(image, turned: int, size: tuple[int, int]) -> tuple[bytes | None, list
         exif = image.getexif()
         for tag in _KEPT_TAGS:
             if tag in exif:
-                kept[tag] = exif[tag]
+                kept[tag] = _as_read(exif[tag])
         for folder in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
             if folder in exif:
-                kept[folder] = dict(exif.get_ifd(folder))
+                kept[folder] = {tag: _as_read(value) for tag, value in exif.get_ifd(folder).items()}
                 if kept[folder].pop(ExifTags.IFD.Interop, None):  # an offset in the old file
                     is_adobe = exif.get_ifd(ExifTags.IFD.Interop).get(1) == 'R03'
                     notes += ['EXIF says Adobe RGB without a profile; that is dropped'] * is_adobe
@@ -102,6 +109,24 @@ def _exif(image, turned: int, size: tuple[int, int]) -> tuple[bytes | None, list
         return kept.tobytes(), notes
     except Exception:  # no reason to refuse the pixels
         return None, ['damaged EXIF dropped']
+
+
+def _as_read(value):
+    """A value of EXIF that is written with the bytes that it was read from."""
+    return _Text(value) if isinstance(value, str) else value
+
+
+def for_tiff(exif: bytes) -> Image.Exif:
+    """EXIF as Pillow writes it into a TIFF, where it would read and encode bytes anew."""
+    parsed = Image.Exif()
+    parsed.load(exif)
+    for tag in list(parsed):
+        parsed[tag] = _as_read(parsed[tag])
+    for folder in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+        if folder in parsed:
+            tags = parsed.get_ifd(folder)  # its own, which is written
+            tags |= {tag: _as_read(value) for tag, value in tags.items()}
+    return parsed
 
 
 def _turn(tags: dict, turned: int, size: tuple[int, int]) -> None:

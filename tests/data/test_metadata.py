@@ -70,6 +70,27 @@ def test_exif_gets_no_size_that_it_did_not_have(tmp_path):
     assert set(image.getexif().get_ifd(ExifTags.IFD.Exif)) == {0x9003}
 
 
+@pytest.mark.parametrize('encoding', ['utf-8', 'latin-1'])
+@pytest.mark.parametrize('name', ['a.jpg', 'a.png', 'a.tif', 'a.webp'])
+def test_names_in_exif_that_are_not_ascii_stay_as_they_are(tmp_path, name, encoding):
+    """Byte by byte, for the standard knows no encoding: the author's, and that of the camera's owner."""
+    author, owner = 'Jörg'.encode(encoding), 'Zoë'.encode(encoding)
+    tags = Image.Exif()
+    tags[ExifTags.Base.Artist] = '#' * len(author)
+    tags[ExifTags.IFD.Exif] = {ExifTags.Base.CameraOwnerName: '@' * len(owner)}
+
+    def named(content):
+        return content.replace(b'#' * len(author), author).replace(b'@' * len(owner), owner)
+
+    Image.fromarray(RGB).save(tmp_path / name, exif=tags.tobytes() if name == 'a.tif' else named(tags.tobytes()))
+    if name == 'a.tif':
+        (tmp_path / name).write_bytes(named((tmp_path / name).read_bytes()))
+    notes, image = again(tmp_path / name)
+    found = image.getexif()
+    texts = found[ExifTags.Base.Artist], found.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.CameraOwnerName]
+    assert [text.encode('latin-1') for text in texts] == [author, owner] and notes == ()
+
+
 @pytest.mark.parametrize('name', ['a.jpg', 'a.png', 'a.tif'])
 def test_resolution_turns_with_the_picture(tmp_path, name):
     """Dots per inch across are those that were down."""
