@@ -37,7 +37,7 @@ def use(folder: str | None = None) -> pathlib.Path | None:
         jax.config.update('jax_enable_compilation_cache', False)
         return None
     if folder is None and jax.config.values['jax_compilation_cache_dir']:
-        return pathlib.Path(jax.config.values['jax_compilation_cache_dir'])
+        return _fit(pathlib.Path(jax.config.values['jax_compilation_cache_dir']))
     try:
         path = (pathlib.Path(folder).expanduser() if folder else default_folder()).absolute() / _machine()
         _open(path)
@@ -52,10 +52,19 @@ def use(folder: str | None = None) -> pathlib.Path | None:
             f'--compilation_cache={folder} cannot be used: {error}. Name a folder of your own that can be written, or '
             f'--compilation_cache={OFF}.'
         ) from error
-    jax.config.update('jax_compilation_cache_dir', str(path))
+    jax.config.update('jax_compilation_cache_dir', str(_fit(path)))
     compilation_cache.reset_cache()  # or JAX stays with a folder that it has opened before
     jax.config.update('jax_compilation_cache_max_size', SIZE)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', SHORTEST)
+    return path
+
+
+def _fit(path: pathlib.Path) -> pathlib.Path:
+    """The same path; XLA's own caches, which only GPUs have, are left out where it is not UTF-8, as XLA asks."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')
     return path
 
 

@@ -67,6 +67,13 @@ def test_the_next_process_finds_what_was_compiled(tmp_path):
     assert (first[1], second[1]) == ('7.0 False', '7.0 True')
 
 
+def test_a_folder_whose_name_is_not_utf_8_serves_too(tmp_path):
+    """XLA refuses such names for its own caches, which only GPUs have."""
+    folder = os.fsdecode(os.fsencode(tmp_path) + b'/n\xe4cht')
+    environment = {'XDG_CACHE_HOME': folder, 'PYTHONIOENCODING': 'utf-8:backslashreplace'}
+    assert [finish(start(environment))[1] for _ in range(2)] == ['7.0 False', '7.0 True']
+
+
 def test_processes_share_a_folder(tmp_path):
     """Four at once end without a warning, each with its result."""
     lines = [finish(process) for process in [start({}, str(tmp_path / 'cache')) for _ in range(4)]]
