@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from qsnet_jax import UserError, fields, spelling, storage
 
@@ -78,9 +78,10 @@ def version(package: str) -> str:
         return 'absent'
 
 
-def claim(
-    path: pathlib.Path, told: Callable[[dict[str, Any]], dict[str, Any]], made: dict[str, Any], way_out: str
-) -> pathlib.Path:
+Told: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]  # what a result is of
+
+
+def claim(path: pathlib.Path, told: Told, made: dict[str, Any], way_out: str) -> pathlib.Path:
     """The path of a result that is about to be made; raises UserError where another result lies there.
 
     told: what a result is of, its data and settings, which is all that may not differ. made: what is known of the new

@@ -5,6 +5,7 @@ where ours are not rounded), and `border=N` leaves out N pixels at each side. Th
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import filecmp
 import functools
@@ -161,12 +162,17 @@ def run(
     given = {'restored': restored, 'clean': clean, 'rainy': rainy, 'against': against, 'luma': luma, 'border': border}
     prints = {'dataset': found.fingerprint('rainy', 'clean'), 'restored': found.fingerprint('restored')}
     record = {**provenance.collect({'score': given}, None), **prints}
-    begun = {'dataset': dataset or pathlib.Path(clean).name, 'counting': str(counting)}
+    place = methods.Place.parse(clean, 'clean').folder.resolve()
+    begun = {'dataset': dataset or place.name, 'counting': str(counting)}
     rival = {'against': {'method': {'label': other.label}}} if other else {}
-    path = _claim(results, name, workdir, {**begun, **rival, 'provenance': record})
+    told = functools.partial(_told, is_named=dataset is not None)
+    _refuse_foreign(workdir, [_picture(item.name) for item in found.items[: evaluate.PICTURES]])
+    path = _claim(results, name, workdir, told, {**begun, **rival, 'provenance': record})
     _expect(found, other)
     with storage.writable(workdir):
-        rows = _score_all(found, counting, other, workdir)
+        rows, pictures = _score_all(found, counting, other)
+        for each, picture in zip(rows, pictures, strict=False):
+            images.save(workdir / _picture(each['name']), picture)
         evaluate.write_csv(workdir / 'per_image.csv', rows)
         record['evaluation_seconds'] = round(time.perf_counter() - started, 2)
         result = {**begun, **summarize(rows)}
@@ -181,18 +187,44 @@ def run(
     return row
 
 
-def _claim(results: pathlib.Path, name: str, workdir: pathlib.Path, begun: dict[str, Any]) -> pathlib.Path:
+def _claim(
+    results: pathlib.Path, name: str, workdir: pathlib.Path, told: provenance.Told, begun: dict[str, Any]
+) -> pathlib.Path:
     """The path of the row; raises UserError where it, or the folder of scores, holds those of something else."""
-    provenance.claim(workdir / 'results.json', _told, begun, 'give another --name or --workdir')
+    provenance.claim(workdir / 'results.json', told, begun, 'give another --name or --workdir')
     path = results / 'rows' / f'score-{name}.json'
-    return provenance.claim(path, _told, begun, 'give another --name')
+    return provenance.claim(path, told, begun, 'give another --name')
 
 
-def _told(result: dict[str, Any]) -> dict[str, Any]:
-    """What scores are of, and how they were counted; results of a program that were made anew keep its name."""
+def _told(result: dict[str, Any], is_named: bool) -> dict[str, Any]:
+    """What scores are of, and how they were counted; results of a program that were made anew keep its name.
+
+    is_named: whether the images were given a name; else it is their folder's, which may have moved.
+    """
     other = (result.get('against') or {}).get('method', {}).get('label')
     counting, content = result.get('counting', ''), result['provenance']['dataset']['sha256']  # of eval: as ours
-    return {'dataset': result['dataset'], 'images': content[:12], 'counting': counting, 'against': other}
+    named = {'dataset': result['dataset']} if is_named else {}
+    return {**named, 'images': content[:12], 'counting': counting, 'against': other}
+
+
+def _refuse_foreign(workdir: pathlib.Path, pictures: list[str]) -> None:
+    """Raises UserError where files lie in the place of ours of which no results.json says that they are scores."""
+    names = ['per_image.csv', *pictures]
+    with contextlib.suppress(storage.Damaged):
+        if {'counting', 'provenance'} <= storage.read_json(workdir / 'results.json').keys():
+            return
+        names.append('results.json')
+    foreign = [workdir / name for name in names if os.path.lexists(workdir / name)]
+    if foreign:
+        raise UserError(
+            f'{foreign[0]} would be replaced, and no results.json beside it says that it is of scores. Name another '
+            '--workdir, or remove it.'
+        )
+
+
+def _picture(name: str) -> str:
+    """The file of a picture."""
+    return f'{name}.png'
 
 
 def _expect(found: Results, other: methods.Method | None) -> None:
@@ -205,9 +237,10 @@ def _expect(found: Results, other: methods.Method | None) -> None:
 
 
 def _score_all(
-    found: Results, counting: Counting, other: methods.Method | None, workdir: pathlib.Path
-) -> list[dict[str, Any]]:
-    """One row of scores for each image, on all cores; writes the first pictures."""
+    found: Results, counting: Counting, other: methods.Method | None
+) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """One row of scores for each image, on all cores, and the first pictures."""
+    pictures: dict[int, np.ndarray] = {}
 
     def job(index: int) -> tuple[dict[str, Any], str]:
         item, sides = found.items[index], found.load(index)
@@ -222,7 +255,7 @@ def _score_all(
             row |= {f'{label}_{key}': value for key, value in counting.score(image, clean).items()}
         if index < evaluate.PICTURES:
             shown += [candidates[label] for label in ('output', 'against') if label in candidates]
-            images.save(workdir / f'{item.name}.png', np.concatenate((*shown, clean), axis=1))
+            pictures[index] = np.concatenate((*shown, clean), axis=1)
         return row, evaluate.content(clean)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -230,7 +263,7 @@ def _score_all(
     scenes = grouping.join([content for _, content in done], [item.pair_id for item in found.items])
     for (row, _), scene in zip(done, scenes, strict=True):
         row['scene'] = scene
-    return [row for row, _ in done]
+    return [row for row, _ in done], [pictures[index] for index in sorted(pictures)]
 
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:

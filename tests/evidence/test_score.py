@@ -323,6 +323,30 @@ def test_scores_of_something_else_stay(folders, tmp_path):
     assert len(before) == 2 and before == {path: path.read_bytes() for path in tmp_path.rglob('*.json')}
 
 
+@pytest.mark.parametrize('name', ['6.png', 'per_image.csv', 'results.json'])
+def test_files_of_others_in_the_place_of_scores_stay(folders, tmp_path, name):
+    """Of a folder of photos, say, or another program's scores; a folder that holds other files serves."""
+    (tmp_path / 'work').mkdir()
+    (tmp_path / 'work/other.png').write_bytes(b'mine')
+    (tmp_path / 'work' / name).write_text('{"mine": 1}')
+    with pytest.raises(UserError, match=f'work/{name} would be replaced'):
+        run(folders, tmp_path)
+    assert (tmp_path / 'work' / name).read_text() == '{"mine": 1}' and not (tmp_path / 'results').exists()
+    (tmp_path / 'work' / name).unlink()
+    run(folders, tmp_path)
+    assert (tmp_path / 'work/other.png').read_bytes() == b'mine'
+
+
+def test_a_folder_that_was_moved_holds_the_same_images(folders, tmp_path):
+    """By another name, a pattern, or as `.`: scores are made anew, and are called after the folder."""
+    root = shutil.copytree(folders, tmp_path / 'root')
+    assert run(root, tmp_path)['dataset'] == 'clean'
+    (root / 'clean').rename(root / 'truth')
+    for given, name in (('truth', 'truth'), ('truth/norain-*', 'truth'), ('out/../truth/.', 'truth')):
+        sides = str(root / 'out'), str(root / given), str(root / 'rainy')
+        assert score.run(*sides, tmp_path / 'results', 'tiny', tmp_path / 'work')['dataset'] == name
+
+
 @pytest.mark.parametrize('side', ['out', 'clean', 'rainy', 'theirs'])
 def test_a_broken_picture_is_met_before_any_is_scored(folders, tmp_path, side):
     """One whose header is whole, on any side: it is named, and nothing is written."""
