@@ -257,10 +257,11 @@ class AnyLayer(_Files):
         return _file_contents(self.items[index].files) + self._layer_contents
 
     def pictures(self, index: int) -> Pictures:
-        found = super().pictures(index)
-        for path in self.layers if index == 0 else ():
-            found |= self.cache.readers({'layer': path})
-        return found
+        return super().pictures(index) | self._layer_pictures  # each item draws from all, and any may be left out
+
+    @functools.cached_property
+    def _layer_pictures(self) -> Pictures:
+        return {key: read for path in self.layers for key, read in self.cache.readers({'layer': path}).items()}
 
     @functools.cached_property
     def _sizes(self) -> list[tuple[int, int]]:

@@ -344,6 +344,20 @@ def test_backgrounds_that_training_and_evaluation_share_are_left_out_of_any_laye
     assert sets.open_training(data, sources.Cache(1e9))['layers/A+B'].names == ['0', '2']
 
 
+def test_a_broken_layer_is_met_before_training_whatever_is_left_out(tmp_path, data):
+    """Also where the first background is that of an excluded set: any item may get any layer."""
+    for number in range(3):
+        write(tmp_path, f'A/train/clean/{number}.png', draw_pair(number)[1])
+    write(tmp_path, 'A/val/clean/9.png', draw_pair(0)[1])
+    for number in range(1, 6):
+        write(tmp_path, f'B/layer/{number}.png', draw_pair(number)[1][..., 0])
+    broken = tmp_path / 'B/layer/5.png'
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    data.train, data.exclude, data.validation, data.eval = ('layers/A+B',) * 4
+    with pytest.raises(UserError, match=r'1 of the \d files of data set layers/A\+B cannot be read: .*5\.png'):
+        sets.open_run(data, sources.Cache(1e9))
+
+
 def test_layer_of_another_size_is_refused(tmp_path, data):
     """A paired layer must fit its background."""
     write(tmp_path, 'clean/a.png', np.zeros((8, 8, 3), np.uint8))
