@@ -349,12 +349,12 @@ def test_a_broken_layer_is_met_before_training_whatever_is_left_out(tmp_path, da
     for number in range(3):
         write(tmp_path, f'A/train/clean/{number}.png', draw_pair(number)[1])
     write(tmp_path, 'A/val/clean/9.png', draw_pair(0)[1])
-    for number in range(1, 6):
+    for number in range(1, 10):
         write(tmp_path, f'B/layer/{number}.png', draw_pair(number)[1][..., 0])
-    broken = tmp_path / 'B/layer/5.png'
+    broken = tmp_path / 'B/layer/9.png'
     broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
     data.train, data.exclude, data.validation, data.eval = ('layers/A+B',) * 4
-    with pytest.raises(UserError, match=r'1 of the \d files of data set layers/A\+B cannot be read: .*5\.png'):
+    with pytest.raises(UserError, match=r'1 of the \d files of data set layers/A\+B cannot be read: .*9\.png'):
         sets.open_run(data, sources.Cache(1e9))
 
 
