@@ -241,10 +241,6 @@ def _derain_file(derainer: derain.Derainer, job: outputs.Job, record: outputs.Re
     """One photo in, one photo out, with its format, alpha, profile and EXIF data, or a video; returns notes, pixels."""
     if video.is_video(job.source):
         return _derain_video(derainer, job, record)
-    if spelling.extension(job.source) in kinds.RAW:
-        raise images.ImageError(
-            f'{job.source}: raw data of a camera; expected a developed photo; export it as TIFF or JPEG'
-        )
     photo = images.open_photo(job.source)
     restored = derainer(photo.rgb)
     record.put(job.target, lambda path: images.save_photo(path, restored, photo), job.origin)

@@ -1,7 +1,8 @@
 """Image files in and out: the only place that does either. Arrays are of `arrays`, whose functions are found here too.
 
-Files come from strangers. The format is taken from the content, never from the name; whatever cannot be read in full
-ends in an `ImageError`, and whatever has to change on the way to uint8 (H, W, 3) RGB is one of these conversions:
+Files come from strangers. The format is taken from the content, never from the name; only raw data of cameras are
+refused by it, as their small preview would pass for the photo. Whatever cannot be read in full ends in an `ImageError`,
+and what has to change on the way to uint8 (H, W, 3) RGB is one of these conversions:
 
   grey, 1-bit         three equal channels
   palette             its colours
@@ -30,7 +31,7 @@ import numpy as np
 from PIL import Image, ImagePalette, TiffImagePlugin
 
 from qsnet_jax import spelling, storage
-from qsnet_jax.data import containers, metadata, quiet
+from qsnet_jax.data import containers, kinds, metadata, quiet
 from qsnet_jax.data.arrays import check_picture as check_picture
 from qsnet_jax.data.arrays import to_float as to_float
 from qsnet_jax.data.arrays import to_uint8 as to_uint8
@@ -167,6 +168,8 @@ def _opened(path, content: bytes | None = None):
     try:
         if content is None:
             _check_is_file(path)
+            if spelling.extension(path) in kinds.RAW:
+                raise containers.Refused('holds raw data of a camera', 'a developed photo', 'export it as TIFF or JPEG')
         with open(path, 'rb') if content is None else io.BytesIO(content) as file, quiet.python_warnings(said):
             num_bytes = file.seek(0, os.SEEK_END)
             containers.check_webp_header(file, num_bytes)
@@ -189,9 +192,9 @@ def _opened(path, content: bytes | None = None):
         raise _failure(path, error, said) from error
 
 
-def _check_given(given, kinds: tuple[type, ...], expected: str) -> None:
+def _check_given(given, types: tuple[type, ...], expected: str) -> None:
     """Refuses what is neither a path nor content where one is expected, and names the right call."""
-    if isinstance(given, kinds):
+    if isinstance(given, types):
         return
     remedy = 'give images.read(path) or, of the bytes of a file, images.decode(content, name)'
     if isinstance(given, np.ndarray):

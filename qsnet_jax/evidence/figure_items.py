@@ -1,9 +1,10 @@
 """The paper's figures in the report: those that `figures` left in results/figures/, each with a table."""
 
 import pathlib
+import re
 from typing import Any
 
-from qsnet_jax import storage
+from qsnet_jax import UserError, storage
 from qsnet_jax.evidence import page
 
 ABOUT = {
@@ -16,6 +17,8 @@ ABOUT = {
     '10': 'input and results, below them the rain layers that were removed',
     '11': 'inputs, results of the first method, results of the second',
 }
+SLIPS = (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError)  # over what others wrote
+_REMEDY = 'Make the figure anew with --mode=figures, or remove it.'
 _TITLE = 'Numbers of figure {}, {}'
 
 
@@ -23,19 +26,32 @@ def items(results: pathlib.Path) -> list[Any]:
     """A heading, and each figure with its table; nothing where there is none."""
     found: list[Any] = []
     paths = [path for path in (results / 'figures').glob('fig-*.json') if path.with_suffix('.png').is_file()]
+    paths = [path for path in paths if re.fullmatch(r'fig-\d+-.+', path.stem)]
     for path in sorted(paths, key=lambda path: (int(path.stem.split('-')[1]), path.stem)):
-        data = storage.read_json(path)
-        number, name = data['figure'], path.stem.split('-', 2)[2]
-        methods = ', '.join(each['label'] for each in data['methods'])
-        shown = ', '.join(each['name'] + ' (a part)' * bool(each['shown']) for each in data['images'])
-        caption = f'As Fig. {number} of the paper: {ABOUT[number]}. Images: {shown}.'
-        caption += f' Weights or method: {methods}.' if number != '2' else ''  # which shows no result
-        found.append(page.Figure(path.with_suffix('.png'), caption))
-        if data.get('scores'):
-            found.append(_scores(_TITLE.format(number, name), data['scores']))
-        elif data.get('curves'):
-            found.append(_sparsity(_TITLE.format(number, name), data))
+        data = storage.read_json(path, ('figure', 'methods', 'images'), _REMEDY)
+        try:
+            found += _figure(path, data)
+        except SLIPS as error:
+            raise UserError(
+                f'{path} holds what the report cannot make sense of ({type(error).__name__}: {str(error)[:100]}). '
+                f'{_REMEDY}'
+            ) from error
     return [page.Heading("The paper's figures"), *found] if found else []
+
+
+def _figure(path: pathlib.Path, data: dict[str, Any]) -> list[Any]:
+    """A figure, and the table of its numbers where there is one."""
+    number, name = data['figure'], path.stem.split('-', 2)[2]
+    methods = ', '.join(each['label'] for each in data['methods'])
+    shown = ', '.join(each['name'] + ' (a part)' * bool(each['shown']) for each in data['images'])
+    caption = f'As Fig. {number} of the paper: {ABOUT[number]}. Images: {shown}.'
+    caption += f' Weights or method: {methods}.' if number != '2' else ''  # which shows no result
+    found: list[Any] = [page.Figure(path.with_suffix('.png'), caption)]
+    if data.get('scores'):
+        found.append(_scores(_TITLE.format(number, name), data['scores']))
+    elif data.get('curves'):
+        found.append(_sparsity(_TITLE.format(number, name), data))
+    return found
 
 
 def _scores(title: str, scores: dict[str, Any]) -> page.Table:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from qsnet_jax import UserError
+
 WIDEST = 1400  # pixels of an embedded picture; more only makes the file large
 
 
@@ -168,7 +170,10 @@ def _table(table: Table, number: int) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    image = Image.open(figure.path).convert('RGB')
+    try:
+        image = Image.open(figure.path).convert('RGB')
+    except (OSError, SyntaxError) as error:
+        raise UserError(f'{figure.path} cannot be read ({error}). Make it anew, or remove it.') from error
     kinds = ('JPEG',) if figure.path.suffix.lower() in ('.jpg', '.jpeg') else ('PNG', 'JPEG')  # of photos the second
     address = min((_address(image, kind) for kind in kinds), key=len)
     shown = escaping.escape(figure.caption)

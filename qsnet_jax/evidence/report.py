@@ -18,8 +18,6 @@ from qsnet_jax.evidence import rows as rows_
 from qsnet_jax.evidence.verdicts import Claim
 
 TITLES = ('QSNet: what could be reproduced', 'Reproduction report')  # of the report now and before
-# What a row that is not as rows are made can raise.
-_SLIPS = (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError)
 
 
 def report(results: pathlib.Path) -> None:
@@ -38,7 +36,7 @@ def report(results: pathlib.Path) -> None:
     paper = storage.read_json(place, remedy='Bring back the one that comes with the repository.')
     try:
         made = _make(rows, paper, results)
-    except _SLIPS as error:
+    except figure_items.SLIPS as error:
         if isinstance(error, UserError):
             raise
         raise UserError(
@@ -66,7 +64,7 @@ def _culprit(rows: rows_.Rows, paper: dict[str, Any]) -> str:
     """The row without which the report can be made."""
     with tempfile.TemporaryDirectory() as folder:
         for row in rows:
-            with contextlib.suppress(*_SLIPS):
+            with contextlib.suppress(*figure_items.SLIPS):
                 _make([each for each in rows if each is not row], paper, pathlib.Path(folder))
                 return row['file']
     return 'paper.json, or more than one row,'

@@ -140,6 +140,16 @@ def test_integers_of_unknown_white_are_refused(kind, found):
         images.decode(fuzz.tiff(np.ones((8, 8), kind)), 'a.tif')
 
 
+@pytest.mark.parametrize('name', ['a.nef', 'a.DNG', 'a.cr2 '])
+def test_raw_data_of_a_camera_are_known_by_their_name(tmp_path, name):
+    """What reads as a TIFF is their preview, wherever a photo is read."""
+    path = tmp_path / name
+    path.write_bytes(fuzz.tiff(fuzz.picture()))
+    for read in (images.read, images.open_photo, images.size):
+        with pytest.raises(images.ImageError, match='holds raw data of a camera; expected a developed photo'):
+            read(path)
+
+
 def test_a_raw_files_preview_is_refused():
     """A TIFF whose first page is a reduced copy, as cameras write them, is not taken for the photo."""
     content = fuzz.tiff(fuzz.picture(), photometric='rgb', subfiletype=1)

@@ -302,6 +302,29 @@ def test_the_papers_figures_stand_in_the_report_with_their_numbers(found, report
     assert '| cat | input | -1.42 | sparse |' in text and '| dog | input | -1.42 | not sparse |' in text
 
 
+@pytest.mark.parametrize(
+    ('record', 'picture', 'fault'),
+    [
+        ({'figure': '6'}, b'', r'fig-6-x\.json lacks methods, images\. Make the figure anew'),
+        (
+            {'figure': '5', 'methods': [], 'images': []},
+            b'',
+            r"fig-6-x\.json holds what .* \(KeyError: '5'\)\. Make the",
+        ),
+        ({'figure': '6', 'methods': [], 'images': []}, b'\x89PNG\r\n', r'fig-6-x\.png cannot be read .* or remove it'),
+    ],
+)
+def test_a_damaged_figure_is_named_and_no_row(found, record, picture, fault):
+    """Of its JSON or of its picture; a user who removed the row that was blamed would lose a good one."""
+    (found / 'figures').mkdir(exist_ok=True)
+    storage.write_json(found / 'figures/fig-6-x.json', record)
+    storage.write_json(found / 'figures/fig-x-y.json', {})  # of somebody else
+    (found / 'figures/fig-x-y.png').write_bytes(b'')
+    (found / 'figures/fig-6-x.png').write_bytes(picture)
+    with pytest.raises(UserError, match=fault):
+        report.report(found)
+
+
 def test_a_network_is_drawn_at_the_time_of_its_own_precision():
     """What was scored in float32 does not stand at the time of bfloat16."""
     model = dict.fromkeys(scatter._SHAPE, 1) | {'dtype': 'float32'}
