@@ -23,10 +23,16 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 from absl import app, flags
 
-from qsnet_jax import UserError, command_line, signals, spelling, storage
+from qsnet_jax import UserError, command_line, devices, signals, spelling, storage
+
+try:
+    devices.import_jax()
+except UserError as fault:
+    sys.exit(f'error: {fault}')
+import jax
+
 from qsnet_jax.training import cluster, planning, study
 
 TRIES = 1000  # times that a job may be queued again
@@ -318,7 +324,7 @@ def _parse(arguments: list[str]) -> list[str]:
                 'config', None, 'A study: NAME of the package, or FILE.py; with :small or :wide for less.'
             )
         left = flags.FLAGS(rest)
-        command_line.check_tuples(rest, config)
+        command_line.check_tuples(rest, config, source)
         return left
     except UserError as error:
         sys.exit(f'error: {error}')

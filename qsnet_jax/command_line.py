@@ -1,5 +1,6 @@
 """From a command line to the values of one verb: a flag that it does not read, or a slip, is one line of help."""
 
+import functools
 import importlib.metadata
 import re
 from collections.abc import Callable, Collection
@@ -94,7 +95,7 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
         raise UserError(f'{" ".join(left)} not understood; flags are written --name=value. {_flags_of(table, name)}')
     if lacks_config:
         raise UserError(f'--mode={name} needs --config=NAME or FILE.py; start with --config=quickstart.')
-    check_tuples(rest, config)
+    check_tuples(rest, config, source)
     if config is not None:
         config_fields.check_numbers(config)
     _refuse_empty(values, verb, _fields_of(rest), config)
@@ -155,14 +156,18 @@ def _fields_of(arguments: list[str]) -> list[str]:
     return [name for name in names if name.startswith(('config.', 'noconfig.'))]
 
 
-def check_tuples(arguments: list[str], config: Any) -> None:
-    """Refuses text in a field that holds several numbers, which ml_collections lets pass."""
+def check_tuples(arguments: list[str], config: Any, source: str) -> None:
+    """Refuses text in a field in which --config=SOURCE holds several numbers, which ml_collections lets pass."""
     for name in _fields_of(arguments):
-        value: Any = config
-        for part in name.split('.')[1:]:
-            value = value[part]
-        if isinstance(value, tuple) and any(isinstance(each, str) for each in value):
+        value = _field(config, name)
+        is_text = isinstance(value, tuple) and any(isinstance(each, str) for each in value)
+        if is_text and not all(isinstance(each, str) for each in _field(config_files.load(source), name)):
             raise UserError(f'--{name}={",".join(map(str, value))}: expected numbers, as --{name}="(1, 2)".')
+
+
+def _field(config: Any, name: str) -> Any:
+    """The value of 'config.a.b'."""
+    return functools.reduce(lambda section, part: section[part], name.split('.')[1:], config)
 
 
 def take(arguments: list[str], name: str) -> tuple[str, list[str]]:

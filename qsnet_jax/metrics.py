@@ -10,6 +10,7 @@ later script's down-sampling of large images.
 """
 
 import math
+import os
 
 import cv2
 import numpy as np
@@ -94,6 +95,8 @@ def _planes(restored, clean, protocol):
 
 def _checked(image, name):
     """The image as an array, refused unless it is a non-empty uint8 (H, W, 3)."""
+    if isinstance(image, str | os.PathLike):
+        raise TypeError(f'{name} is the path {image}; give the image, as qsnet_jax.images.read(path) returns it.')
     image = np.asarray(image)
     if image.dtype != np.uint8:
         raise TypeError(

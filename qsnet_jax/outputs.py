@@ -157,6 +157,7 @@ def _try(folder: pathlib.Path) -> Callable[[str], str]:
 
     That is found out with the file: some drives take upper and lower case, and both forms of accents, for the same.
     """
+    storage.refuse_links_to_nowhere(folder)
     probe = storage.temporary_path(folder / 'x')
     try:
         folder.mkdir(parents=True, exist_ok=True)

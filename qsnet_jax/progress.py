@@ -45,7 +45,9 @@ class _Lines(tqdm.tqdm):
 
 def bar(items: Iterable | None = None, title: str | None = None, total: int | None = None, **options: Any) -> Any:
     """tqdm's bar over `items`, or to `update` by hand; options are tqdm's (unit, initial, leave, disable)."""
-    if sys.stderr is not None and sys.stderr.isatty():
+    if getattr(sys.stderr, 'isatty', bool)():  # stand-ins of programs that log may lack it
         return tqdm.tqdm(items, title, total, **options)
+    if sys.stderr is None:  # a program without a console
+        return tqdm.tqdm(items, title, total, **{**options, 'disable': True})
     calm = {'mininterval': PACE, 'maxinterval': 2 * PACE, 'ncols': 100, 'ascii': True, 'delay': PACE}
     return _Lines(items, title, total, **{**calm, **options})

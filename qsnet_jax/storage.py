@@ -208,6 +208,12 @@ def refuse_link_to_nowhere(path: pathlib.Path, remedy: str) -> None:
         raise UserError(f'{path} is a link to {os.readlink(path)}, which is not there. {remedy}.')
 
 
+def refuse_links_to_nowhere(folder: pathlib.Path) -> None:
+    """The same for a folder to be written to, and all above it."""
+    for each in (folder, *folder.parents):
+        refuse_link_to_nowhere(each, 'Mount its drive, or mend the link')
+
+
 def explained(error: OSError) -> UserError:
     """The same error in one line, with its file and what to do."""
     place = f'{error.filename}: ' if error.filename not in (None, '') else ''
@@ -229,6 +235,7 @@ def writable(folder: pathlib.Path, keeps: str = '') -> Iterator[None]:
 
     keeps: what a full disk leaves to go on from, the end of that message.
     """
+    refuse_links_to_nowhere(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
@@ -244,6 +251,7 @@ def writable(folder: pathlib.Path, keeps: str = '') -> Iterator[None]:
 
 def check_writable(folder: pathlib.Path, flag: str) -> None:
     """Raises UserError where `folder`, the value of `flag`, can be neither made nor written to; makes nothing."""
+    refuse_links_to_nowhere(folder)
     existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
     probe = temporary_path(existing / 'x')
     try:

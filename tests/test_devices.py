@@ -37,6 +37,15 @@ def test_a_variable_that_jax_cannot_follow_is_one_line(name, value, message):
     assert lines[0].startswith(f'error: {name}={value} {message}') and f'(unset {name})' in lines[0]
 
 
+def test_the_launcher_says_it_too():
+    """It reads a study's config, and so JAX, before it has flags."""
+    command = [sys.executable, 'launch/slurm.py', '--config=losses', '--dry_run']
+    given = {**os.environ, 'JAX_ENABLE_X64': 'banana'}
+    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith('error: JAX_ENABLE_X64=banana is not what JAX takes')
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_variables_that_stop_every_training_do_not_count():
     """Optax needs promotion, and a start copies to the device; nothing that is computed depends on either."""
     code = 'from qsnet_jax import devices; devices.import_jax(); import jax; import jax.numpy as jnp; '

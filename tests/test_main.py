@@ -27,6 +27,16 @@ def say(capsys, *arguments):
     return status, capsys.readouterr().err.splitlines()
 
 
+def test_a_field_of_names_takes_names():
+    """As `bench.precisions`; one of numbers does not."""
+    config = config_files.load('bench:small')
+    config.bench.precisions = ('bfloat16',)
+    command_line.check_tuples(['--config.bench.precisions=x'], config, 'bench:small')
+    config.bench.sizes = ('big',)
+    with pytest.raises(UserError, match='sizes=big: expected numbers'):
+        command_line.check_tuples(['--config.bench.sizes=x'], config, 'bench:small')
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

@@ -187,6 +187,8 @@ def test_floats_are_refused(score):
         score((image / 255).astype(np.float32), image, 'rgb')
     with pytest.raises(TypeError, match='clean must be uint8.*found int64'):
         score(image, image.astype(np.int64), 'rgb')
+    with pytest.raises(TypeError, match='clean is the path a.png; give the image, as qsnet_jax.images.read'):
+        score(image, 'a.png', 'rgb')
 
 
 @pytest.mark.parametrize('score', [metrics.psnr, metrics.ssim])

@@ -46,6 +46,26 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     assert '\r' in terminal.getvalue() and '5/5' in terminal.getvalue()
 
 
+def test_a_stand_in_for_stderr_may_be_anything_or_nothing(monkeypatch):
+    """As of programs that copy what is printed, and of those without a console."""
+
+    class Tee:
+        text = ''
+
+        def write(self, text):
+            self.text += text
+
+        def flush(self):
+            pass
+
+    tee = Tee()
+    monkeypatch.setattr(progress, 'PACE', 0.0)
+    for stream in (tee, None):
+        monkeypatch.setattr(sys, 'stderr', stream)
+        assert list(progress.bar(range(5), 'photos')) == list(range(5))
+    assert '5/5' in tee.text and '\r' not in tee.text
+
+
 def test_streams_may_be_closed():
     """As by `2>&-`: what is written goes nowhere, and no file that is opened later gets their numbers."""
     code = 'from qsnet_jax import signals; signals.install(); from qsnet_jax import progress; import os, sys; '

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from qsnet_jax import UserError, storage
+from qsnet_jax import UserError, outputs, storage
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -159,6 +159,19 @@ def test_faults_in_the_words_of_libraries(number, kind, tmp_path):
     assert str(error.value) == (
         f'{tmp_path} cannot be written: {os.strerror(number)}. {storage._REMEDIES[number]}.'
     )  # fmt: skip
+
+
+@pytest.mark.parametrize('place', ['disk', 'disk/below/it'])
+def test_a_folder_behind_a_link_to_nowhere_is_said_so(tmp_path, place):
+    """Whoever is to write there; nothing is a file in the way."""
+    (tmp_path / 'disk').symlink_to(tmp_path / 'gone')
+    words = 'disk is a link to .*gone, which is not there. Mount its drive, or mend the link'
+    with pytest.raises(UserError, match=words):
+        storage.check_writable(tmp_path / place, 'results')
+    with pytest.raises(UserError, match=words), storage.writable(tmp_path / place):
+        pass
+    with pytest.raises(UserError, match=words):
+        outputs.prepare([], tmp_path / place, overwrite=False)
 
 
 def test_a_folder_is_tried_without_making_it(tmp_path):

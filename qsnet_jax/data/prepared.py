@@ -176,6 +176,10 @@ def _current(final: pathlib.Path, data: Any, found: downloads.Scan | None, repla
 
 def _write(name: str, base: pathlib.Path, data: Any, found: downloads.Scan) -> pathlib.Path:
     """Lets TFDS write to a folder of its own, which takes the place of what was there when it is whole."""
+    try:
+        str(base).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f'{base} is not UTF-8, as ArrayRecord asks. Name another --config.data.tfds_dir.') from error
     final, building, old = base / name, base / f'.{name}.building', base / f'.{name}.old'
     config = downloads.kind(found.layout) if public.SETS[name].BUILDER_CONFIGS else None
     try:

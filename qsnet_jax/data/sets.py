@@ -54,7 +54,7 @@ def open_source(name: str, data: Any, role: str, cache: sources.Cache) -> source
         return _open_drawn(style, name, data, role, cache)
     if base not in ('pairs', 'layers'):
         known = [*(f'drawn_{style}' for style in rain.STYLES), *public.SETS, 'test_i', 'test_ii', STAND_IN]
-        there = spelling.nearest(base, [*known, 'pairs', 'layers'])
+        there = spelling.nearest(base, [*known, 'pairs', 'layers', *[held_out.NAME] * (role == 'validation')])
         raise UserError(f'Unknown data set {spelling.quoted(name)}{there}; pairs and layers also as pairs/FOLDER.')
     if base == 'layers' and '+' in folder:
         return _open_any_layer(name, data, role, cache)

@@ -52,7 +52,7 @@ def _not_the_papers(rows: rows_.Rows) -> str:
 
     What they are computed in is another rule's.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for row in (row for row in rows if row['size'] == 'full'):
         unlike = rows_.unlike_default(row, (*_RECIPE, 'train.steps'))
         steps, least = unlike.pop('train.steps', (0, 0))

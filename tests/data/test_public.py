@@ -474,6 +474,14 @@ def test_a_prepared_set_that_is_not_whole_is_refused(victim, data, tmp_path):
             open_source('rain100h', data).load(0)
 
 
+def test_a_folder_whose_name_is_not_utf_8_is_refused(data, tmp_path):
+    """ArrayRecord takes no other names."""
+    write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})
+    data.tfds_dir = os.fsdecode(os.fsencode(tmp_path) + b'/n\xe4cht')
+    with pytest.raises(UserError, match='is not UTF-8, as ArrayRecord asks. Name another --config.data.tfds_dir'):
+        prepared.prepare('rain100h', data)
+
+
 def test_files_replaced_by_others_of_the_same_size_are_noticed(data, tmp_path):
     """--mode=prepare compares contents, not only names and sizes."""
     from PIL import Image

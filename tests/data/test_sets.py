@@ -156,6 +156,12 @@ def test_two_files_of_one_name_are_refused(tmp_path, data):
         open_source('pairs', data)
 
 
+def test_a_slip_in_the_word_for_what_is_held_out(data):
+    """Of validation alone, which knows that word."""
+    with pytest.raises(UserError, match="Unknown data set 'heldout' .did you mean held_out"):
+        open_source('heldout', data, 'validation')
+
+
 @pytest.mark.parametrize(
     ('name', 'change', 'message'),
     [

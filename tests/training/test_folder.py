@@ -373,6 +373,13 @@ def test_checkpoints_that_cannot_be_seen_are_not_lost(run, tmp_path, deny):
     assert (run.workdir / 'run.json').read_bytes() == before and not (tmp_path / 'gone').exists()
     checkpoints.unlink()
     elsewhere.rename(checkpoints)
+    (checkpoints / '5').rename(elsewhere)
+    (checkpoints / '5').symlink_to(tmp_path / 'gone')
+    with pytest.raises(UserError, match='checkpoints/5 is a link to .*gone, which is not there. Mount its drive'):
+        train.restore_variables(run.config, run.workdir, 'latest')
+    (checkpoints / '5').unlink()
+    elsewhere.rename(checkpoints / '05')  # by hand, and no checkpoint
+    assert train.restore_variables(run.config, run.workdir, 'latest')[2]['step'] == 4
     deny(lambda path: path == str(checkpoints), 'listdir')
     with pytest.raises(UserError, match='checkpoints cannot be read: Permission denied. Take the rights to read'):
         train.restore_variables(run.config, run.workdir, 'latest')
