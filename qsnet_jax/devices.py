@@ -1,10 +1,14 @@
 """JAX as the environment wants it: a variable that it cannot follow is one line, not a traceback of JAX's."""
 
+import functools
 import os
 import re
+import subprocess
+import sys
 
 from qsnet_jax import UserError
 
+_FLAG_FAULT = re.compile(r'flags\w*\.cc:\d+\] (.*?)\.?$', re.MULTILINE)  # in the log of XLA
 _PLATFORMS = ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME')  # in the order in which JAX heeds them
 
 
@@ -39,6 +43,8 @@ def check() -> None:
     """Starts JAX. Raises UserError where it finds no device, as where a variable names a backend that is not there."""
     import jax
 
+    if given := os.environ.get('XLA_FLAGS'):
+        _try_xla_flags(given)
     names = [name for name in _PLATFORMS if os.environ.get(name)]
     try:
         jax.devices()
@@ -52,6 +58,18 @@ def check() -> None:
             f'{names[0]}={os.environ[names[0]]} names a backend that is not installed, or that has no device here. '
             f'Unset it (unset {names[0]}) for what is there, or install it (cuda: pip install "qsnet-jax[cuda12]").'
         ) from error
+
+
+@functools.cache
+def _try_xla_flags(given: str) -> None:
+    """XLA ends the process for flags that it does not know, so another process tries them. given: XLA_FLAGS."""
+    command, environment = [sys.executable, '-c', 'import jax; jax.devices()'], {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors='replace')
+    if fault := done.returncode and _FLAG_FAULT.search(done.stderr):
+        raise UserError(
+            f'XLA_FLAGS={given} is not what XLA takes: {fault[1]}. Unset it (unset XLA_FLAGS), or give it flags that '
+            'XLA knows.'
+        )
 
 
 def _set() -> str:

@@ -28,6 +28,8 @@ def errors(*arguments, **variables):
         ('JAX_PLATFORM_NAME', 'gpu', 'names a backend'),
         ('JAX_DEFAULT_DEVICE', 'gpu', 'names a backend'),
         ('JAX_ENABLE_X64', 'banana', 'is not what JAX takes'),
+        ('XLA_FLAGS', '--xla_no_such_flag=true', 'is not what XLA takes: Unknown flag in XLA_FLAGS: --xla_no_such'),
+        ('XLA_FLAGS', '--xla_cpu_enable_fast_math=maybe', "is not what XLA takes: Couldn't interpret value maybe"),
     ],
 )
 def test_a_variable_that_jax_cannot_follow_is_one_line(name, value, message):
