@@ -2,26 +2,27 @@
 
 Nothing is computed before all targets are known, lie apart from every input and from each other, whatever links and
 letter cases stand between their names, and the output folder has been written to. What lies in a target's place already
-is replaced if it is a result of this program, else only with --overwrite. The output folder's `.qsnet-derained` tells
-results: a line for each, its SHA-256, its origin where that is known, and its name. The origin is the SHA-256 of the
-photo with what the network is; a result whose origin is the same as that of the photo to be derained is done already.
-What a killed run left half-written is removed.
+is replaced if it is a result of the same photo, by its place or its content, else only with --overwrite. The output
+folder's `.qsnet-derained` tells results: a line for each, its SHA-256, where they are known its origin and the SHA-256
+of its photo's content and place, and its name. The origin is the photo with what the network is; a result whose origin
+is that of the photo to be derained is done already. What a killed run left half-written is removed.
 """
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from qsnet_jax import UserError, spelling, storage
 
 RECORD = '.qsnet-derained'
 ENDING = '.rain.png'  # of the layers that were removed, beside the results
-_LINE = re.compile(rb'^([0-9a-f]{64})  (?:([0-9a-f]{64})  )?', re.MULTILINE)
+_LINE = re.compile(rb'^([0-9a-f]{64})  (?:([0-9a-f]{64})  )?(?:([0-9a-f]{64})  ([0-9a-f]{64})  )?', re.MULTILINE)
 
 
 @dataclasses.dataclass
@@ -39,6 +40,19 @@ class Job:
         """All that it will write."""
         return [self.target] + ([self.layer] if self.layer else [])
 
+    @functools.cached_property
+    def photo(self) -> bytes:
+        """SHA-256 of the photo; empty where it cannot be read, which will be said."""
+        with contextlib.suppress(OSError):
+            if self.source.is_file():  # a pipe would block
+                return _sha256(self.source)
+        return b''
+
+    @property
+    def marks(self) -> tuple[bytes, bytes]:
+        """By which the photo is known again: its content, and where it lies."""
+        return self.photo, hashlib.sha256(os.fsencode(os.path.realpath(self.source))).hexdigest().encode()
+
 
 class Record:
     """Which files of a folder are results: a line for each, appended before the file comes to its name."""
@@ -46,30 +60,34 @@ class Record:
     def __init__(self, folder: pathlib.Path):
         self.path = folder / RECORD
         self.known: dict[bytes, set[bytes]] = {}  # results, and the origins of each
+        self.photos: dict[bytes, set[bytes]] = {}  # results, and the marks of the photos of each, where they are known
         self._break = b''  # after a line that a full disk has cut
         self._read()
 
     def _read(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             content = self.path.read_bytes()
-            for digest, origin in _LINE.findall(content):
-                self.known.setdefault(digest, set()).add(origin)
+            for digest, origin, *marks in _LINE.findall(content):
+                self._add(digest, origin, marks)
             self._break = b'\n' if content and not content.endswith(b'\n') else b''
 
-    def put(self, path: pathlib.Path, save: Callable[[pathlib.Path], None], origin: bytes = b'') -> None:
+    def _add(self, digest: bytes, origin: bytes, marks: Iterable[bytes]) -> None:
+        self.known.setdefault(digest, set()).add(origin)
+        self.photos.setdefault(digest, set()).update(filter(None, marks))
+
+    def put(self, path: pathlib.Path, save: Callable[[pathlib.Path], None], job: Job) -> None:
         """Lets `save` write a temporary file, notes it, and gives it its name."""
         with storage.replacing(path) as temporary:
             try:
                 save(temporary)
             except UserError as error:  # of the file that people know
                 raise type(error)(str(error).replace(str(temporary), str(path))) from error.__cause__
-            digest = _sha256(temporary)
-            if origin not in self.known.get(digest, ()):
+            digest, told = _sha256(temporary), (job.origin, *job.marks) if job.origin else ()
+            if job.origin not in self.known.get(digest, ()):
                 name = spelling.shown(path.relative_to(self.path.parent)).encode()
-                line = b'  '.join((digest, origin, name) if origin else (digest, name))
                 with self.path.open('ab') as file:
-                    file.write(self._break + line + b'\n')
-                self.known.setdefault(digest, set()).add(origin)
+                    file.write(self._break + b'  '.join((digest, *told, name)) + b'\n')
+                self._add(digest, job.origin, told[1:])
                 self._break = b''
 
     def try_out(self) -> None:
@@ -82,14 +100,18 @@ class Record:
             fault = f'{error.strerror}. {storage.remedy(error)}'
             raise UserError(f'--output: {self.path} cannot be written: {fault}.') from error
 
-    def holds(self, path: pathlib.Path) -> bool:
-        """Whether a file is a result, unchanged; also of another process that writes there now."""
-        if not path.is_file():
-            return False
-        digest = _sha256(path)
+    def objection(self, path: pathlib.Path, job: Job) -> str:
+        """Why a job must not replace a file; empty where it is a result, unchanged, of its photo or of one not known.
+
+        Results of another process that writes there now are among them.
+        """
+        digest = _sha256(path) if path.is_file() else b''
         if digest not in self.known:
             self._read()
-        return digest in self.known
+        if digest not in self.known:
+            return 'and no record says that this program wrote them'
+        is_of_another = self.photos[digest] and not self.photos[digest] & {*job.marks}
+        return 'which this program made of another photo' if is_of_another else ''
 
     def is_done(self, job: Job) -> bool:
         """Whether all files of a job are there, unchanged, and of its origin."""
@@ -99,12 +121,9 @@ class Record:
         return False
 
 
-def origin(source: pathlib.Path, made_by: str) -> bytes:
-    """What a result is made of, the content of a photo, and by what; empty where either cannot be known."""
-    with contextlib.suppress(OSError):  # will be said of the photo
-        if made_by and source.is_file():  # a pipe would block
-            return hashlib.sha256(_sha256(source) + made_by.encode()).hexdigest().encode()
-    return b''
+def origin(photo: bytes, made_by: str) -> bytes:
+    """What a result is made of, a photo of that SHA-256, and by what; empty where either cannot be known."""
+    return hashlib.sha256(photo + made_by.encode()).hexdigest().encode() if photo and made_by else b''
 
 
 def plan(
@@ -137,16 +156,15 @@ def prepare(jobs: list[Job], folder: pathlib.Path, overwrite: bool) -> Record:
         _check_each_other(jobs, places)
         record = Record(folder)
         record.try_out()
-        foreign = [] if overwrite else [path for path in places if os.path.lexists(path) and not record.holds(path)]
+        existing = [(path, job) for job in jobs for path in job.files if not overwrite and os.path.lexists(path)]
+        refused = [(path, why) for path, job in existing if (why := record.objection(path, job))]
     except OSError as error:
         place = error.filename or folder
         raise UserError(f'--output: {place} cannot be read: {error.strerror}. Name another folder.') from error
-    if foreign:
-        more = f' and {len(foreign) - 1} more files' if len(foreign) > 1 else ''
-        raise UserError(
-            f'{foreign[0]}{more} would be replaced, and no record says that this program wrote them. Name another '
-            '--output, or give --overwrite.'
-        )
+    if refused:
+        path, why = refused[0]
+        more = f' and {len(refused) - 1} more files' if len(refused) > 1 else ''
+        raise UserError(f'{path}{more} would be replaced, {why}. Name another --output, or give --overwrite.')
     for parent in {folder, *real}:
         storage.remove_orphans(parent)
     return record

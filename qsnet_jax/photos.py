@@ -94,7 +94,7 @@ def derain_files(
         with progress.bar(jobs, 'photos', unit='photo') as bar:
             for index, job in enumerate(bar, 1):
                 bar.set_postfix_str(spelling.shown(job.name))
-                job.origin = outputs.origin(job.source, made_by)
+                job.origin = outputs.origin(job.photo, made_by)
                 if not overwrite and record.is_done(job):
                     tally.already += 1
                 elif not _count_file(tally, derainer, job, record, layers):
@@ -243,10 +243,10 @@ def _derain_file(derainer: derain.Derainer, job: outputs.Job, record: outputs.Re
         return _derain_video(derainer, job, record)
     photo = images.open_photo(job.source)
     restored = derainer(photo.rgb)
-    record.put(job.target, lambda path: images.save_photo(path, restored, photo), job.origin)
+    record.put(job.target, lambda path: images.save_photo(path, restored, photo), job)
     if job.layer:
         rain = removed(photo.rgb, restored)
-        record.put(job.layer, lambda path: images.save_photo(path, rain, images.Photo.of_pixels(rain)), job.origin)
+        record.put(job.layer, lambda path: images.save_photo(path, rain, images.Photo.of_pixels(rain)), job)
     return list(photo.notes), photo.rgb.shape[0] * photo.rgb.shape[1]
 
 
@@ -265,7 +265,7 @@ def _derain_video(derainer: derain.Derainer, job: outputs.Job, record: outputs.R
             raise video.VideoError(f'{job.source}: {reason}; expected a whole video; export it as MP4') from error
         made.replace(path)
 
-    record.put(job.target, save, job.origin)
+    record.put(job.target, save, job)
     summary = found[0]
     return [str(summary), *summary.notes], summary.frames * summary.width * summary.height
 

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -11,6 +13,8 @@ import pytest
 from PIL import Image
 
 from qsnet_jax import UserError, outputs, photos, storage
+
+JOB = outputs.Job(pathlib.Path('none.png'), 'none.png', pathlib.Path('out/none.png'), None)
 
 
 class Darkener:
@@ -177,7 +181,7 @@ def test_the_record_stands_before_the_result(tmp_path, monkeypatch):
     replace = outputs.pathlib.Path.replace
 
     def watched(self, target):
-        seen.append(outputs.Record(tmp_path / 'out').holds(self))
+        seen.append(outputs.Record(tmp_path / 'out').objection(self, JOB) == '')
         return replace(self, target)
 
     monkeypatch.setattr(outputs.pathlib.Path, 'replace', watched)
@@ -219,10 +223,30 @@ def test_records_of_before_are_read(tmp_path):
     save(tmp_path / 'in/a.png')
     count(tmp_path)
     path = tmp_path / 'out' / outputs.RECORD
-    digest, origin, name = path.read_bytes().split(b'  ')
-    assert len(digest) == len(origin) == 64 and name == b'a.png\n'
-    path.write_bytes(digest + b'  ' + name)
-    assert count(tmp_path) == 1 and count(tmp_path) == 0
+    digest, *marks, name = path.read_bytes().split(b'  ')
+    assert [len(each) for each in (digest, *marks)] == [64] * 4 and name == b'a.png\n'
+    for before in (b'  '.join((digest, name)), b'  '.join((digest, b'0' * 64, name))):
+        path.write_bytes(before)
+        assert count(tmp_path) == 1 and count(tmp_path) == 0
+
+
+def test_results_of_another_photo_are_not_replaced(tmp_path):
+    """Of one that is neither in its place nor has its content, as two cameras name theirs; unless that is asked for."""
+    for seed, folder in enumerate(('in', 'other')):
+        save(tmp_path / folder / 'IMG_1.png', seed)
+    out = tmp_path / 'out/IMG_1.png'
+    assert count(tmp_path) == 1
+    before = out.read_bytes()
+    refused(tmp_path, 'other', 'out', 'IMG_1.png would be replaced, which this program made of another photo. Name ano')
+    assert out.read_bytes() == before
+    shutil.copy(tmp_path / 'in/IMG_1.png', tmp_path / 'other/IMG_1.png')
+    given = str(tmp_path / 'other'), str(tmp_path / 'out')
+    assert photos.derain_files(Darkener(), *given, made_by='b') == 0 and out.read_bytes() == before
+    save(tmp_path / 'other/IMG_1.png', 5)  # in its place now
+    assert photos.derain_files(Darkener(), *given, made_by='b') == 0 and out.read_bytes() != before
+    save(tmp_path / 'in/IMG_1.png', 6)
+    refused(tmp_path, 'in', 'out', 'made of another photo')
+    assert count(tmp_path, overwrite=True) == 1
 
 
 def test_an_interrupted_run_tells_what_it_has_done_and_goes_on(tmp_path, capsys):
@@ -398,7 +422,9 @@ def test_results_of_a_process_beside_are_results(tmp_path):
     (tmp_path / outputs.RECORD).write_bytes(b'0123456789abcdef')  # without an end
     mine, theirs = outputs.Record(tmp_path), outputs.Record(tmp_path)
     for number in range(2):
-        theirs.put(tmp_path / f'{number}.png', lambda path, number=number: path.write_bytes(b'%d' % number))
-    assert all(record.holds(tmp_path / f'{number}.png') for record in (mine, theirs) for number in range(2))
+        theirs.put(tmp_path / f'{number}.png', lambda path, number=number: path.write_bytes(b'%d' % number), JOB)
+    for record in (mine, theirs):
+        assert not any(record.objection(tmp_path / f'{number}.png', JOB) for number in range(2))
     (tmp_path / '1.png').write_bytes(b'original')
-    assert not mine.holds(tmp_path / '1.png') and not outputs.Record(tmp_path).holds(tmp_path / '1.png')
+    for record in (mine, outputs.Record(tmp_path)):
+        assert 'no record' in record.objection(tmp_path / '1.png', JOB)
