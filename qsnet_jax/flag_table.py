@@ -57,7 +57,7 @@ FLAGS = {
     'overwrite': Flag(
         flags.DEFINE_bool,
         False,
-        'Replaces files in --output that are no results of this program, and does again what is done already.',
+        'Replaces files in --output that are no results, or of other photos, and does again what is done already.',
     ),
     'port': Flag(
         flags.DEFINE_integer,

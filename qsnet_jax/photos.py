@@ -77,7 +77,7 @@ def derain_files(
     """Derains a file, or every photo below a folder, into the folder `target` under the same names.
 
     target: may be the name of the result where the source is a file. layers: also writes what was removed of photos,
-    as NAME.rain.png. overwrite: replaces files that are no results of this program, and does again what is done.
+    as NAME.rain.png. overwrite: replaces files that are no results, or of other photos, and does again what is done.
     made_by: tells the derainer from others, as its `fingerprint`; photos whose results are there and made by the same
     are passed over. '': none are.
     What cannot be read is reported at the end and does not stop the rest; a run that is interrupted reports what it

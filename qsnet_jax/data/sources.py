@@ -77,7 +77,6 @@ def check(name: str, source: Source) -> None:
 
 def check_pictures(what: str, pictures: Pictures) -> None:
     """Reads pictures once, whole. Raises one UserError for all that cannot be read. what: they are together."""
-    problems = []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(_fault, pictures.values())
         problems = [fault for fault in progress.bar(found, f'checking {what}', len(pictures), unit='file') if fault]

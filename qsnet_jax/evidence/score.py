@@ -78,6 +78,7 @@ class Results:
 
     def __init__(self, restored: str, clean: str, rainy: str | None):
         places = {side: methods.Place.parse(text, side) for side, text in (('restored', restored), ('clean', clean))}
+        self.name = places['clean'].folder.resolve().name
         found = layouts.find({side: place.folder for side, place in places.items()}, _layouts(places))
         problems, self.items = found.problems, found.items
         if rainy:
@@ -153,26 +154,21 @@ def run(
     if not re.fullmatch(r'[\w.+-][\w .+-]*', name):
         raise UserError(f'--name={name}: expected letters, digits, spaces, . + - and _; it becomes the name of a file.')
     started, counting, found = time.perf_counter(), Counting(luma, border), Results(restored, clean, rainy)
-    other = methods.parse(against) if against else None
-    if isinstance(other, methods.Network) and not rainy:
-        raise UserError(
-            f'--against={against} is a network, which has to restore the rainy images itself: give --rainy.'
-        )
+    other = _parse(against, rainy) if against else None
     found.check_workdir(workdir, other)
     given = {'restored': restored, 'clean': clean, 'rainy': rainy, 'against': against, 'luma': luma, 'border': border}
     prints = {'dataset': found.fingerprint('rainy', 'clean'), 'restored': found.fingerprint('restored')}
     record = {**provenance.collect({'score': given}, None), **prints}
-    place = methods.Place.parse(clean, 'clean').folder.resolve()
-    begun = {'dataset': dataset or place.name, 'counting': str(counting)}
+    begun = {'dataset': dataset or found.name, 'counting': str(counting)}
     rival = {'against': {'method': {'label': other.label}}} if other else {}
+    _refuse_foreign(workdir, [item.name for item in found.items])
     told = functools.partial(_told, is_named=dataset is not None)
-    _refuse_foreign(workdir, [_picture(item.name) for item in found.items[: evaluate.PICTURES]])
     path = _claim(results, name, workdir, told, {**begun, **rival, 'provenance': record})
     _expect(found, other)
     with storage.writable(workdir):
         rows, pictures = _score_all(found, counting, other)
-        for each, picture in zip(rows, pictures, strict=False):
-            images.save(workdir / _picture(each['name']), picture)
+        for picture, image in zip(_pictures(workdir, [each['name'] for each in rows]), pictures, strict=True):
+            images.save(picture, image)
         evaluate.write_csv(workdir / 'per_image.csv', rows)
         record['evaluation_seconds'] = round(time.perf_counter() - started, 2)
         result = {**begun, **summarize(rows)}
@@ -185,6 +181,16 @@ def run(
     print(_shown(row))
     print(spelling.shown(f'scores and pictures are in {workdir}, the row in {path}'))
     return row
+
+
+def _parse(against: str, rainy: str | None) -> methods.Method:
+    """The other method. Raises UserError for a network that has nothing to restore."""
+    other = methods.parse(against)
+    if isinstance(other, methods.Network) and not rainy:
+        raise UserError(
+            f'--against={against} is a network, which has to restore the rainy images itself: give --rainy.'
+        )
+    return other
 
 
 def _claim(
@@ -207,14 +213,14 @@ def _told(result: dict[str, Any], is_named: bool) -> dict[str, Any]:
     return {**named, 'images': content[:12], 'counting': counting, 'against': other}
 
 
-def _refuse_foreign(workdir: pathlib.Path, pictures: list[str]) -> None:
+def _refuse_foreign(workdir: pathlib.Path, names: list[str]) -> None:
     """Raises UserError where files lie in the place of ours of which no results.json says that they are scores."""
-    names = ['per_image.csv', *pictures]
+    ours = [workdir / 'per_image.csv', *_pictures(workdir, names)]
     with contextlib.suppress(storage.Damaged):
         if {'counting', 'provenance'} <= storage.read_json(workdir / 'results.json').keys():
             return
-        names.append('results.json')
-    foreign = [workdir / name for name in names if os.path.lexists(workdir / name)]
+        ours.append(workdir / 'results.json')
+    foreign = [path for path in ours if os.path.lexists(path)]
     if foreign:
         raise UserError(
             f'{foreign[0]} would be replaced, and no results.json beside it says that it is of scores. Name another '
@@ -222,9 +228,9 @@ def _refuse_foreign(workdir: pathlib.Path, pictures: list[str]) -> None:
         )
 
 
-def _picture(name: str) -> str:
-    """The file of a picture."""
-    return f'{name}.png'
+def _pictures(workdir: pathlib.Path, names: list[str]) -> list[pathlib.Path]:
+    """The files of those that get a picture of the images called so."""
+    return [workdir / f'{name}.png' for name in names[: evaluate.PICTURES]]
 
 
 def _expect(found: Results, other: methods.Method | None) -> None:
