@@ -49,7 +49,8 @@ def nearest(name: str, known: Iterable[str], mark: str = '') -> str:
     folded = {each.casefold(): each for each in sorted(known)}
     close = difflib.get_close_matches(name.casefold(), folded, 1, 0.5)
     if close:
-        return f' (did you mean {mark}{folded[close[0]]}?)'
+        begun = [each for each in folded if each.startswith(name.casefold()) and len(each) <= len(close[0])]
+        return f' (did you mean {" or ".join(mark + folded[each] for each in begun or close)}?)'
     return f' (there are {", ".join(mark + each for each in folded.values())})'
 
 

@@ -172,7 +172,7 @@ def test_a_slip_in_the_word_for_what_is_held_out(data):
         ('pairs', {'rainy': 'a/x.png', 'clean': 'b/*.png'}, 'exactly one'),
         ('pairs', {'rainy': '*/rainy.png', 'clean': 'b/*.png'}, 'exactly one'),
         ('layers', {}, r'clean/\* with layer/\* \(0 and 0 files\)'),
-        ('rain100', {}, "Unknown data set 'rain100' .did you mean rain1"),
+        ('rain100', {}, r"Unknown data set 'rain100' \(did you mean rain100h or rain100l\?\)"),
         ('rain100x', {}, "Unknown data set 'rain100x' .did you mean rain1"),
         ('drawn_none', {}, 'Unknown'),
         ('nothing', {}, r'\(there are .*drawn_light, .*pairs, .*\); pairs and layers also as pairs/FOLDER'),
