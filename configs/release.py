@@ -1,8 +1,8 @@
 """The weights that come with the package: trained on every kind of streak that there is, for photos of any origin.
 
 Run:      launch/release.sh FOLDER, which trains `default`, goes on with `further` and from there with two specialists;
-          `wide` has more stretches: `longer`, from which its `heavy` begins, `heavier` and `heaviest`, which go on
-          with that, `fourth`, and `fifth`, from which `light` begins
+          `wide` has more stretches: `longer`, from which its `heavy` begins, `heavier`, which goes on with that,
+          `fourth`, and `fifth`, from which `light` begins
 On CPUs:  launch/release.sh FOLDER wide: full width, everything after the first convolution at half the resolution;
           launch/release.sh FOLDER cpu: 48 channels and 6 units, images exchanged too, as released first
 Expect:   cpu, 94, 112, 41 and 44 minutes on two cores; the general weights y 33.5 dB on RainTrainL/val (rainy 27.0),
@@ -37,7 +37,6 @@ WIDE_VARIANTS = (
     | dict.fromkeys(('fourth', 'fifth'), WIDER | {LIGHT: 8})
     | {'light': VARIANTS['light']}
     | dict.fromkeys(('heavy', 'heavier'), VARIANTS['heavy'])
-    | {'heaviest': {HEAVY: 5, RAIN800: 0.5, DRAWN_HEAVY: 0.5}}
 )
 LARGE = {'data.crop': 96, 'data.batch': 8, 'train.schedule': 'cosine'}
 AS_THEY_FALL = {'data.batch': 4, 'data.turn_layers': 0.0, 'data.join_layers': 0.0}
@@ -49,7 +48,6 @@ WIDE_STRETCHES = {
     'light': ('fifth', 0.2, LARGE | AS_THEY_FALL),
     'heavy': ('longer', 0.8, LARGE | {'data.batch': 4}),
     'heavier': ('heavy', 0.8, LARGE | AS_THEY_FALL),
-    'heaviest': ('heavier', 0.9, LARGE | AS_THEY_FALL),
 }
 SIZES = ('cpu', 'wide')  # beside the full one
 NOTE = (
