@@ -15,8 +15,8 @@ and what has to change on the way to uint8 (H, W, 3) RGB is one of these convers
   MPO                 the first picture (many phones write their JPEGs this way)
 
 A photo is written in the format it was read from. EXIF (camera, date, author, place), resolution, colour profile and a
-PNG's gamma and primaries stay; comments and the thumbnail, which would show the old picture, do not. What else is lost,
-as XMP, IPTC and the film behind a phone's photo, is in `Photo.notes`.
+PNG's gamma and primaries stay; the thumbnail, which would show the old picture, does not. What else is lost, as
+comments, XMP, IPTC and the film behind a phone's photo, is in `Photo.notes`.
 """
 
 import contextlib

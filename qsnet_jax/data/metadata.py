@@ -15,7 +15,8 @@ _PNG_COLOURS = {b'cHRM': 32, b'cICP': 4, b'gAMA': 4, b'sRGB': 1}  # chunks that 
 _PNG_LIGHT = (b'mDCV', b'mDCv', b'cLLI', b'cLLi')  # of the screen it was made on
 _XMP = ('xmp', 'XML:com.adobe.xmp')  # what Pillow calls it
 _HAD_XMP = 'had XMP'
-_IPTC, _TIFF_IPTC, _PNG_IPTC = 0x0404, 33723, 'Raw profile type iptc'  # of Photoshop's blocks, tag, and kind of text
+_RAW_PROFILE = 'Raw profile type '  # EXIF, IPTC and XMP as ImageMagick writes them into the text of a PNG
+_IPTC, _TIFF_IPTC, _PNG_IPTC = 0x0404, 33723, f'{_RAW_PROFILE}iptc'  # of Photoshop's blocks, tag, and kind of text
 _FILM = re.compile(rb'\0\0\0.ftyp', re.DOTALL)  # how an MP4 begins
 _TIFF_COLOURS = (301, 318, 319)  # transfer function, white point, primaries
 
@@ -48,7 +49,7 @@ def orientation(image) -> int:
     """The EXIF orientation still to be applied; Pillow applies a TIFF's itself, when opening and when decoding."""
     if image.format == 'TIFF':
         return 1
-    if image.format == 'PNG' and not {'exif', 'Raw profile type exif'} & image.info.keys():
+    if image.format == 'PNG' and not {'exif', f'{_RAW_PROFILE}exif'} & image.info.keys():
         image.info['exif'] = _late_png_exif(image.fp)  # or Pillow would decode the whole file to look for it
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -161,6 +162,9 @@ def _left_out(image, file) -> list[str]:
     notes, is_jpeg = [], image.format in ('JPEG', 'MPO')
     if _HAD_XMP in image.info or any(name in image.info for name in _XMP):  # a PNG's may lie behind the pixels
         notes.append('XMP dropped')
+    texts = [key for key in getattr(image, 'text', {}) if key not in _XMP and not key.startswith(_RAW_PROFILE)]
+    if texts or image.info.get('comment'):
+        notes.append('comments dropped')
     blocks = image.info.get('photoshop', {}) if is_jpeg else {}
     if _IPTC in blocks or _TIFF_IPTC in getattr(image, 'tag_v2', {}) or _PNG_IPTC in image.info:
         notes.append('IPTC dropped')

@@ -128,6 +128,19 @@ def test_adobe_rgb_in_exif_alone_is_said(tmp_path):
 XMP = b'<x:xmpmeta><rdf:Description xmp:Rating="5"/></x:xmpmeta>'
 
 
+@pytest.mark.parametrize('name', ['a.png', 'a.jpg', 'plain.png'])
+def test_comments_are_said_to_be_dropped(tmp_path, name):
+    """A JPEG's, and a PNG's text, in which its author may stand."""
+    text = PngImagePlugin.PngInfo()
+    if name == 'a.png':
+        text.add_text('Author', 'somebody')
+    notes, image = rewritten(
+        tmp_path / name, RGB, **({'comment': b'of somebody'} if name == 'a.jpg' else {'pnginfo': text})
+    )
+    assert notes == (() if name == 'plain.png' else ('comments dropped',))
+    assert not getattr(image, 'text', {}) and 'comment' not in image.info
+
+
 @pytest.mark.parametrize('name', ['a.png', 'a.tif', 'a.webp', 'a.jpg', 'late.png'])
 def test_xmp_is_said_to_be_dropped(tmp_path, name):
     """In every format that Pillow reads it in; also where it lies behind the pixels of a PNG."""
@@ -154,7 +167,7 @@ def test_iptc_is_said_to_be_dropped(tmp_path):
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text('Raw profile type iptc', 'x')
     chunks.add_text('photoshop', 'x')
-    assert rewritten(tmp_path / 'a.png', RGB, pnginfo=chunks)[0] == ('IPTC dropped',)
+    assert rewritten(tmp_path / 'a.png', RGB, pnginfo=chunks)[0] == ('comments dropped', 'IPTC dropped')
 
 
 def test_the_film_behind_a_photo_is_said_to_be_dropped(tmp_path):

@@ -314,7 +314,7 @@ def test_the_papers_figures_stand_in_the_report_with_their_numbers(found, report
         ({'figure': '6', 'methods': [], 'images': []}, b'\x89PNG\r\n', r'fig-6-x\.png cannot be read .* or remove it'),
     ],
 )
-def test_a_damaged_figure_is_named_and_no_row(found, record, picture, fault):
+def test_a_damaged_figure_is_named_and_no_row(found, record, picture, fault, without_pictures):
     """Of its JSON or of its picture; a user who removed the row that was blamed would lose a good one."""
     (found / 'figures').mkdir(exist_ok=True)
     storage.write_json(found / 'figures/fig-6-x.json', record)
