@@ -1,5 +1,6 @@
 """What describes a picture is kept and stays true of it, or is said to be dropped."""
 
+import functools
 import io
 import struct
 import zlib
@@ -248,6 +249,7 @@ def test_colours_in_other_formats_are_said(tmp_path):
 # Profiles
 
 
+@functools.cache  # or another second would make another one
 def profile(kind):
     """A colour profile that says it is of some kind of pictures."""
     content = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes())
