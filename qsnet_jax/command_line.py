@@ -161,7 +161,8 @@ def check_tuples(arguments: list[str], config: Any, source: str) -> None:
     for name in _fields_of(arguments):
         value = _field(config, name)
         is_text = isinstance(value, tuple) and any(isinstance(each, str) for each in value)
-        if is_text and not all(isinstance(each, str) for each in _field(config_files.load(source), name)):
+        held = _field(config_files.load(source), name) if is_text else ()
+        if is_text and not (held and all(isinstance(each, str) for each in held)):
             raise UserError(f'--{name}={",".join(map(str, value))}: expected numbers, as --{name}="(1, 2)".')
 
 

@@ -89,7 +89,7 @@ class Derainer:
         Raises UserError for what is no image or no bool, and for `scales` of a runtime.
         """
         images.check_picture(image)
-        if not isinstance(scales, bool):
+        if not isinstance(scales, bool | np.bool_):
             raise UserError(f'scales={scales!r}; expected True or False.')
         if scales and self.runtime is not None:
             raise UserError('Another runtime restores the image alone; leave scales, or the runtime, out.')

@@ -64,7 +64,12 @@ def check() -> None:
 def _try_xla_flags(given: str) -> None:
     """XLA ends the process for flags that it does not know, so another process tries them. given: XLA_FLAGS."""
     command, environment = [sys.executable, '-c', 'import jax; jax.devices()'], {**os.environ, 'JAX_PLATFORMS': 'cpu'}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors='replace')
+    if not sys.executable or getattr(sys, 'frozen', False):  # Python within another program
+        return
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, errors='replace', timeout=120)
+    except (OSError, subprocess.TimeoutExpired):
+        return
     if fault := done.returncode and _FLAG_FAULT.search(done.stderr):
         raise UserError(
             f'XLA_FLAGS={given} is not what XLA takes: {fault[1]}. Unset it (unset XLA_FLAGS), or give it flags that '

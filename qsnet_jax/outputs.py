@@ -3,14 +3,14 @@
 Nothing is computed before all targets are known, lie apart from every input and from each other, whatever links and
 letter cases stand between their names, and the output folder has been written to. What lies in a target's place already
 is replaced if it is a result of the same photo, by its place or its content, else only with --overwrite. The output
-folder's `.qsnet-derained` tells results: a line for each, its SHA-256, where they are known its origin and the SHA-256
-of its photo's content and place, and its name. The origin is the photo with what the network is; a result whose origin
-is that of the photo to be derained is done already. What a killed run left half-written is removed.
+folder's `.qsnet-derained` tells results. A line of it: SHA-256 of the result; then, if they are known, its origin,
+SHA-256 of the photo, and SHA-256 of the photo's path; then the name. The origin is the photo with what the network is;
+a result whose origin is that of the photo to be derained is done already. What a killed run left half-written is
+removed.
 """
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import os
 import pathlib
@@ -33,25 +33,18 @@ class Job:
     name: str
     target: pathlib.Path
     layer: pathlib.Path | None
-    origin: bytes = b''  # of its result; empty where it is not known
+    photo: bytes = b''  # SHA-256 of its content, and
+    origin: bytes = b''  # of its result; both empty where they are not known
 
     @property
     def files(self) -> list[pathlib.Path]:
         """All that it will write."""
         return [self.target] + ([self.layer] if self.layer else [])
 
-    @functools.cached_property
-    def photo(self) -> bytes:
-        """SHA-256 of the photo; empty where it cannot be read, which will be said."""
-        with contextlib.suppress(OSError):
-            if self.source.is_file():  # a pipe would block
-                return _sha256(self.source)
-        return b''
-
-    @property
-    def marks(self) -> tuple[bytes, bytes]:
-        """By which the photo is known again: its content, and where it lies."""
-        return self.photo, hashlib.sha256(os.fsencode(os.path.realpath(self.source))).hexdigest().encode()
+    def look(self, made_by: str) -> None:
+        """Finds out photo and origin; what cannot be read, will be said."""
+        self.photo = content(self.source) if made_by else b''
+        self.origin = origin(self.photo, made_by)
 
 
 class Record:
@@ -60,20 +53,32 @@ class Record:
     def __init__(self, folder: pathlib.Path):
         self.path = folder / RECORD
         self.known: dict[bytes, set[bytes]] = {}  # results, and the origins of each
-        self.photos: dict[bytes, set[bytes]] = {}  # results, and the marks of the photos of each, where they are known
+        self.photos: dict[bytes, set[bytes]] = {}  # results, and content and path of the photos of each, b'' of others
         self._break = b''  # after a line that a full disk has cut
         self._read()
 
     def _read(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            content = self.path.read_bytes()
-            for digest, origin, *marks in _LINE.findall(content):
+            text = self.path.read_bytes()
+            for digest, origin, *marks in _LINE.findall(text):
                 self._add(digest, origin, marks)
-            self._break = b'\n' if content and not content.endswith(b'\n') else b''
+            self._break = b'\n' if text and not text.endswith(b'\n') else b''
 
     def _add(self, digest: bytes, origin: bytes, marks: Iterable[bytes]) -> None:
         self.known.setdefault(digest, set()).add(origin)
-        self.photos.setdefault(digest, set()).update(filter(None, marks))
+        self.photos.setdefault(digest, set()).update(marks)
+
+    def _note(self, digest: bytes, path: pathlib.Path, job: Job) -> None:
+        """Appends a line for a result, if it says anything new."""
+        told = (job.origin, job.photo, _place(job.source)) if job.origin else ()
+        marks = told[1:] or (b'',)
+        if job.origin in self.known.get(digest, ()) and {*marks} <= self.photos[digest]:
+            return
+        name = spelling.shown(path.relative_to(self.path.parent)).encode()
+        with self.path.open('ab') as file:
+            file.write(self._break + b'  '.join((digest, *told, name)) + b'\n')
+        self._add(digest, job.origin, marks)
+        self._break = b''
 
     def put(self, path: pathlib.Path, save: Callable[[pathlib.Path], None], job: Job) -> None:
         """Lets `save` write a temporary file, notes it, and gives it its name."""
@@ -82,13 +87,7 @@ class Record:
                 save(temporary)
             except UserError as error:  # of the file that people know
                 raise type(error)(str(error).replace(str(temporary), str(path))) from error.__cause__
-            digest, told = _sha256(temporary), (job.origin, *job.marks) if job.origin else ()
-            if job.origin not in self.known.get(digest, ()):
-                name = spelling.shown(path.relative_to(self.path.parent)).encode()
-                with self.path.open('ab') as file:
-                    file.write(self._break + b'  '.join((digest, *told, name)) + b'\n')
-                self._add(digest, job.origin, told[1:])
-                self._break = b''
+            self._note(_sha256(temporary), path, job)
 
     def try_out(self) -> None:
         """Raises UserError where no line can be appended, as to a colleague's; makes no file."""
@@ -110,15 +109,33 @@ class Record:
             self._read()
         if digest not in self.known:
             return 'and no record says that this program wrote them'
-        is_of_another = self.photos[digest] and not self.photos[digest] & {*job.marks}
+        its = self.photos[digest]
+        is_of_another = b'' not in its and not its & {_place(job.source), content(job.source)}
         return 'which this program made of another photo' if is_of_another else ''
 
     def is_done(self, job: Job) -> bool:
-        """Whether all files of a job are there, unchanged, and of its origin."""
+        """Whether all files of a job are there, unchanged, and of its origin; where its photo lies now is noted."""
+        digests: dict[pathlib.Path, bytes] = {}
         with contextlib.suppress(OSError):
-            files = job.files if job.origin else []
-            return bool(files) and all(job.origin in self.known.get(_sha256(path), ()) for path in files)
-        return False
+            digests = {path: _sha256(path) for path in job.files} if job.origin else {}
+        if not digests or any(job.origin not in self.known.get(digest, ()) for digest in digests.values()):
+            return False
+        for path, digest in digests.items():
+            self._note(digest, path, job)
+        return True
+
+
+def content(source: pathlib.Path) -> bytes:
+    """SHA-256 of a photo; empty where it cannot be read."""
+    with contextlib.suppress(OSError):
+        if source.is_file():  # a pipe would block
+            return _sha256(source)
+    return b''
+
+
+def _place(source: pathlib.Path) -> bytes:
+    """SHA-256 of the path of a photo."""
+    return hashlib.sha256(os.fsencode(os.path.realpath(source))).hexdigest().encode()
 
 
 def origin(photo: bytes, made_by: str) -> bytes:

@@ -94,7 +94,7 @@ def derain_files(
         with progress.bar(jobs, 'photos', unit='photo') as bar:
             for index, job in enumerate(bar, 1):
                 bar.set_postfix_str(spelling.shown(job.name))
-                job.origin = outputs.origin(job.photo, made_by)
+                job.look(made_by)
                 if not overwrite and record.is_done(job):
                     tally.already += 1
                 elif not _count_file(tally, derainer, job, record, layers):

@@ -204,7 +204,7 @@ def remedy(error: BaseException, reads: bool = False) -> str:
 
 def refuse_link_to_nowhere(path: pathlib.Path, remedy: str) -> None:
     """Raises UserError, with what to do, for a link at whose end nothing is, as on a drive that is not mounted."""
-    if path.is_symlink() and not os.path.exists(path):
+    if os.path.islink(path) and not os.path.exists(path):  # neither raises, as for a name that is too long
         raise UserError(f'{path} is a link to {os.readlink(path)}, which is not there. {remedy}.')
 
 

@@ -35,6 +35,10 @@ def test_a_field_of_names_takes_names():
     config.bench.sizes = ('big',)
     with pytest.raises(UserError, match='sizes=big: expected numbers'):
         command_line.check_tuples(['--config.bench.sizes=x'], config, 'bench:small')
+    config = config_files.load('bench:choices')  # which trains nothing
+    config.bench.training = ('big',)
+    with pytest.raises(UserError, match='training=big: expected numbers'):
+        command_line.check_tuples(['--config.bench.training=x'], config, 'bench:choices')
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,30 @@ def test_results_of_another_photo_are_not_replaced(tmp_path):
     assert count(tmp_path, overwrite=True) == 1
 
 
+def test_a_folder_that_was_moved_is_known_in_its_new_place(tmp_path):
+    """Photos that are passed over there may be changed later, as before."""
+    save(tmp_path / 'old/a.png')
+    (tmp_path / 'old').rename(tmp_path / 'in')
+    shutil.copytree(tmp_path / 'in', tmp_path / 'old')
+    assert photos.derain_files(Darkener(), str(tmp_path / 'old'), str(tmp_path / 'out'), made_by='a') == 0
+    shutil.rmtree(tmp_path / 'old')
+    assert count(tmp_path) == 0
+    save(tmp_path / 'in/a.png', 5)
+    assert count(tmp_path) == 1
+
+
+def test_results_of_unknown_photos_are_replaced_even_if_one_is_known(tmp_path):
+    """Two lines for one content, as of two black layers, of which one is of before photos were noted."""
+    save(tmp_path / 'in/a.png')
+    count(tmp_path)
+    path = tmp_path / 'out' / outputs.RECORD
+    digest = path.read_bytes()[:64]
+    path.write_bytes(path.read_bytes() + digest + b'  b.png\n')
+    shutil.rmtree(tmp_path / 'in')
+    save(tmp_path / 'other/a.png', 9)
+    assert photos.derain_files(Darkener(), str(tmp_path / 'other'), str(tmp_path / 'out'), made_by='a') == 0
+
+
 def test_an_interrupted_run_tells_what_it_has_done_and_goes_on(tmp_path, capsys):
     """Failures and notes so far are printed; what is left is done by the same command."""
     for seed, name in enumerate(('a.png', 'c.png', 'd.png')):

@@ -174,6 +174,18 @@ def test_a_folder_behind_a_link_to_nowhere_is_said_so(tmp_path, place):
         outputs.prepare([], tmp_path / place, overwrite=False)
 
 
+def test_a_name_that_is_too_long_keeps_its_own_words(tmp_path):
+    """The look for links to nowhere raises nothing itself."""
+    for write in (lambda folder: outputs.prepare([], folder, overwrite=False), lambda folder: _write(folder)):
+        with pytest.raises(UserError, match='cannot be written: .*File name too long'):
+            write(tmp_path / ('a' * 300))
+
+
+def _write(folder):
+    with storage.writable(folder):
+        pass
+
+
 def test_a_folder_is_tried_without_making_it(tmp_path):
     """A place where it can be passes and stays as it is; a file in its way is refused."""
     (tmp_path / 'file').write_text('')

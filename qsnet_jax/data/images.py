@@ -168,8 +168,8 @@ def _opened(path, content: bytes | None = None):
     try:
         if content is None:
             _check_is_file(path)
-            if spelling.extension(path) in kinds.RAW:
-                raise containers.Refused('holds raw data of a camera', 'a developed photo', 'export it as TIFF or JPEG')
+        if spelling.extension(path) in kinds.RAW:
+            raise containers.Refused('holds raw data of a camera', 'a developed photo', 'export it as TIFF or JPEG')
         with open(path, 'rb') if content is None else io.BytesIO(content) as file, quiet.python_warnings(said):
             num_bytes = file.seek(0, os.SEEK_END)
             containers.check_webp_header(file, num_bytes)

@@ -15,6 +15,7 @@ _PNG_COLOURS = {b'cHRM': 32, b'cICP': 4, b'gAMA': 4, b'sRGB': 1}  # chunks that 
 _PNG_LIGHT = (b'mDCV', b'mDCv', b'cLLI', b'cLLi')  # of the screen it was made on
 _XMP = ('xmp', 'XML:com.adobe.xmp')  # what Pillow calls it
 _HAD_XMP = 'had XMP'
+_ENCODER = b'Created by OpenJPEG'  # how the encoder of JPEG 2000 comments on itself
 _RAW_PROFILE = 'Raw profile type '  # EXIF, IPTC and XMP as ImageMagick writes them into the text of a PNG
 _IPTC, _TIFF_IPTC, _PNG_IPTC = 0x0404, 33723, f'{_RAW_PROFILE}iptc'  # of Photoshop's blocks, tag, and kind of text
 _FILM = re.compile(rb'\0\0\0.ftyp', re.DOTALL)  # how an MP4 begins
@@ -163,7 +164,8 @@ def _left_out(image, file) -> list[str]:
     if _HAD_XMP in image.info or any(name in image.info for name in _XMP):  # a PNG's may lie behind the pixels
         notes.append('XMP dropped')
     texts = [key for key in getattr(image, 'text', {}) if key not in _XMP and not key.startswith(_RAW_PROFILE)]
-    if texts or image.info.get('comment'):
+    comment = image.info.get('comment', b'')
+    if texts or (comment and not comment.startswith(_ENCODER)):
         notes.append('comments dropped')
     blocks = image.info.get('photoshop', {}) if is_jpeg else {}
     if _IPTC in blocks or _TIFF_IPTC in getattr(image, 'tag_v2', {}) or _PNG_IPTC in image.info:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qsnet_jax import UserError, spelling, storage
-from qsnet_jax.data import held_out, layouts, overlap, prepared, public, rain, sources
+from qsnet_jax.data import checking, held_out, layouts, overlap, prepared, public, rain, sources
 
 # Photos that come with the dependencies, as 'package: file': title and licence. Training and held-out photos share no
 # scene.
@@ -83,7 +83,7 @@ def open_run(data: Any, cache: sources.Cache) -> Opened:
         validation = open_evaluation(data, data.validation, cache, 'validation')
     for opened in (training, validation, scored):
         for name, source in opened.items():
-            sources.check(name, source)
+            checking.check(name, source)
     return Opened(training, validation, scored)
 
 

@@ -4,12 +4,10 @@ A source knows its items by name, gives each whole as uint8 (H, W, 3) pair, and 
 rain are functions of the random generator that is passed in and of nothing else.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
 import math
-import os
 import pathlib
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -18,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from qsnet_jax import UserError, progress
+from qsnet_jax import UserError
 from qsnet_jax.data import images, layouts, rain
 
 Pair = tuple[np.ndarray, np.ndarray]  # rainy, clean: uint8 (H, W, 3)
@@ -65,36 +63,6 @@ def fingerprint(source: Source) -> dict[str, Any]:
     if len(whole.names) > len(source.names):
         found['whole'] = {key: value for key, value in fingerprint(whole).items() if key in ('count', 'sha256')}
     return found
-
-
-def check(name: str, source: Source) -> None:
-    """Reads every picture of a source once, whole. Raises one UserError for all that cannot be read."""
-    pictures: Pictures = {}
-    for index in range(len(source.names)):
-        pictures |= source.pictures(index)
-    check_pictures(f'data set {name}', pictures)
-
-
-def check_pictures(what: str, pictures: Pictures) -> None:
-    """Reads pictures once, whole. Raises one UserError for all that cannot be read. what: they are together."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(_fault, pictures.values())
-        problems = [fault for fault in progress.bar(found, f'checking {what}', len(pictures), unit='file') if fault]
-    if problems:
-        rest = f'; and {len(problems) - 10} more' if len(problems) > 10 else ''
-        raise UserError(
-            f'{len(problems)} of the {len(pictures)} files of {what} cannot be read: '
-            f'{"; ".join(problems[:10])}{rest}. Replace them and give the same command again.'
-        )
-
-
-def _fault(read: Callable[[], Any]) -> str:
-    """What is wrong with a picture, empty where nothing is."""
-    try:
-        read()
-        return ''
-    except (UserError, OSError) as error:
-        return str(error)
 
 
 def digest(parts: Iterable[tuple[str, str]]) -> str:
@@ -255,11 +223,8 @@ class AnyLayer(_Files):
     def contents(self, index: int) -> Contents:
         return _file_contents(self.items[index].files) + self._layer_contents
 
-    def pictures(self, index: int) -> Pictures:
-        return super().pictures(index) | self._layer_pictures  # each item draws from all, and any may be left out
-
-    @functools.cached_property
-    def _layer_pictures(self) -> Pictures:
+    def layer_pictures(self) -> Pictures:
+        """What any item may get besides, each with a call that reads it whole."""
         return {key: read for path in self.layers for key, read in self.cache.readers({'layer': path}).items()}
 
     @functools.cached_property
@@ -328,6 +293,7 @@ class Joined:
 
     def __init__(self, parts: list[tuple[str, Source, list[int]]], notes: dict[str, Any], whole: Source | None = None):
         self.notes, self.whole = notes, whole
+        self.sources = [source for _, source, _ in parts]
         self._items = [(source, index) for _, source, indices in parts for index in indices]
         self.names = [prefix + source.names[index] for prefix, source, indices in parts for index in indices]
         self.groups = [prefix + source.groups[index] for prefix, source, indices in parts for index in indices]

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from qsnet_jax import metrics, progress, spelling, storage
-from qsnet_jax.data import grouping, images, sets, sources
+from qsnet_jax.data import checking, grouping, images, sets, sources
 from qsnet_jax.evidence import statistics
 
 PROTOCOLS = metrics.PROTOCOLS
@@ -52,7 +52,7 @@ def evaluate(
         opened = sets.open_evaluation(config.data, config.data.eval, sources.Cache(0))  # nothing is read twice to score
         folders = sets.folder_names(opened)
         for name, source in opened.items():
-            sources.check(name, source)  # of all before any is scored
+            checking.check(name, source)  # of all before any is scored
         for name, source in opened.items():
             found = _evaluate_source(derainer, name, source, folder / folders[name], record)
             results[name], scores[name] = found

@@ -22,7 +22,7 @@ import matplotlib.figure
 import numpy as np
 
 from qsnet_jax import UserError, metrics, photos, priors, provenance, spelling, storage
-from qsnet_jax.data import sources
+from qsnet_jax.data import checking, sources
 from qsnet_jax.evidence import methods, plates, sparsity, styles, subjects
 
 FIGURES = ('1', '2', '6', '7', '8', '9', '10', '11')
@@ -74,7 +74,7 @@ def run(
     _refuse_inputs([each for path in places.values() for each in (path, path.with_suffix('.json'))], found, images_)
     shown = [photo.read(window) for photo in images_.photos[:count]]
     if '2' in chosen:  # the only one of all images
-        sources.check_pictures('the images', {photo.name: photo.load for photo in images_.photos[count:]})
+        checking.check_pictures('the images', {photo.name: photo.load for photo in images_.photos[count:]})
     described = _describe(chosen, shown, images_)
     for number, path in places.items():
         told = {**described[number], 'methods': [{'label': each.label} for each in _shown_by(number, found)]}

@@ -48,9 +48,9 @@ def _few_scenes(rows: rows_.Rows, name: str) -> str:
 
 
 def _not_the_papers(rows: rows_.Rows) -> str:
-    """Runs that a study calls full, with another network or recipe than its variants'; more steps are the paper's too.
+    """Runs that a study calls full, whose network or recipe is not the paper's but for what the variant changes.
 
-    What they are computed in is another rule's.
+    More steps are allowed. What they are computed in is another rule's.
     """
     found: dict[str, Any] = {}
     for row in (row for row in rows if row['size'] == 'full'):
@@ -85,7 +85,11 @@ def _unchecked(rows: rows_.Rows, name: str) -> str:
 
 
 def _layers(rows: rows_.Rows, name: str) -> str:
-    """Rain layers of the scored set, `layers/A+B`, that training may have drawn too: none, or others, were held out."""
+    """Rain layers of the scored set, `layers/A+B`, that training may have drawn too: none, or others, were held out.
+
+    Rows do not tell whether B had a folder for evaluation, which would make the number irrelevant; this errs on the
+    safe side.
+    """
     layer = name.partition('+')[2] if name.startswith('layers/') else ''
     shared: set[str] = set()
     numbers: set[int | None] = set()

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from qsnet_jax import UserError, metrics, progress, provenance, spelling, storage
-from qsnet_jax.data import grouping, images, layouts, sources
+from qsnet_jax.data import checking, grouping, images, layouts, sources
 from qsnet_jax.evidence import evaluate, methods, statistics
 
 LUMAS = ('exact', 'rounded')
@@ -78,7 +78,7 @@ class Results:
 
     def __init__(self, restored: str, clean: str, rainy: str | None):
         places = {side: methods.Place.parse(text, side) for side, text in (('restored', restored), ('clean', clean))}
-        self.name = places['clean'].folder.resolve().name
+        self.name = os.path.basename(os.path.abspath(places['clean'].folder))
         found = layouts.find({side: place.folder for side, place in places.items()}, _layouts(places))
         problems, self.items = found.problems, found.items
         if rainy:
@@ -159,7 +159,7 @@ def run(
     given = {'restored': restored, 'clean': clean, 'rainy': rainy, 'against': against, 'luma': luma, 'border': border}
     prints = {'dataset': found.fingerprint('rainy', 'clean'), 'restored': found.fingerprint('restored')}
     record = {**provenance.collect({'score': given}, None), **prints}
-    begun = {'dataset': dataset or found.name, 'counting': str(counting)}
+    begun = {'dataset': dataset or _stored_name(results, name) or found.name, 'counting': str(counting)}
     rival = {'against': {'method': {'label': other.label}}} if other else {}
     _refuse_foreign(workdir, [item.name for item in found.items])
     told = functools.partial(_told, is_named=dataset is not None)
@@ -167,9 +167,9 @@ def run(
     _expect(found, other)
     with storage.writable(workdir):
         rows, pictures = _score_all(found, counting, other)
-        for picture, image in zip(_pictures(workdir, [each['name'] for each in rows]), pictures, strict=True):
-            images.save(picture, image)
-        evaluate.write_csv(workdir / 'per_image.csv', rows)
+        if not (workdir / 'results.json').exists():  # so that what follows is known as ours where it is cut off
+            storage.write_json(workdir / 'results.json', {**begun, **rival, 'provenance': record})
+        _write(workdir, rows, pictures)
         record['evaluation_seconds'] = round(time.perf_counter() - started, 2)
         result = {**begun, **summarize(rows)}
         if other:
@@ -198,7 +198,7 @@ def _claim(
 ) -> pathlib.Path:
     """The path of the row; raises UserError where it, or the folder of scores, holds those of something else."""
     provenance.claim(workdir / 'results.json', told, begun, 'give another --name or --workdir')
-    path = results / 'rows' / f'score-{name}.json'
+    path = _row(results, name)
     return provenance.claim(path, told, begun, 'give another --name')
 
 
@@ -215,17 +215,38 @@ def _told(result: dict[str, Any], is_named: bool) -> dict[str, Any]:
 
 def _refuse_foreign(workdir: pathlib.Path, names: list[str]) -> None:
     """Raises UserError where files lie in the place of ours of which no results.json says that they are scores."""
-    ours = [workdir / 'per_image.csv', *_pictures(workdir, names)]
-    with contextlib.suppress(storage.Damaged):
-        if {'counting', 'provenance'} <= storage.read_json(workdir / 'results.json').keys():
+    ours = [workdir / 'results.json', workdir / 'per_image.csv', *_pictures(workdir, names)]
+    if ours[0].exists():
+        try:
+            if 'provenance' in storage.read_json(ours[0]):
+                return
+        except storage.Damaged:  # `provenance.claim` says so
             return
-        ours.append(workdir / 'results.json')
     foreign = [path for path in ours if os.path.lexists(path)]
     if foreign:
         raise UserError(
             f'{foreign[0]} would be replaced, and no results.json beside it says that it is of scores. Name another '
             '--workdir, or remove it.'
         )
+
+
+def _write(workdir: pathlib.Path, rows: list[dict[str, Any]], pictures: list[np.ndarray]) -> None:
+    """The pictures and the table."""
+    for path, picture in zip(_pictures(workdir, [each['name'] for each in rows]), pictures, strict=True):
+        images.save(path, picture)
+    evaluate.write_csv(workdir / 'per_image.csv', rows)
+
+
+def _stored_name(results: pathlib.Path, name: str) -> str | None:
+    """What the images are called in the row of that name, if there is one; whether they are the same, is seen later."""
+    with contextlib.suppress(storage.Damaged):
+        found = storage.read_json(_row(results, name)).get('dataset')
+        return found if isinstance(found, str) else None
+    return None
+
+
+def _row(results: pathlib.Path, name: str) -> pathlib.Path:
+    return results / 'rows' / f'score-{name}.json'
 
 
 def _pictures(workdir: pathlib.Path, names: list[str]) -> list[pathlib.Path]:
@@ -239,7 +260,7 @@ def _expect(found: Results, other: methods.Method | None) -> None:
         other.expect([item.name for item in found.items])
     if isinstance(other, methods.Folder):
         readers: sources.Pictures = {path: functools.partial(images.read, path) for path in other.files()}
-        sources.check_pictures(f'the folder {other.place.folder}', readers)
+        checking.check_pictures(f'the folder {other.place.folder}', readers)
 
 
 def _score_all(

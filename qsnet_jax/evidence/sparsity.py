@@ -19,7 +19,7 @@ import scipy.stats
 from qsnet_jax import UserError, derain, priors, progress, provenance, spelling, storage
 from qsnet_jax import photos as photo_folders
 from qsnet_jax.configs import default
-from qsnet_jax.data import grouping, images, sets, sources
+from qsnet_jax.data import checking, grouping, images, sets, sources
 from qsnet_jax.evidence import evaluate, plates, statistics, styles
 
 NAMES = ('d_x', 'd_y', 'd_xx', 'd_yy')  # of priors.FILTERS['derivative']
@@ -65,7 +65,7 @@ def _open(config: Any, folder: str | None, failures: list[str]) -> list[tuple[st
             continue
         opened = sets.open_evaluation(config.data, name, sources.Cache(0))
         for each, source in opened.items():
-            sources.check(each, source)
+            checking.check(each, source)
             photos, own = walk_source(source), weight / len(opened)  # rain13k is five
             found.append((each.replace('/', '-'), photos, sources.fingerprint(source), own))
     return found

@@ -11,7 +11,7 @@ import matplotlib.figure
 import numpy as np
 
 from qsnet_jax import UserError, derain, progress, provenance, storage
-from qsnet_jax.data import batches, sets, sources
+from qsnet_jax.data import batches, checking, sets, sources
 from qsnet_jax.evidence import evaluate, styles
 from qsnet_jax.peers import torch_twin
 from qsnet_jax.peers.torch_twin import torch  # which says what to install
@@ -162,7 +162,7 @@ def _check(name: str, results: pathlib.Path, record: dict[str, Any], opened: lis
     way_out = 'give --workdir=FOLDER another name, or name another --results'
     provenance.claim(path, _told, {'provenance': record}, way_out)
     for set_name, source in opened:
-        sources.check(set_name, source)
+        checking.check(set_name, source)
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:

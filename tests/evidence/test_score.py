@@ -338,13 +338,28 @@ def test_files_of_others_in_the_place_of_scores_stay(folders, tmp_path, name):
 
 
 def test_a_folder_that_was_moved_holds_the_same_images(folders, tmp_path):
-    """By another name, a pattern, or as `.`: scores are made anew, and are called after the folder."""
+    """By another name, a pattern, or as `.`: scores are made anew, and keep the name that the images had."""
     root = shutil.copytree(folders, tmp_path / 'root')
     assert run(root, tmp_path)['dataset'] == 'clean'
     (root / 'clean').rename(root / 'truth')
-    for given, name in (('truth', 'truth'), ('truth/norain-*', 'truth'), ('out/../truth/.', 'truth')):
+    for given in ('truth', 'truth/norain-*', 'out/../truth/.'):
         sides = str(root / 'out'), str(root / given), str(root / 'rainy')
-        assert score.run(*sides, tmp_path / 'results', 'tiny', tmp_path / 'work')['dataset'] == name
+        assert score.run(*sides, tmp_path / 'results', 'tiny', tmp_path / 'work')['dataset'] == 'clean'
+        assert score.run(*sides, tmp_path / given[:3], 'new', tmp_path / given[:3] / 'work')['dataset'] == 'truth'
+
+
+@pytest.mark.parametrize('left', ['{"dataset": ', None])
+def test_scores_that_were_cut_off_are_made_again(folders, tmp_path, monkeypatch, capsys, left):
+    """By the same command: with a results.json that says whose they are, or one that is damaged."""
+    monkeypatch.setattr(evaluate, 'write_csv', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(folders, tmp_path)
+    monkeypatch.undo()
+    assert (tmp_path / 'work/6.png').exists() and not (tmp_path / 'work/per_image.csv').exists()
+    if left:
+        (tmp_path / 'work/results.json').write_text(left)
+    run(folders, tmp_path)
+    assert ('is damaged and is replaced' in capsys.readouterr().out) == bool(left)
 
 
 @pytest.mark.parametrize('side', ['out', 'clean', 'rainy', 'theirs'])
