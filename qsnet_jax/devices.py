@@ -63,9 +63,9 @@ def check() -> None:
 @functools.cache
 def _try_xla_flags(given: str) -> None:
     """XLA ends the process for flags that it does not know, so another process tries them. given: XLA_FLAGS."""
-    command, environment = [sys.executable, '-c', 'import jax; jax.devices()'], {**os.environ, 'JAX_PLATFORMS': 'cpu'}
     if not sys.executable or getattr(sys, 'frozen', False):  # Python within another program
         return
+    command, environment = [sys.executable, '-c', 'import jax; jax.devices()'], {**os.environ, 'JAX_PLATFORMS': 'cpu'}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors='replace', timeout=120)
     except (OSError, subprocess.TimeoutExpired):

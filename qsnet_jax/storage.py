@@ -202,7 +202,7 @@ def remedy(error: BaseException, reads: bool = False) -> str:
     return _REMEDIES.get(number or 0, 'Name another folder')
 
 
-def refuse_link_to_nowhere(path: pathlib.Path, remedy: str) -> None:
+def refuse_link_to_nowhere(path: pathlib.Path, remedy: str = 'Mount its drive, or mend the link') -> None:
     """Raises UserError, with what to do, for a link at whose end nothing is, as on a drive that is not mounted."""
     if os.path.islink(path) and not os.path.exists(path):  # neither raises, as for a name that is too long
         raise UserError(f'{path} is a link to {os.readlink(path)}, which is not there. {remedy}.')
@@ -211,7 +211,7 @@ def refuse_link_to_nowhere(path: pathlib.Path, remedy: str) -> None:
 def refuse_links_to_nowhere(folder: pathlib.Path) -> None:
     """The same for a folder to be written to, and all above it."""
     for each in (folder, *folder.parents):
-        refuse_link_to_nowhere(each, 'Mount its drive, or mend the link')
+        refuse_link_to_nowhere(each)
 
 
 def explained(error: OSError) -> UserError:

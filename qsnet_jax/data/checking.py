@@ -11,7 +11,7 @@ from qsnet_jax.data import sources
 
 def check(name: str, source: sources.Source) -> None:
     """Reads every picture of a source once, whole. Raises one UserError for all that cannot be read."""
-    pictures = _layers(source)
+    pictures = layers(source)
     for index in range(len(source.names)):
         pictures |= source.pictures(index)
     check_pictures(f'data set {name}', pictures)
@@ -39,8 +39,8 @@ def _fault(read: Callable[[], Any]) -> str:
         return str(error)
 
 
-def _layers(source: sources.Source) -> sources.Pictures:
+def layers(source: sources.Source) -> sources.Pictures:
     """Layers that any item may get, whichever items are chosen; none of most sources."""
     if isinstance(source, sources.Joined):
-        return {key: read for each in source.sources for key, read in _layers(each).items()}
+        return {key: read for each in source.sources for key, read in layers(each).items()}
     return source.layer_pictures() if isinstance(source, sources.AnyLayer) else {}

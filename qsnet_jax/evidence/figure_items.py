@@ -32,11 +32,14 @@ def items(results: pathlib.Path) -> list[Any]:
         try:
             found += _figure(path, data)
         except SLIPS as error:
-            raise UserError(
-                f'{path} holds what the report cannot make sense of ({type(error).__name__}: {str(error)[:100]}). '
-                f'{_REMEDY}'
-            ) from error
+            raise senseless(path, error, _REMEDY) from error
     return [page.Heading("The paper's figures"), *found] if found else []
+
+
+def senseless(place: object, error: Exception, remedy: str) -> UserError:
+    """What is said of a file over which the report stumbled."""
+    fault = f'({type(error).__name__}: {str(error)[:100]})'
+    return UserError(f'{place} holds what the report cannot make sense of {fault}. {remedy}')
 
 
 def _figure(path: pathlib.Path, data: dict[str, Any]) -> list[Any]:

@@ -39,10 +39,8 @@ def report(results: pathlib.Path) -> None:
     except figure_items.SLIPS as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f'{_culprit(rows, paper)} holds what the report cannot make sense of ({type(error).__name__}: '
-            f'{str(error)[:100]}). Make the row anew, or remove it.'
-        ) from error
+        remedy = 'Make the row anew, or remove it.'
+        raise figure_items.senseless(_culprit(rows, paper), error, remedy) from error
     for name, text in made.items():
         storage.write_bytes(results / name, text.encode(errors=spelling.ESCAPED))
     print(spelling.shown(f'{len(rows)} rows; {results / "README.md"} and {results / "report.html"}'))

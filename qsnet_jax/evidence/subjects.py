@@ -10,7 +10,7 @@ import numpy as np
 
 from qsnet_jax import UserError, storage
 from qsnet_jax import photos as photo_folders
-from qsnet_jax.data import images, layouts, sets, sources
+from qsnet_jax.data import checking, images, layouts, sets, sources
 from qsnet_jax.evidence import methods, plates
 
 
@@ -110,7 +110,7 @@ def _present(*files: pathlib.Path | None) -> list[pathlib.Path]:
 
 def _files_of(source: sources.Source, index: int) -> list[pathlib.Path]:
     """What an item of a set is read from, where these are files of its own."""
-    parts = [key if isinstance(key, tuple) else (key,) for key in source.pictures(index)]
+    parts = [key if isinstance(key, tuple) else (key,) for key in (*source.pictures(index), *checking.layers(source))]
     return [part for key in parts for part in key if isinstance(part, pathlib.Path)]
 
 

@@ -184,7 +184,7 @@ def steps_in(directory: pathlib.Path) -> list[int]:
 
     Raises UserError where the folder cannot be read, or is a link to where nothing is.
     """
-    storage.refuse_link_to_nowhere(directory, 'Mount its drive, or mend the link')
+    storage.refuse_link_to_nowhere(directory)
     try:
         return sorted(int(name) for name in os.listdir(directory) if name.isdecimal() and name == str(int(name)))
     except (FileNotFoundError, NotADirectoryError):
@@ -199,7 +199,7 @@ def _check_each(directory: pathlib.Path) -> None:
     With a validation score that cannot be read Orbax opens none of them.
     """
     for step in steps_in(directory):
-        storage.refuse_link_to_nowhere(directory / str(step), 'Mount its drive, or mend the link')
+        storage.refuse_link_to_nowhere(directory / str(step))
         if not (directory / str(step)).is_dir():
             raise _to_be_removed(directory, step, 'it is a file where a folder is expected')
         path = directory / str(step) / 'metrics' / 'metrics'
