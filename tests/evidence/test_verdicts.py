@@ -78,6 +78,7 @@ def test_scenes_count_as_seeds_do():
     low, high = judged.interval
     scenes = statistics.over_values([-0.54, 0.46, 1.46])
     assert low <= scenes.interval()[0] and high >= scenes.interval()[1]
+    assert judged.effect.detectable() > 0.9 * statistics.detectable([scenes])  # where seeds alone would see .02 dB
 
 
 def test_the_interval_covers_both_kinds_of_chance():
