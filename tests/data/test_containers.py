@@ -366,11 +366,11 @@ def claimed(name, width, height):
 def test_millions_of_pixels_in_a_few_bytes_are_refused(tmp_path, name, size, action):
     """The bound is in pixels per byte; neither much time nor much memory goes into finding out."""
     (tmp_path / name).write_bytes(claimed(name, *size))
-    begun = time.perf_counter()
+    begun = time.process_time()
     tracemalloc.start()
     with pytest.raises(images.ImageError, match=r'claims \d+ x \d+ pixels in \d+ bytes; expected at most \d+ pixels'):
         getattr(images, action)(tmp_path / name)
-    assert tracemalloc.get_traced_memory()[1] < 2**24 and time.perf_counter() - begun < 2
+    assert tracemalloc.get_traced_memory()[1] < 2**24 and time.process_time() - begun < 2
     tracemalloc.stop()
 
 
@@ -429,13 +429,13 @@ def test_a_netpbm_file_of_several_pictures_is_refused():
 
 def test_a_netpbm_header_takes_no_time():
     """Spaces before a comment can be cut up in two to the power of their number of ways."""
-    begun = time.perf_counter()
+    begun = time.process_time()
     content = b'P5' + b' ' * 40 + b'#' + b'c' * 5000 + b'\n2 2\n255\n' + bytes(4)
     assert images.decode(content, 'a.pgm').shape == (2, 2, 3)
     commented = b'P5 # a\n\n# b\n2 # c\n 2\n255\n' + bytes(4)
     with pytest.raises(images.ImageError, match='several pictures'):
         images.decode(commented * 2, 'a.pgm')
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - begun < 2
 
 
 def test_a_jpeg_2000_without_a_tile_is_refused():
@@ -507,27 +507,27 @@ def test_a_jpeg_of_many_scans_is_refused_at_once():
     """Each scan of a progressive JPEG goes through the whole picture, so that a small file could cost hours."""
     content = jpeg_of(progressive=True)
     scan = content.rindex(b'\xff\xda')
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(images.ImageError, match='holds 20010 scans; expected at most 100'):
         images.decode(content[:-2] + content[scan:-2] * 20_000 + b'\xff\xd9', 'a.jpg')
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - begun < 2
 
 
 @pytest.mark.parametrize('filling', [b'\xff\xd0', b'\xff', b'\xff\x00', b'\0', b'\xff\xd8', b'\xff\xe0\0\2'])
 def test_megabytes_of_markers_take_no_time(filling):
     """Whatever stands in a scan, looking through it takes about as long as reading it."""
     content = jpeg_of(restart_marker_blocks=2)
-    begun = time.perf_counter()
+    begun = time.process_time()
     decoded(content[:700] + filling * (2**22 // len(filling)) + content[700:], 'a.jpg')
-    assert time.perf_counter() - begun < 10
+    assert time.process_time() - begun < 10
 
 
 @pytest.mark.parametrize('tail', [b'', b'\0'])
 def test_filling_that_leads_to_no_marker_takes_no_time(tail):
     """A run of FF at the end of a file, or before a zero, is not looked through from each of its bytes."""
-    begun = time.perf_counter()
+    begun = time.process_time()
     decoded(jpeg_of(restart_marker_blocks=2)[:700] + b'\xff' * 2**19 + tail, 'a.jpg')
-    assert time.perf_counter() - begun < 10
+    assert time.process_time() - begun < 10
 
 
 LIMITED = """
