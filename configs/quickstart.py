@@ -1,7 +1,7 @@
 """The whole program in minutes on a laptop's CPU: a narrow QSNet, rain drawn on photos that come with scikit-image.
 
 Run:      python -m qsnet_jax.main --config=configs/quickstart.py
-Own data: add --config.data.root=FOLDER --config.data.train=pairs --config.data.eval=pairs --workdir=runs/mine
+Own data: add --config.data.root=FOLDER --config.data.train=pairs --config.data.eval=pairs --workdir=runs/pairs
 """
 
 from qsnet_jax.configs import default

@@ -28,6 +28,9 @@ from absl import app, flags
 from qsnet_jax import UserError, command_line, devices, signals, spelling, storage
 
 try:
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    if on_interrupt == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until libraries are loaded, which an exception would break
     devices.import_jax()
 except UserError as fault:
     sys.exit(f'error: {fault}')
@@ -243,7 +246,9 @@ def run_here(config: Any, runs: list[cluster.Run], forwarded: list[str], workdir
         finally:
             free.put(device)
         if not came:
-            print(f'{name}-{seed}: {f"failed with status {status}" if status else "done"}, log in {log}', flush=True)
+            end = f'failed with status {status}' if status else 'done'
+            sys.stdout.write(f'{name}-{seed}: {end}, log in {log}\n')  # at once, for others write too
+            sys.stdout.flush()
         return status == 0
 
     def start(command: list[str], environment: dict[str, str], log: pathlib.Path) -> int:
@@ -323,6 +328,9 @@ def _parse(arguments: list[str]) -> list[str]:
             flags.DEFINE_string(
                 'config', None, 'A study: NAME of the package, or FILE.py; with :small or :wide for less.'
             )
+        if {'--help', '-help', '-h', '-?'} & {*rest}:
+            print(__doc__, flags.FLAGS.main_module_help(), sep='\n')
+            sys.exit()
         left = flags.FLAGS(rest)
         command_line.check_tuples(rest, config, source)
         return left
@@ -333,6 +341,7 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGINT, on_interrupt)
     try:
         app.run(main, flags_parser=_parse)
     except KeyboardInterrupt:

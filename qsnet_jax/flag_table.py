@@ -6,9 +6,7 @@ from qsnet_jax.command_line import Flag
 
 FLAGS = {
     'workdir': Flag(flags.DEFINE_string, None, 'Folder of the run; runs/NAME for --config=NAME.'),
-    'weights': Flag(
-        flags.DEFINE_string, None, 'A weights file (.safetensors, .pth), or a name of those in the package, as default.'
-    ),
+    'weights': Flag(flags.DEFINE_string, None, 'A weights file (.safetensors, .pth), or default, light or heavy.'),
     'checkpoint': Flag(flags.DEFINE_string, 'latest', 'latest, best (by validation) or a step.'),
     'framework': Flag(
         flags.DEFINE_enum,
@@ -16,7 +14,7 @@ FLAGS = {
         'torch restores with the PyTorch twin, on the CPU, and writes to eval-torch.',
         {'enum_values': ['jax', 'torch']},
     ),
-    'input': Flag(flags.DEFINE_string, None, 'A photo or a folder of photos.'),
+    'input': Flag(flags.DEFINE_string, None, 'A photo, in derain also a video, or a folder of them.'),
     'output': Flag(flags.DEFINE_string, None, 'Folder for the results, under the same names.'),
     'tile': Flag(
         flags.DEFINE_integer,
@@ -50,7 +48,7 @@ FLAGS = {
     ),
     'border': Flag(flags.DEFINE_integer, 0, 'Pixels at each side that do not count.', {'lower_bound': 0}),
     'against': Flag(flags.DEFINE_string, None, 'Another method, a folder or weights, compared in pairs by image.'),
-    'figure': Flag(flags.DEFINE_string, 'all', "Numbers of the paper's figures: 1, 2 and 6 to 11, as in 1,8."),
+    'figure': Flag(flags.DEFINE_string, 'all', "Of the paper's: 1, 2, 6 to 11, as in 1,8; all that the inputs allow."),
     'methods': Flag(flags.DEFINE_string, 'default', 'Weights, runs or folders of results: light,theirs=out/*_x.png.'),
     'count': Flag(flags.DEFINE_integer, 2, 'Photos shown, the first ones.', {'lower_bound': 1}),
     'crop': Flag(flags.DEFINE_string, None, 'What is shown of each photo: LEFT,TOP,WIDTH,HEIGHT.'),

@@ -25,7 +25,7 @@ def _train(given: Given) -> int:
     if 'study' in given.config:
         raise UserError('This config holds several variants: choose one (--config=NAME:VARIANT), or --mode=study.')
     workdir = _workdir(given, given.name)
-    signals.keep(f'Checkpoints are kept in {workdir}; the same command goes on from the latest.')
+    signals.keep(f'The same command goes on from the latest checkpoint in {workdir}, or starts again without one.')
     study.run(given.config, workdir, given.values.tile, given.values.checkpoint)
     return 0
 
@@ -164,8 +164,8 @@ VERBS = {
             '--config=qsnet --config.data.root=PAIRS',
             '--config=losses:small-V1 --config.data.root=PAIRS',
         ),
-        'Checkpoints are kept; the same command goes on from the latest.',
-        meanings={'checkpoint': 'latest, or a step; those after it, which must all be damaged, are removed.'},
+        'The same command goes on from the latest checkpoint, or starts again without one.',
+        meanings={'checkpoint': 'latest, or a step to go back to where all later ones are damaged; they are removed.'},
     ),
     'eval': Verb(
         _eval,
@@ -176,7 +176,7 @@ VERBS = {
     ),
     'derain': Verb(
         _derain,
-        'Removes rain from a photo or a folder of photos.',
+        'Removes rain from photos and videos.',
         ('input', 'output', 'weights', 'tile', 'dtype', 'runtime', 'layers', 'overwrite'),
         ('--input=photos --output=clean', '--input=photos --output=clean --weights=heavy --layers'),
         'The photos that were written are whole; the same command does the others, with --overwrite all of them again.',
@@ -261,7 +261,7 @@ VERBS = {
     ),
     'report': Verb(
         _report,
-        'Collects rows into README.md, figures and report.html.',
+        'Collects rows into README.md, tables.md, figures and report.html.',
         ('results',),
         ('', '--results=runs/release'),
         'Rows are as they were; the same command writes the report again.',

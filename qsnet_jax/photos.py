@@ -58,7 +58,7 @@ class _Tally:
         """The report, in lines that a terminal may show."""
         speed = self.pixels / 1e6 / (time.perf_counter() - self.begun)
         lines = [f'{self.done} of {len(found.photos)} photos derained into {target}']
-        lines[0] += f', {speed:.2f} megapixels per second with files and compilation'
+        lines[0] += f', {speed:.2g} megapixels per second with files and compilation' if self.done else ''
         lines += [f'done already: {self.already}; --overwrite does them again'] if self.already else []
         lines += [f'passed over: {_passed(found)}'] if found.passed else []
         lines += [f'note: {note}' for note in self.notes] + [f'failed: {failure}' for failure in self.failures]

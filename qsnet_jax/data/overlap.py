@@ -77,9 +77,12 @@ def without_shared(name: str, source: sources.Source, held_out: dict[str, np.nda
     dropped: set[int] = set()
     for other, held in held_out.items():
         found = {index for index, _, _ in shared(own, held)}
-        print(f'{name}: {len(found)} of {len(own)} items share a background with {other} and are left out')
+        if found:
+            print(f'training {name}: {len(found)} of {len(own)} items share a background with {other} and are left out')
         notes[f'without_{other}'] = len(found)
         dropped |= found
+    if not dropped:
+        print(f'training {name}: none of {len(own)} items shares a background with {", ".join(held_out)}')
     if len(dropped) == len(own):
         raise UserError(f'Nothing is left of {name} without {", ".join(held_out)} (--config.data.exclude).')
     kept = [index for index in range(len(own)) if index not in dropped]

@@ -88,7 +88,7 @@ def _print_shared(training: dict[str, sources.Source], evaluation: dict[str, sou
         own = overlap.signatures(name, source)
         for other, signatures in held_out.items():
             found = overlap.shared(own, signatures)
-            print(f'{name}: {len(found)} of {len(own)} items share a background with {other}')
+            print(f'training {name}: {len(found)} of {len(own)} items share a background with {other}')
             for index, partner, correlation in found[:LISTED]:
                 print(f'  {source.names[index]} is {evaluation[other].names[partner]} (correlation {correlation:.3f})')
             if len(found) > LISTED:

@@ -59,16 +59,12 @@ def run(
     crop: 'LEFT,TOP,WIDTH,HEIGHT' shown of each. name: of the images, in the files' names; else as they are called.
     """
     chosen = list(FIGURES) if figure == 'all' else [number.strip() for number in figure.split(',')]
-    unknown = [number for number in chosen if number not in FIGURES]
-    if unknown or count < 1:
+    if not set(chosen) <= set(FIGURES) or count < 1:
         raise UserError(f'--figure={figure}, --count={count}: figures are {", ".join(FIGURES)}; show at least 1 photo.')
     images_, found = subjects.find(source, config, clean), methods.parse_all(named)
     for method in found:
         method.expect([photo.name for photo in images_.photos])
-    if figure == 'all':
-        chosen = [number for number in chosen if _suits(number, found, images_)]
-    for number in chosen:
-        _check(number, found, images_)
+    chosen = _feasible(chosen, found, images_, may_leave=figure == 'all')
     record, window = provenance.collect(config.to_dict() if config else {}, None), plates.Window.parse(crop)
     places = {number: _place(output, f'fig-{number}-{name or images_.name}') for number in chosen}
     _refuse_inputs([each for path in places.values() for each in (path, path.with_suffix('.json'))], found, images_)
@@ -149,30 +145,31 @@ class Restored:
         return self._kept[key]
 
 
-def _suits(number: str, found: list[methods.Method], images_: subjects.Found) -> bool:
-    try:
-        _check(number, found, images_)
-    except UserError:
-        return False
-    return True
+def _feasible(numbers: list[str], found: list[methods.Method], images_: subjects.Found, may_leave: bool) -> list[str]:
+    """The figures that can be made of these. Says why another one cannot; raises UserError unless it may be left."""
+    obstacles = {number: obstacle for number in numbers if (obstacle := _obstacle(number, found, images_))}
+    if obstacles and not may_leave:
+        raise UserError(' '.join(obstacles.values()))
+    for obstacle in obstacles.values():
+        print(spelling.shown(f'not made: {obstacle}'))
+    return [number for number in numbers if number not in obstacles]
 
 
-def _check(number: str, found: list[methods.Method], images_: subjects.Found) -> None:
-    """Refuses what a figure cannot be made of."""
+def _obstacle(number: str, found: list[methods.Method], images_: subjects.Found) -> str:
+    """Why a figure cannot be made of these; '' where it can."""
     needed = {'1': (1, 1), '2': (0, math.inf), '8': (1, 1), '9': (1, 1), '10': (4, 4), '11': (2, 2)}
     low, high = needed.get(number, (1, math.inf))
     if not low <= len(found) <= high:
         expected = f'{low}' if low == high else f'at least {low}'
-        raise UserError(
-            f'Figure {number} needs {expected} of --methods, found {len(found)}: '
-            f'{", ".join(method.label for method in found) or "none"}.'
-        )
+        labels = ', '.join(method.label for method in found) or 'none'
+        return f'Figure {number} needs {expected} of --methods, found {len(found)}: {labels}.'
     if number == '8' and not isinstance(found[0], methods.Network):
-        raise UserError(f'Figure 8 shows the scales of a network; {found[0].label} is a folder of results.')
+        return f'Figure 8 shows the scales of a network; {found[0].label} is a folder of results.'
     if number == '6' and not images_.has_clean:
-        raise UserError('Figure 6 ends in the true image; give --clean=FOLDER, or take figure 7, which has none.')
+        return 'Figure 6 ends in the true image; give --clean=FOLDER, or take figure 7, which has none.'
     if number == '7' and images_.has_clean:
-        raise UserError('Figure 7 is of photos without truth; take figure 6, or leave out --clean.')
+        return 'Figure 7 is of photos without truth; take figure 6, or leave out --clean.'
+    return ''
 
 
 def _decomposition(shown: list[subjects.Shown], results: Restored, _: subjects.Found) -> Made:

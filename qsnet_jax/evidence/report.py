@@ -43,7 +43,7 @@ def report(results: pathlib.Path) -> None:
         raise figure_items.senseless(_culprit(rows, paper), error, remedy) from error
     for name, text in made.items():
         storage.write_bytes(results / name, text.encode(errors=spelling.ESCAPED))
-    print(spelling.shown(f'{len(rows)} rows; {results / "README.md"} and {results / "report.html"}'))
+    print(spelling.shown(f'{len(rows)} rows: README.md, tables.md and report.html in {results}'))
 
 
 def _refuse_foreign(path: pathlib.Path) -> None:

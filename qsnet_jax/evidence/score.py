@@ -210,7 +210,9 @@ def _told(result: dict[str, Any], is_named: bool) -> dict[str, Any]:
     other = (result.get('against') or {}).get('method', {}).get('label')
     counting, content = result.get('counting', ''), result['provenance']['dataset']['sha256']  # of eval: as ours
     named = {'dataset': result['dataset']} if is_named else {}
-    return {**named, 'images': content[:12], 'counting': counting, 'against': other}
+    has_rainy = bool(result['provenance'].get('config', {}).get('score', {}).get('rainy'))
+    given = {'--rainy': 'given' if has_rainy else 'not given'}  # these count in the content too
+    return {**named, **given, 'images': content[:12], 'counting': counting, 'against': other}
 
 
 def _refuse_foreign(workdir: pathlib.Path, names: list[str]) -> None:

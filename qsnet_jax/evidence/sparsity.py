@@ -143,10 +143,10 @@ def study(
         'without_gradient': flat,
     }
     storage.write_json(path, row)
-    path = results / 'figures' / f'sparsity-{name}.png'
-    with storage.replacing(path) as temporary:
+    plot = results / 'figures' / f'sparsity-{name}.png'
+    with storage.replacing(plot) as temporary:
         draw(row, verdicts, examples).savefig(temporary, format='png', dpi=110)
-    print(f'{format_table(row)}\n{path}')
+    print(f'{format_table(row)}\n{path}\n{plot}')
     return row
 
 
@@ -261,6 +261,8 @@ def format_table(row: dict[str, Any]) -> str:
         lines.append(f'  {key:10}' + '   '.join(cells))
     chance = ', '.join(f'{rule} {100 * share:.1f} %' for rule, share in row['control']['share'].items())
     lines.append(f'  of Laplacian samples, neither sparse nor not: {chance}')
+    lines.append('  mean: the log-histogram lies below the chord on average; every: in each bin; beyond: farther below')
+    lines.append('  than at most 5 % of such samples reach')
     contrast = row['contrast']
     if contrast is None:
         return '\n'.join(lines)

@@ -122,3 +122,14 @@ def test_brightness_scales_both_sides_alike(data):
                 np.testing.assert_allclose(new[side], np.minimum(gain * old[side], 255), atol=1.5)
             gains.append(gain)
     assert 0.69 < min(gains) < 0.8 and 1.2 < max(gains) < 1.31
+
+
+def test_a_batch_of_one(data):
+    """The sibling's setting: the first element of each batch of four, at its place in the same order."""
+    four, _ = open_batches(data, 0)
+    data.batch = 1
+    alone, _ = open_batches(data, 0)
+    found = itertools.islice(batches.iterate(alone, start=4, threads=1, prefetch=2), 4)
+    for place, one in enumerate(found):
+        assert one['rainy'].shape == (1, 24, 24, 3)
+        assert all(np.array_equal(one[side][0], four[1][side][place]) for side in ('rainy', 'clean'))

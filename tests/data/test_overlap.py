@@ -101,7 +101,8 @@ def test_training_leaves_out_what_an_evaluation_set_holds(config, capsys):
     data.exclude = 'pairs'
     kept = sets.open_training(data, sources.Cache(0))['pairs']
     assert whole.names == list('012345') and kept.names == list('1235')
-    assert 'pairs: 2 of 6 items share a background with pairs' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed == 'training pairs: 2 of 6 items share a background with pairs and are left out\n'
     before, after = sources.fingerprint(whole), sources.fingerprint(kept)
     assert after['count'] == 4 and after['sha256'] != before['sha256'] and after['without_pairs'] == 2
     np.testing.assert_array_equal(kept.load(2)[1], scene(13))
@@ -122,7 +123,7 @@ def test_prepare_compares_whole_sets(config, exclude, capsys):
     config.data.exclude = exclude
     prepare.prepare(config, find_shared=True)
     printed = capsys.readouterr().out.splitlines()
-    assert 'pairs: 2 of 6 items share a background with pairs' in printed
+    assert 'training pairs: 2 of 6 items share a background with pairs' in printed
     assert [line.split(' (')[0] for line in printed if ' is ' in line] == ['  0 is 0', '  4 is 2']
 
 

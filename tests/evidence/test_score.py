@@ -320,6 +320,8 @@ def test_scores_of_something_else_stay(folders, tmp_path):
         with pytest.raises(UserError, match='score-tiny.json holds another result: .*Remove it, or give another --'):
             sides = [str(root / side) for side in ('out', 'clean', 'rainy')]
             score.run(*sides, tmp_path / 'results', 'tiny', tmp_path / 'elsewhere', **options)
+    with pytest.raises(UserError, match="--rainy is 'given' there and 'not given' here"):
+        score.run(str(folders / 'out'), str(folders / 'clean'), None, tmp_path / 'results', 'tiny', tmp_path / 'work')
     assert len(before) == 2 and before == {path: path.read_bytes() for path in tmp_path.rglob('*.json')}
 
 
