@@ -45,6 +45,16 @@ def test_tiled_equals_whole(stride, size):
     assert np.mean(difference > 0) < 1e-4
 
 
+def test_an_image_is_continued_by_reflection_to_the_stride():
+    """The restored image is that of a canvas which is mirrored here, pixel by pixel, without its added rows."""
+    image = picture(30, 41)
+    rows, columns = [*range(30), 28, 27], [*range(41), 39, 38, 37]
+    canvas = image[np.ix_(rows, columns)]
+    derainer = make(encoder_stride=4)
+    np.testing.assert_array_equal(derainer(image), derainer(canvas)[:30, :41])
+    np.testing.assert_array_equal(derain.pad_to_stride(image, 4), canvas)
+
+
 def test_a_fingerprint_is_of_weights_and_settings():
     """And of nothing that changes no result: the same with other tiles."""
     found = make().fingerprint

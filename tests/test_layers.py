@@ -36,6 +36,15 @@ def test_norm_standardises_what_it_says(kind):
     np.testing.assert_allclose(y.var(axis=axes), 1.0, atol=1e-3)  # epsilon is added to the variance
 
 
+def test_moments_of_half_precision_are_taken_in_single():
+    """Means of squares of 8 +- .1 would lose the variance in bfloat16."""
+    x = jnp.asarray(8 + 0.1 * np.random.default_rng(0).standard_normal((4, 32, 32, 2)), jnp.bfloat16)
+    found = [np.asarray(each.array()).ravel() for each in layers._moments(blocks.of(x), (0, 1, 2))]
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(found[0], exact.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(found[1], exact.var((0, 1, 2)), rtol=1e-2)
+
+
 def test_running_statistics_follow_the_stated_rule():
     """running = 0.9 running + 0.1 batch, from 0 and 1."""
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3)) + 1.0

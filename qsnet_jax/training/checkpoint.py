@@ -114,7 +114,12 @@ class Checkpoints:
             return steps[-1]
         if which == 'best':
             best = self._manager.best_step()
-            return steps[-1] if best is None else best
+            if best is None or _psnr(self._manager.metrics(best) or {}) < 0:
+                raise UserError(
+                    f'No checkpoint under {self.directory} was validated, so that none is the best; give '
+                    f"'latest' or one of the steps {steps}."
+                )
+            return best
         if which.isdecimal() and int(which) in steps:
             return int(which)
         raise UserError(f"--checkpoint={which} is not there; there are 'latest', 'best' and the steps {steps}.")

@@ -59,7 +59,7 @@ def reduce_on_previous(factor: float, window: int, floor: float) -> optax.Gradie
     """
 
     def init(params: Any) -> PreviousState:
-        dtype = jax.dtypes.canonicalize_dtype(float)
+        dtype = jnp.float32  # whatever JAX_ENABLE_X64 says, or a checkpoint would not be read again
         numbers = {'scale': 1, 'total': 0, 'mean': np.inf}
         return PreviousState(
             **{name: jnp.asarray(value, dtype) for name, value in numbers.items()}, steps=jnp.zeros((), jnp.int32)

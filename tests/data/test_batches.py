@@ -133,3 +133,14 @@ def test_a_batch_of_one(data):
     for place, one in enumerate(found):
         assert one['rainy'].shape == (1, 24, 24, 3)
         assert all(np.array_equal(one[side][0], four[1][side][place]) for side in ('rainy', 'clean'))
+
+
+def test_each_source_of_a_mixture_has_its_own_order_and_crops(data):
+    """Two names of the same images, in turn: not the same crops twice."""
+    data.train = 'pairs,pairs/train'
+    mixed, _ = open_batches(data, 0)
+    images = [image.tobytes() for step in range(6) for image in mixed[step]['clean']]
+    data.train = 'pairs'
+    first = [image.tobytes() for step in range(3) for image in open_batches(data, 0)[0][step]['clean']]
+    assert images[0::2] == first
+    assert sum(one == other for one, other in zip(images[0::2], images[1::2], strict=True)) < 2

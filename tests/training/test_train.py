@@ -441,7 +441,8 @@ def test_averaged_weights_are_the_stated_mean(tiny_config):
         mean = kept * mean + (1 - kept) * new
         np.testing.assert_allclose(functools.reduce(dict.__getitem__, path, train.export(state)), mean, atol=1e-6)
         assert np.abs(mean - new).max() > 1e-5
-    assert train.export(state)['batch_stats'].keys() == state.batch_stats.keys()
+    mean, new = flat(train.export(state)['batch_stats']), flat(state.batch_stats)
+    assert mean.keys() == new.keys() and not any(np.array_equal(mean[name], new[name]) for name in new)
 
 
 def test_gradients_are_clipped_to_their_norm(tiny_config):
@@ -478,6 +479,15 @@ def test_initial_parameters_follow_the_seed(tiny_config):
     tiny_config.seed = 1
     other = train.init_state(tiny_config)
     assert not np.array_equal(first.params['C_1']['conv']['kernel'], other.params['C_1']['conv']['kernel'])
+
+
+def test_none_is_the_best_where_none_was_validated(tiny_config, tmp_path):
+    """Or a record would say that it was chosen by scores that never were."""
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, train.init_state(tiny_config))
+        checkpoints.wait()
+        with pytest.raises(UserError, match=r"none is the best; give 'latest' or one of the steps \[4\]"):
+            checkpoints.find('best')
 
 
 def test_best_checkpoint_is_the_one_with_the_highest_validation(tiny_config, tmp_path):
