@@ -65,6 +65,7 @@ def ssim(restored: np.ndarray, clean: np.ndarray, protocol: str) -> float:
 
 def score(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:
     """{'rgb_psnr', 'rgb_ssim', 'y_psnr', 'y_ssim'} of one uint8 (H, W, 3) image; SSIM is NaN below 11 pixels."""
+    restored, clean = _checked(restored, 'restored'), _checked(clean, 'clean')
     has_ssim = min(clean.shape[:2]) >= WINDOW
     scores = {}
     for protocol in PROTOCOLS:
@@ -97,7 +98,14 @@ def _checked(image, name):
     """The image as an array, refused unless it is a non-empty uint8 (H, W, 3)."""
     if isinstance(image, str | os.PathLike):
         raise TypeError(f'{name} is the path {image}; give the image, as qsnet_jax.images.read(path) returns it.')
-    image = np.asarray(image)
+    if image is None or isinstance(image, bytes | np.ma.MaskedArray):
+        raise TypeError(f'{name} is {type(image).__name__}; expected an array of pixels, all of which count.')
+    try:
+        image = np.asarray(image)
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths; a tensor with its gradient
+        raise TypeError(f'{name} is no array of pixels: {error}.') from error
+    if np.issubdtype(image.dtype, np.integer) and image.dtype != np.uint8:
+        raise TypeError(f'{name} must be uint8; found {image.dtype}. Convert levels from 0 to 255 by astype(np.uint8).')
     if image.dtype != np.uint8:
         raise TypeError(
             f'{name} must be uint8, the image as it would be saved; found {image.dtype}. '

@@ -252,5 +252,4 @@ def _check_each_other(jobs: list[Job], places: dict[pathlib.Path, str]) -> None:
 
 def _sha256(path: pathlib.Path) -> bytes:
     """The hexadecimal digits of a file's content."""
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest().encode()
+    return storage.sha256(path).encode()

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -212,6 +213,27 @@ def refuse_links_to_nowhere(folder: pathlib.Path) -> None:
     """The same for a folder to be written to, and all above it."""
     for each in (folder, *folder.parents):
         refuse_link_to_nowhere(each)
+
+
+def listed(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    """What lies in a folder by a pattern of `glob`, sorted; nothing where there is no folder.
+
+    Raises UserError for one that cannot be read and for a link to nowhere, which `glob` takes for empty.
+    """
+    refuse_link_to_nowhere(folder)
+    try:
+        os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f'{folder} cannot be read: {error.strerror}. {remedy(error, reads=True)}.') from error
+    return sorted(folder.glob(pattern))
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Hexadecimal digest of a file of any size, in bounded memory."""
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def explained(error: OSError) -> UserError:

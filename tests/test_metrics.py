@@ -191,6 +191,25 @@ def test_floats_are_refused(score):
         score(image, 'a.png', 'rgb')
 
 
+@pytest.mark.parametrize(
+    ('image', 'message'),
+    [
+        (None, 'NoneType; expected an array of pixels'),
+        (b'abc', 'bytes; expected an array of pixels'),
+        (np.ma.masked_less(_grey(9), 7), 'MaskedArray; expected an array of pixels, all of which count'),
+        ([[[0, 0, 0]], [[0, 0, 0], [1, 1, 1]]], 'no array of pixels'),
+        (_grey(9).tolist(), 'found int64. Convert levels from 0 to 255 by astype'),
+    ],
+)
+def test_what_is_no_image_is_named(image, message):
+    """By all three functions, with what to do."""
+    for score in (metrics.psnr, metrics.ssim):
+        with pytest.raises(TypeError, match=f'clean .*{message}'):
+            score(_grey(9), image, 'rgb')
+    with pytest.raises(TypeError, match=f'clean .*{message}'):
+        metrics.score(_grey(9), image)
+
+
 @pytest.mark.parametrize('score', [metrics.psnr, metrics.ssim])
 @pytest.mark.parametrize('shape', [(16, 16), (16, 16, 1), (16, 16, 4), (1, 16, 16, 3), (0, 16, 3)])
 def test_other_shapes_are_refused(score, shape):

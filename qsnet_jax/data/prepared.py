@@ -136,9 +136,22 @@ def _stored(ready: pathlib.Path) -> dict[str, Any]:
     names = ('layout', 'clean_half', 'seam', 'splits')
     try:
         stored = storage.read_json(ready / 'metadata.json', names)
+        _files(stored['splits'])
     except storage.Damaged as error:
         raise _damaged(ready, error) from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:  # JSON of another shape
+        raise _damaged(ready, f'metadata.json ({type(error).__name__}: {error})') from error
     return {name: stored[name] for name in names}
+
+
+def _files(splits: dict[str, Any]) -> list[tuple]:
+    """(split, publisher's count, item, pair, side, file, content, size) of each file that a set was prepared from."""
+    return [
+        (split, part['publisher_count'], item['name'], item['pair_id'], side, name, content, size)
+        for split, part in splits.items()
+        for item in part['items']
+        for side, (name, content, size) in item['files'].items()
+    ]
 
 
 def _damaged(folder: pathlib.Path, found: Any) -> UserError:
@@ -153,10 +166,8 @@ def _current(final: pathlib.Path, data: Any, found: downloads.Scan | None, repla
         return None
     splits_stored = _stored(ready)['splits']
     stored = {
-        (split, item['name'], side, name, size, content if replace else '')
-        for split, part in splits_stored.items()
-        for item in part['items']
-        for side, (name, content, size) in item['files'].items()
+        (split, item, side, name, size, content if replace else '')
+        for split, _, item, _, side, name, content, size in _files(splits_stored)
     }
     if found is not None and stored != downloads.stamp(found, with_hashes=replace):
         if replace:
@@ -220,7 +231,7 @@ def _base(data: Any) -> pathlib.Path:
 
 def _versions(final: pathlib.Path) -> list[pathlib.Path]:
     """Prepared versions below the folder of a set; its path may hold the kind."""
-    return [path.parent for path in sorted(final.glob(f'**/{public.PublicSet.VERSION}/dataset_info.json'))]
+    return [path.parent for path in storage.listed(final, f'**/{public.PublicSet.VERSION}/dataset_info.json')]
 
 
 @contextlib.contextmanager

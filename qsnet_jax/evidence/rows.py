@@ -29,7 +29,8 @@ def load(results: pathlib.Path) -> Rows:
 
     Raises UserError for what `report` refuses.
     """
-    paths = [path for folder in ('rows', 'sparsity', 'bench') for path in sorted((results / folder).glob('[!.]*.json'))]
+    folders = [results / name for name in ('rows', 'sparsity', 'bench')]
+    paths = [path for folder in folders for path in storage.listed(folder, '[!.]*.json')]
     if not paths:
         raise UserError(
             f'There are no rows under {results}; --mode=study, score, compare, sparsity and bench write them.'

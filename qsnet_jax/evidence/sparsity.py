@@ -96,7 +96,7 @@ def _open_folder(folder: str, failures: list[str]) -> tuple[str, Photos, dict[st
         print(spelling.shown(f'failed: {failure}'))
     failures += found.failures
     files = [file for file in found.photos if os.path.isfile(file) and os.access(file, os.R_OK)]
-    parts = [(str(file.relative_to(found.base)), sources.sha256(file.read_bytes())) for file in files]
+    parts = [(str(file.relative_to(found.base)), storage.sha256(file)) for file in files]
     fingerprint = {'count': len(files), 'sha256': sources.digest(parts)}
     name = place.resolve().name if place.is_dir() else place.stem
     return name, walk(found.photos, found.base, failures), fingerprint
@@ -146,7 +146,7 @@ def study(
     plot = results / 'figures' / f'sparsity-{name}.png'
     with storage.replacing(plot) as temporary:
         draw(row, verdicts, examples).savefig(temporary, format='png', dpi=110)
-    print(f'{format_table(row)}\n{path}\n{plot}')
+    print(format_table(row), spelling.shown(path), spelling.shown(plot), sep='\n')
     return row
 
 
@@ -254,7 +254,7 @@ def walk_source(source: sources.Source) -> Photos:
 
 def format_table(row: dict[str, Any]) -> str:
     """Shares of both rules by filter, and what contrast has to do with it, as lines of text."""
-    lines = [f'{row["name"]}: {row["count"]} images; share that is sparse (95 % interval)']
+    lines = [f'{spelling.shown(row["name"])}: {row["count"]} images; share that is sparse (95 % interval)']
     for key, rules in row['share'].items():
         cells = [f'{rule}: {100 * cell["share"]:5.1f} % ({100 * cell["interval"][0]:.0f} to '
                  f'{100 * cell["interval"][1]:.0f})' for rule, cell in rules.items()]  # fmt: skip

@@ -64,7 +64,11 @@ def visible_gpus(count: int) -> list[str]:
 def parse_options(text: str) -> dict[str, str | bool]:
     """{'key': 'value'} of '--key=value --flag', for sbatch. Raises UserError for what the launcher itself gives."""
     options: dict[str, str | bool] = {}
-    for word in shlex.split(text):
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UserError(f'--sbatch={text} cannot be taken apart: {error}. Close every quotation mark.') from error
+    for word in words:
         match = re.fullmatch(r'--([a-z][a-z-]*)(?:=(.*))?', word)
         if not match:
             raise UserError(
@@ -122,7 +126,7 @@ def remember(workdir: pathlib.Path, job: str, runs: list[Run], logs: pathlib.Pat
 
 def find_jobs(workdir: pathlib.Path) -> dict[Run, Job]:
     """The last job of every run that was ever submitted for this folder."""
-    paths = [path for path in (workdir / 'submitted').glob('[0-9]*.json') if path.stem.isdecimal()]
+    paths = [path for path in storage.listed(workdir / 'submitted', '[0-9]*.json') if path.stem.isdecimal()]
     paths.sort(key=lambda path: int(path.stem))
     queue = _queue([path.stem for path in paths])
     jobs: dict[Run, Job] = {}

@@ -474,6 +474,17 @@ def test_a_prepared_set_that_is_not_whole_is_refused(victim, data, tmp_path):
             open_source('rain100h', data).load(0)
 
 
+@pytest.mark.parametrize('splits', [[], {'test': None}, {'test': {'items': []}}, {'test': {'items': [{}]}}])
+def test_a_prepared_set_that_was_edited_is_refused(splits, data, tmp_path):
+    """JSON, but of another shape."""
+    write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})
+    ready = prepared.prepare('rain100h', data)
+    stored = json.loads((ready / 'metadata.json').read_text())
+    (ready / 'metadata.json').write_text(json.dumps({**stored, 'splits': splits}))
+    with pytest.raises(UserError, match='is damaged: metadata.json .*prepare again'):
+        open_source('rain100h', data)
+
+
 def test_a_folder_whose_name_is_not_utf_8_is_refused(data, tmp_path):
     """ArrayRecord takes no other names."""
     write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})

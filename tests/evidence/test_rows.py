@@ -106,6 +106,24 @@ def test_one_run_counts_once(tmp_path):
         rows.load(tmp_path)
 
 
+@pytest.mark.parametrize('folder', ['rows', 'sparsity', 'bench'])
+def test_folders_that_cannot_be_read_are_not_empty(tmp_path, deny, folder):
+    """Without rights, as links to nowhere or to themselves: said, and no report without them."""
+    write(tmp_path, [make_row('V1', 0)])
+    place = tmp_path / folder
+    if folder != 'rows':
+        place.mkdir()
+    deny(lambda path: path == str(place), 'listdir')
+    with pytest.raises(UserError, match=f'{folder} cannot be read: Permission denied.'):
+        rows.load(tmp_path)
+    place.rename(tmp_path / 'before')
+    for end in (tmp_path / 'gone', place):
+        place.symlink_to(end)
+        with pytest.raises(UserError, match=f'{folder} is a link to {end}, which is not there. Mount its drive'):
+            rows.load(tmp_path)
+        place.unlink()
+
+
 def test_files_with_a_dot_in_front_are_no_rows(tmp_path):
     """As a Mac's copies bring them along, in each folder."""
     write(tmp_path, [make_row('V1', 0)])

@@ -84,6 +84,8 @@ def test_options_that_are_passed_through():
     for text in ('-p gpu', 'gpu', '--Key=1'):
         with pytest.raises(UserError, match='write options of sbatch in full'):
             cluster.parse_options(text)
+    with pytest.raises(UserError, match='No closing quotation. Close every quotation mark'):
+        cluster.parse_options("--comment='x")
 
 
 @pytest.mark.parametrize('count, most, sizes', [(5, 5, [5]), (6, 5, [3, 3]), (11, 5, [3, 4, 4]), (1, 1000, [1])])
