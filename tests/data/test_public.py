@@ -1,5 +1,6 @@
 """Public sets: every layout is found, checked, prepared and read back; whatever is broken is refused in one message."""
 
+import json
 import os
 import pathlib
 import shutil
