@@ -147,8 +147,9 @@ def _stored(ready: pathlib.Path) -> dict[str, Any]:
 def _files(splits: dict[str, Any]) -> list[tuple]:
     """(split, publisher's count, item, pair, side, file, content, size) of each file that a set was prepared from."""
     return [
-        (split, part['publisher_count'], item['name'], item['pair_id'], side, name, content, size)
+        (split, publisher_count, item['name'], item['pair_id'], side, name, content, size)
         for split, part in splits.items()
+        for publisher_count in [part['publisher_count']]  # asked of splits without items too
         for item in part['items']
         for side, (name, content, size) in item['files'].items()
     ]
