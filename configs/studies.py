@@ -88,7 +88,7 @@ def small():
 
 
 def wide():
-    """Full width, after the first convolution at half the resolution, on the same data: some ten minutes a run."""
+    """Full width, after the first convolution at half the resolution, on the same data: some 20 minutes a run."""
     config = _on_pairs_and_heavy_rain(quickstart.get_config())
     config.model.update({'channels': 132, 'units': 12, 'scale_channels': 66, 'encoder_stride': 2})
     config.train.steps = 1500

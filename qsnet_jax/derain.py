@@ -58,8 +58,9 @@ class Derainer:
         self.few_shapes = few_shapes
         self.runtime = runtime
         self.variables = variables
-        self.settings = dict(settings)
         self.network = model.from_config(settings)
+        self.network.check_settings()
+        self.settings = dict(settings)
         self.tile = check_tile(self.network, tile)
 
     @functools.cached_property

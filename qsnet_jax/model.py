@@ -177,6 +177,9 @@ class QSNet(nn.Module):
         """Raises UserError for settings that no network can be built of."""
         if not all(isinstance(rate, int) for rate in self.rates):
             raise UserError(f'rates is {self.rates}; expected whole numbers, as (1, 2, 4, 6).')
+        for name in ('channels', 'groups', 'units', 'scale_channels', 'encoder_stride'):
+            if not isinstance(getattr(self, name), int):
+                raise UserError(f'{name} is {getattr(self, name)!r}; expected a whole number.')
         if self.groups < 1 or self.units < 0 or min(self.rates, default=1) < 1:
             raise UserError(
                 f'groups, units, rates are {self.groups}, {self.units}, {self.rates}; expected positive numbers.'
@@ -330,6 +333,11 @@ def current(settings: Any) -> dict[str, Any]:
     `share_scales` was a flag before there were several exchanges: True was 'all', False 'none'. Where
     `decoder_groups` is missing, decoders have as many groups as all else.
     """
+    if not hasattr(settings, 'keys'):
+        raise UserError(
+            f'The network has settings of {type(settings).__name__}; expected a mapping, as config.model or what '
+            'load_weights returns.'
+        )
     known = defaults()
     unknown = [str(name) for name in settings if name not in (*known, 'form', 'remat')]
     if unknown:

@@ -254,6 +254,11 @@ def test_settings_that_are_not_given_are_the_defaults():
     assert (network.channels, network.units, network.form) == (48, 12, 'plain')
     with pytest.raises(UserError, match='The network has no setting chanels, parent; it has channels, groups, units,'):
         model.from_config({'chanels': 48, 'units': 4, 'parent': None})
+    for nothing in (None, 'settings'):
+        with pytest.raises(UserError, match=f'settings of {type(nothing).__name__}; expected a mapping'):
+            model.from_config(nothing)
+    with pytest.raises(UserError, match="channels is '48'; expected a whole number"):
+        derain.Derainer({}, {'channels': '48'})
 
 
 def test_decoders_without_groups_have_nothing_to_share():

@@ -224,6 +224,8 @@ def _check_is_file(path) -> None:
     except (FileNotFoundError, NotADirectoryError) as error:
         found = f'is a link to {os.readlink(path)}, which does not exist' if os.path.islink(path) else 'does not exist'
         raise _error(path, found, _EXPECTED, 'check the path') from error
+    except ValueError as error:
+        raise _error(path, 'has a zero byte in its name', _EXPECTED, 'check the path') from error
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise

@@ -188,6 +188,10 @@ def differences(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> li
 
 def flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """{path: array} of {'params', 'batch_stats'}. Raises UserError for other collections, which no file holds."""
+    if not isinstance(variables, Mapping):
+        raise UserError(
+            f'The variables are {type(variables).__name__}; expected {{"params": ..., "batch_stats": ...}}.'
+        )
     others = sorted(set(variables) - {'params', 'batch_stats'})
     if others:
         raise UserError(f'The variables hold {", ".join(others)}; expected params and batch_stats alone.')

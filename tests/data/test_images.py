@@ -365,6 +365,7 @@ def test_missing_files_and_folders_are_refused(tmp_path, action):
     for name, found in [
         ('ring.png', 'a link in a circle of links'),
         ('none.png', 'does not exist'),
+        ('no\0ne.png', 'has a zero byte in its name'),
         ('', 'not a regular file'),
         ('pipe.png', 'not a regular file'),
     ]:

@@ -105,6 +105,8 @@ def test_prepared_weights_are_not_written(variables, save, tmp_path):
     """They are of one device's form, and no file's."""
     with pytest.raises(UserError, match='hold prepared; expected params and batch_stats alone'):
         save(tmp_path / 'w.safetensors', {**variables, 'prepared': {'stem_1': ((), np.zeros(3))}}, SETTINGS)
+    with pytest.raises(UserError, match='variables are NoneType; expected'):
+        save(tmp_path / 'w.safetensors', None, SETTINGS)
 
 
 def test_missing_extra_and_wrong_shapes_are_named(path):
