@@ -28,7 +28,8 @@ def deal(
     streams = [_samples(source, number, seed, data) for number, source in enumerate(opened.values())]
     weights = dict(sets.parse_names(data.train))
     mixed = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, [weights[name] for name in opened])
-    return mixed[process::processes].batch(data.batch // processes, drop_remainder=True)  # or one of 1 has 2**63
+    own = mixed[process::processes]
+    return own.batch(data.batch // processes, drop_remainder=True)  # or Grain counts 2**63 batches of 1, too many
 
 
 def _samples(source: sources.Source, number: int, seed: int, data: Any) -> grain.MapDataset:
