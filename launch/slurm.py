@@ -38,6 +38,8 @@ import jax
 
 from qsnet_jax.training import cluster, planning, study
 
+signal.signal(signal.SIGINT, on_interrupt)
+
 TRIES = 1000  # times that a job may be queued again
 
 _RESULTS = flags.DEFINE_string('results', 'results', 'Folder for rows.')
@@ -247,8 +249,7 @@ def run_here(config: Any, runs: list[cluster.Run], forwarded: list[str], workdir
             free.put(device)
         if not came:
             end = f'failed with status {status}' if status else 'done'
-            sys.stdout.write(f'{name}-{seed}: {end}, log in {log}\n')  # at once, for others write too
-            sys.stdout.flush()
+            print(f'{name}-{seed}: {end}, log in {log}\n', end='', flush=True)  # in one piece, for others write too
         return status == 0
 
     def start(command: list[str], environment: dict[str, str], log: pathlib.Path) -> int:
@@ -341,7 +342,6 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 if __name__ == '__main__':
-    signal.signal(signal.SIGINT, on_interrupt)
     try:
         app.run(main, flags_parser=_parse)
     except KeyboardInterrupt:

@@ -25,7 +25,7 @@ def _train(given: Given) -> int:
     if 'study' in given.config:
         raise UserError('This config holds several variants: choose one (--config=NAME:VARIANT), or --mode=study.')
     workdir = _workdir(given, given.name)
-    signals.keep(f'The same command goes on from the latest checkpoint in {workdir}, or starts again without one.')
+    signals.keep(f'Checkpoints, if any, are kept in {workdir}; the same command goes on from the latest, or begins.')
     study.run(given.config, workdir, given.values.tile, given.values.checkpoint)
     return 0
 
@@ -164,7 +164,7 @@ VERBS = {
             '--config=qsnet --config.data.root=PAIRS',
             '--config=losses:small-V1 --config.data.root=PAIRS',
         ),
-        'The same command goes on from the latest checkpoint, or starts again without one.',
+        'Checkpoints, if any, are kept; the same command goes on from the latest, or begins.',
         meanings={'checkpoint': 'latest, or a step to go back to where all later ones are damaged; they are removed.'},
     ),
     'eval': Verb(

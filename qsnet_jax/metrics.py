@@ -104,13 +104,10 @@ def _checked(image, name):
         image = np.asarray(image)
     except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths; a tensor with its gradient
         raise TypeError(f'{name} is no array of pixels: {error}.') from error
-    if np.issubdtype(image.dtype, np.integer) and image.dtype != np.uint8:
-        raise TypeError(f'{name} must be uint8; found {image.dtype}. Convert levels from 0 to 255 by astype(np.uint8).')
     if image.dtype != np.uint8:
-        raise TypeError(
-            f'{name} must be uint8, the image as it would be saved; found {image.dtype}. '
-            'Convert [0, 1] floats by np.round(255 * np.clip(x, 0, 1)).astype(np.uint8).'
-        )
+        floats = '[0, 1] floats by np.round(255 * np.clip(x, 0, 1)).astype(np.uint8)'
+        way = 'levels from 0 to 255 by astype(np.uint8)' if np.issubdtype(image.dtype, np.integer) else floats
+        raise TypeError(f'{name} must be uint8, the image as it would be saved; found {image.dtype}. Convert {way}.')
     if image.ndim != 3 or image.shape[-1] != 3 or image.size == 0:
         raise ValueError(
             f'{name} must be one RGB image (H, W, 3); found shape {image.shape}. '

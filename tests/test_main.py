@@ -421,7 +421,7 @@ def test_a_signal_at_any_moment_ends_quietly(signum, after, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signum, errors
     lines = [line for line in errors.splitlines() if line.strip()]
-    assert lines[-1].startswith(f'Stopped by {signum.name}') and 'the same command' in lines[-1].lower()
+    assert lines[-1].startswith(f'Stopped by {signum.name}') and 'the same command' in lines[-1]
     assert 'Traceback' not in errors
 
 

@@ -9,7 +9,7 @@ import matplotlib.figure
 from qsnet_jax import storage
 from qsnet_jax.configs import atrous_rates, encoder_stride, loss_weights, losses, scales, sharing, studies
 from qsnet_jax.evidence import claims as claims_
-from qsnet_jax.evidence import curves, page, tables
+from qsnet_jax.evidence import curves, page, sparsity, tables
 from qsnet_jax.evidence import rows as rows_
 from qsnet_jax.weights import files
 
@@ -141,11 +141,7 @@ def sparsity_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
     keys = list(found[0]['share'])
     cells = []
     for row in found:
-        for rule, text in (
-            ('mean', 'below its chord on average'),
-            ('every', 'below it in every bin'),
-            ('beyond', 'farther below than at most 5 % of Laplacian samples'),
-        ):
+        for rule, text in sparsity.RULES.items():
             shares = [row['share'][key][rule] for key in keys]
             shown = [claims_.percent(share, digits=1) for share in shares]
             cells.append([f'{row["name"]} ({row["count"]})', text, *shown])

@@ -23,7 +23,11 @@ from qsnet_jax.data import checking, grouping, images, sets, sources
 from qsnet_jax.evidence import evaluate, plates, statistics, styles
 
 NAMES = ('d_x', 'd_y', 'd_xx', 'd_yy')  # of priors.FILTERS['derivative']
-RULES = ('mean', 'every', 'beyond')
+RULES = {
+    'mean': 'below its chord on average',
+    'every': 'below it in every bin',
+    'beyond': 'farther below than at most 5 % of Laplacian samples',
+}
 SETTINGS = ('bins', 'filter', 'response')  # that a row depends on
 CONTROLS, CONTROL_SIZE = 200, 100_000  # Laplacian samples, and responses in each; of a million 1.5 % lie `beyond`
 EXAMPLES = 3
@@ -261,8 +265,7 @@ def format_table(row: dict[str, Any]) -> str:
         lines.append(f'  {key:10}' + '   '.join(cells))
     chance = ', '.join(f'{rule} {100 * share:.1f} %' for rule, share in row['control']['share'].items())
     lines.append(f'  of Laplacian samples, neither sparse nor not: {chance}')
-    lines.append('  mean: the log-histogram lies below the chord on average; every: in each bin; beyond: farther below')
-    lines.append('  than at most 5 % of such samples reach')
+    lines.append('  ' + '; '.join(f'{rule}: {text}' for rule, text in RULES.items()))
     contrast = row['contrast']
     if contrast is None:
         return '\n'.join(lines)

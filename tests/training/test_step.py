@@ -3,7 +3,6 @@
 import functools
 import json
 
-import flax
 import jax
 import numpy as np
 import pytest
@@ -11,13 +10,9 @@ import pytest
 from qsnet_jax import model
 from qsnet_jax.data import batches, sets, sources
 from qsnet_jax.training import checkpoint, log, parallel, train
-from qsnet_jax.weights import files
+from qsnet_jax.weights import checks, files
 
 pytestmark = pytest.mark.usefixtures('lenient_promotion')
-
-
-def flat(tree):
-    return flax.traverse_util.flatten_dict(tree, sep='/')
 
 
 @pytest.fixture
@@ -48,9 +43,9 @@ def test_a_step_gives_the_old_state_s_memory_to_the_new_one(tiny_config, batch):
 def test_rain_gain_scales_what_decodes_rain_alone(tiny_config):
     """The kernels of C_1, ..., C_K and of the main decoder, and nothing else."""
     tiny_config.train.rain_gain = 1.0
-    whole = flat(train.init_state(tiny_config).params)
+    whole = checks.flat(train.export(train.init_state(tiny_config)))
     tiny_config.train.rain_gain = 0.5
-    half = flat(train.init_state(tiny_config).params)
+    half = checks.flat(train.export(train.init_state(tiny_config)))
     changed = {name for name in whole if not np.array_equal(whole[name], half[name])}
     assert changed == {name for name in whole if name.endswith('rain/kernel')}
     assert len(changed) == len(tiny_config.model.rates) + 2
@@ -63,7 +58,7 @@ def test_averages_begin_at_the_weights_that_a_run_goes_on_from(tiny_config, tmp_
     other = model.initialize(model.from_config(tiny_config.model), seed=7)
     files.save_weights(tmp_path / 'a.safetensors', other, model.current(tiny_config.model), {})
     tiny_config.train.update({'average': 0.9, 'start_from': str(tmp_path / 'a.safetensors')})
-    begun, other = flat(train.export(train.start_state(tiny_config))), flat(other)
+    begun, other = checks.flat(train.export(train.start_state(tiny_config))), checks.flat(other)
     assert begun.keys() == other.keys()
     for name, value in other.items():
         np.testing.assert_array_equal(begun[name], value, err_msg=name)

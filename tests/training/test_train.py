@@ -433,16 +433,22 @@ def test_averaged_weights_are_the_stated_mean(tiny_config):
     generator = np.random.default_rng(0)
     path = ('params', 'main', 'rain', 'kernel')
     mean = functools.reduce(dict.__getitem__, path, train.export(state))
+    statistics = flat(train.export(state)['batch_stats'])
     for number in range(3):
         batch = {side: generator.integers(255, size=(4, 24, 24, 3), dtype=np.uint8) for side in ('rainy', 'clean')}
         state, _ = step(state, batch)
         new = np.asarray(state.params['main']['rain']['kernel'])
         kept = min(0.5, (1 + number) / (10 + number))
         mean = kept * mean + (1 - kept) * new
+        running = flat(state.batch_stats)
+        statistics = {name: kept * value + (1 - kept) * running[name] for name, value in statistics.items()}
         np.testing.assert_allclose(functools.reduce(dict.__getitem__, path, train.export(state)), mean, atol=1e-6)
         assert np.abs(mean - new).max() > 1e-5
-    mean, new = flat(train.export(state)['batch_stats']), flat(state.batch_stats)
-    assert mean.keys() == new.keys() and not any(np.array_equal(mean[name], new[name]) for name in new)
+    assert train.export(state)['batch_stats'].keys() == state.batch_stats.keys()
+    found = flat(train.export(state)['batch_stats'])
+    for name, expected in statistics.items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
+        assert not np.array_equal(expected, flat(state.batch_stats)[name])
 
 
 def test_gradients_are_clipped_to_their_norm(tiny_config):
