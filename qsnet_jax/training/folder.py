@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from qsnet_jax import UserError, fields, storage
+from qsnet_jax import UserError, fields, spelling, storage
 from qsnet_jax.data import sources
 from qsnet_jax.training import checkpoint, settings
 from qsnet_jax.weights import checks, files
@@ -85,7 +85,7 @@ def stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
     starts = starts_of(workdir)
     if starts:
         _check_network(workdir / 'run.json', starts[-1]['config'])
-        print(f'{fault or f"{path} is missing."} The config of the run is taken from run.json.')
+        print(spelling.shown(f'{fault or f"{path} is missing."} The config of the run is taken from run.json.'))
         return starts[-1]['config']
     if fault:
         raise fault
@@ -177,10 +177,11 @@ def read_config(config: Any, workdir: pathlib.Path) -> Any:
     if old:
         config = config.copy_and_resolve_references()
         config.update_from_flattened_dict(old)
-        print(f'as the run in {workdir} was begun: {", ".join(f"{name}={value}" for name, value in old.items())}')
+        begun = ', '.join(f'{name}={value}' for name, value in old.items())
+        print(spelling.shown(f'as the run in {workdir} was begun: {begun}'))
     starts = starts_of(workdir)
     if not starts:
-        print(f'{workdir / "run.json"} is missing: whether the images are the same cannot be told')
+        print(spelling.shown(f'{workdir / "run.json"} is missing: whether the images are the same cannot be told'))
     given = json.loads(config.to_json())
     settings.refuse_differences(stored, given, workdir, fields.PLACES if starts else ())
     return config

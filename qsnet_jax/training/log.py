@@ -15,7 +15,7 @@ import numpy as np
 from tensorboardX import record_writer, summary
 from tensorboardX.proto import event_pb2
 
-from qsnet_jax import UserError, storage
+from qsnet_jax import UserError, spelling, storage
 
 
 class Diverged(UserError):
@@ -129,7 +129,8 @@ def lines_up_to(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
     """Lines of metrics.jsonl that a run going on from `step` keeps; what a kill or a bad drive left is dropped."""
     if not path.exists():
         if step:
-            print(f'{path} is missing: what the first {step} steps logged is lost, and the clock starts at 0')
+            missing = f'{path} is missing: what the first {step} steps logged is lost, and the clock starts at 0'
+            print(spelling.shown(missing))
         return []
     lines, lost = storage.read_json_lines(path)
     good = [
@@ -137,5 +138,5 @@ def lines_up_to(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
     ]
     lost += len(lines) - len(good)
     if lost > 1:  # one is what a kill leaves
-        print(f'{path}: {lost} lines cannot be read and are dropped')
+        print(spelling.shown(f'{path}: {lost} lines cannot be read and are dropped'))
     return [line for line in good if line['step'] <= step]

@@ -134,7 +134,7 @@ def study(
             with contextlib.suppress(storage.Damaged):  # of this run, which then leaves a row that says so
                 folder.read_config(chosen, place)
         parallel.check_batch(chosen.data.batch, parallel.make_mesh())
-    print(f'{len(runs) - len(missing)} of {len(runs)} runs have their rows in {results / "rows"}')
+    print(spelling.shown(f'{len(runs) - len(missing)} of {len(runs)} runs have their rows in {results / "rows"}'))
     failed: set[tuple[str, int]] = set()
     before = planning.waiting(config, missing, workdir)
     for number, (name, seed) in enumerate(missing, start=1):
@@ -272,7 +272,7 @@ def run_variant(
         if fault is None or (jax.process_count() > 1 and not isinstance(error, log.Diverged)):
             raise  # of all runs, or met by one process, for which the others would wait
     if fault:
-        print(f'{name}, seed {seed} failed: {fault}')
+        print(spelling.shown(f'{name}, seed {seed} failed: {fault}'))
         row |= {'failed': fault, 'sets': {}, 'provenance': provenance.collect(chosen.to_dict(), seed)}
     else:
         own = {key: result for key, result in scored.items() if 'sha256' in result['provenance']['dataset']}  # no means

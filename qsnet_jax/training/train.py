@@ -18,7 +18,20 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from qsnet_jax import Stopped, UserError, derain, fields, layers, losses, model, progress, provenance, signals, storage
+from qsnet_jax import (
+    Stopped,
+    UserError,
+    derain,
+    fields,
+    layers,
+    losses,
+    model,
+    progress,
+    provenance,
+    signals,
+    spelling,
+    storage,
+)
 from qsnet_jax.data import arrays, batches, sets, sources
 from qsnet_jax.evidence import evaluate
 from qsnet_jax.training import checkpoint, folder, log, memory, optimiser, parallel, settings
@@ -217,7 +230,8 @@ def restore_variables(
         raise UserError(f'{workdir} holds no run. Train first (--mode=train), or name --workdir or --weights.')
     stored = folder.stored_config(workdir)
     if stored is None:
-        print(f'{workdir} says nothing of how it came about: neither config.json nor run.json is there')
+        missing = 'says nothing of how it came about: neither config.json nor run.json is there'
+        print(spelling.shown(f'{workdir} {missing}'))
         stored = json.loads(config.to_json())
     stored = fields.complete(stored)
     with checkpoint.Checkpoints(directory, read_only=True) as checkpoints:

@@ -60,6 +60,21 @@ def test_any_name_of_a_folder(run, tmp_path):
     assert train.restore_variables(run.config, place, '4')[2]['step'] == 4
 
 
+def test_no_line_of_a_folder_reaches_the_terminal_as_a_command(run, tmp_path, capsys):
+    """Lines about files that are missing, of a run, of a log and of a checkpoint."""
+    place = run.workdir.rename(tmp_path / 'a\x1b[2Jb')
+    (place / 'config.json').unlink()
+    run(place)
+    (place / 'run.json').unlink()
+    (place / 'metrics.jsonl').unlink()
+    run(place)
+    (place / 'config.json').unlink()
+    (place / 'run.json').unlink()
+    train.restore_variables(run.config, place, 'latest')
+    printed = capsys.readouterr().out
+    assert '\x1b' not in printed and printed.count(r'a\x1b[2Jb') == 4
+
+
 def test_the_link_to_an_odd_name_has_a_plain_one(run, tmp_path, monkeypatch):
     """Whatever $TMPDIR is called; where no other place is left, that is said before the first step."""
     place = tmp_path / 'run [1]'
