@@ -1,12 +1,14 @@
 """Files are whole or not there; what killed writers left goes, and nothing else."""
 
 import errno
+import hashlib
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
 
@@ -21,6 +23,18 @@ def test_names_as_long_as_drives_allow_can_be_replaced(tmp_path):
     storage.write_bytes(path, b'one')
     storage.write_bytes(path, b'two')
     assert path.read_bytes() == b'two' and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_large_file_is_hashed_in_little_memory(tmp_path):
+    """Whatever lies among photos is hashed."""
+    path = tmp_path / 'a'
+    path.write_bytes(b'begin')
+    os.truncate(path, 2**26)
+    tracemalloc.start()
+    digest = storage.sha256(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22 and digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize('error', [OSError('disk'), KeyboardInterrupt()])

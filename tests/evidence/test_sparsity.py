@@ -215,6 +215,15 @@ def test_the_study_of_one_photo_is_called_after_it(photos, tmp_path):
     assert [path.name for path in (tmp_path / 'sparsity').iterdir()] == ['0.json']
 
 
+def test_the_name_of_a_folder_is_no_command(photos, tmp_path, capsys):
+    """What a terminal would obey is escaped in the table and in both paths."""
+    (tmp_path / 'a\x1b[2J').mkdir()
+    shutil.copy(photos / '0.png', tmp_path / 'a\x1b[2J/0.png')
+    assert sparsity.run(None, str(tmp_path / 'a\x1b[2J'), None, tmp_path / 'results') == 0
+    printed = capsys.readouterr().out
+    assert '\x1b' not in printed and printed.count(r'a\x1b[2J') == 3
+
+
 def test_a_row_of_other_images_is_not_overwritten(photos, tmp_path):
     """Two folders of one name need two places for their rows, and so do two settings or weights."""
     row = {'fingerprint': {'sha256': 'f' * 64}, 'bins': 64, 'filter': 'd_x', 'response': 'absolute'}
