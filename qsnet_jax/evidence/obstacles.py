@@ -5,6 +5,7 @@ they score the last step, so that nothing was chosen.
 """
 
 import functools
+import math
 import pathlib
 import re
 import subprocess
@@ -36,6 +37,18 @@ def reasons(rows: rows_.Rows, name: str, seeds: int, root: pathlib.Path = ROOT) 
     found += [_not_the_papers(rows), _chosen(rows, name), _not_last(rows), _commits(rows, root)]
     found += [_versions(rows), _differences(rows, _device, 'devices'), _differences(rows, _precision, 'precisions')]
     return [reason for reason in found if reason]
+
+
+def harm(rows: rows_.Rows, name: str) -> str:
+    """That no network of a comparison makes the images of a set better; '' where one does.
+
+    Which of two harms them less says nothing of what removes rain. Scores tell this and not how they came about, so
+    that it is none of the reasons.
+    """
+    scores = [(row['sets'][name]['rgb']['psnr'], row['sets'][name]['input']['rgb']['psnr']) for row in rows]
+    gains = [math.inf if None in each else each[0] - each[1] for each in scores]  # JSON has no inf, which is perfect
+    is_harm = bool(gains) and max(gains) <= 0
+    return f'no network here is better than the rainy images ({max(gains):+.2f} dB at best)' if is_harm else ''
 
 
 def _few_seeds(seeds: int) -> str:

@@ -38,18 +38,20 @@ class Point:
 
 
 def points(rows: Rows, included: dict[str, list[str]]) -> list[Point]:
-    """Every released training and every single one, on all of its sets, once.
+    """Every released training and every single one, on all of its sets, once: by its last scores.
 
     included: of a released row's file the names under which the package has its weights.
     """
     released = {_trained(row): row for row in rows if is_released(row) and included.get(row['file'])}
+    scored = sorted((row for row in rows if row['kind'] == 'evaluation'), key=lambda row: row['provenance']['date'])
+    last = {(_trained(row), row['dataset']): row for row in scored}
     found = []
     for row in rows:
         known = released.get(_trained(row))
         names = ', '.join(included[known['file']]) if known else row['file'].removesuffix('.json')
         if row is known:
-            sets = row['sets']
-        elif row['kind'] == 'evaluation' and not (known and row['dataset'] in known['sets']):
+            sets = {name: each for name, each in row['sets'].items() if (_trained(row), name) not in last}
+        elif row['kind'] == 'evaluation' and (not known or row is last[_trained(row), row['dataset']]):
             sets = {row['dataset']: row | {'fingerprint': {}}}
         else:
             continue

@@ -13,7 +13,8 @@ at which that tests it. The interval is then compared with 0 and with the paper'
 | holds 0, below the paper's effect | no effect of the paper's size | not seen |
 | holds 0 and the paper's effect | no evidence | no evidence |
 
-What `obstacles` names leaves no verdict at all, and does not count among the claims that are corrected for.
+What `obstacles` names leaves no verdict at all, and does not count among the claims that are corrected for. Nor has a
+set a verdict that every compared network leaves worse than it was; since scores decide this, its claims do count there.
 """
 
 import dataclasses
@@ -94,6 +95,7 @@ class Claim:
     paper: float  # its effect in dB
     effect: Effect
     blocked: list[str]
+    harm: str = ''  # why a verdict would say nothing, by the scores themselves
     level: float = statistics.LEVEL
     verdict: Verdict = Verdict(OPEN, 'not judged')
 
@@ -160,6 +162,8 @@ def decide(claim: Claim) -> Verdict:
     ends = claim.interval
     if claim.blocked or ends is None:
         return Verdict(BLOCKED, 'no verdict', '; '.join(claim.blocked or ['no interval']))
+    if claim.harm:
+        return Verdict(BLOCKED, 'no verdict', claim.harm)
     sign = -1.0 if claim.paper < 0 else 1.0
     low, high = sorted(sign * end for end in ends)
     reaches, is_full = high >= abs(claim.paper), claim.size == 'full'
@@ -187,4 +191,4 @@ def make(
     found = effect(better, worse, name, *columns)
     common = {row['seed'] for row in better} & {row['seed'] for row in worse}
     compared = [row for row in (*better, *worse) if row['seed'] in common]
-    return Claim(*where, *paper, found, obstacles.reasons(compared, name, len(common)))
+    return Claim(*where, *paper, found, obstacles.reasons(compared, name, len(common)), obstacles.harm(compared, name))

@@ -28,7 +28,7 @@ def make_row(variant, seed, shift=0.0, size='small', noise=(), **changes):
     pairs = {
         **tree,
         'count': 6,
-        'input': tree,
+        'input': {protocol: {'psnr': 20.0, 'ssim': 0.7} for protocol in ('rgb', 'y')},
         'scales': {f'C_{n}': tree for n in range(1, 6)},
         'fingerprint': {'count': 6, 'sha256': 'f' * 64},
         'images': {'name': list('ABCDEF'), 'scene': SCENES, **columns},

@@ -37,6 +37,18 @@ def test_few_seeds_and_scenes():
     assert obstacles.reasons(made, 'pairs', 3) == ['one scene alone']
 
 
+def test_images_that_no_network_makes_better():
+    """One that does is enough, and so is a perfect one, whose PSNR is no number of JSON."""
+    made = rows()
+    for row in made:
+        row['sets']['pairs']['input'] = {'rgb': {'psnr': row['sets']['pairs']['rgb']['psnr'] + 0.5}}
+    assert obstacles.harm(made, 'pairs') == 'no network here is better than the rainy images (-0.50 dB at best)'
+    found = made[1]['sets']['pairs']['rgb']
+    for psnr in (found['psnr'] + 0.6, None):
+        found['psnr'] = psnr
+        assert obstacles.harm(made, 'pairs') == ''
+
+
 def test_images_that_were_trained_on():
     def change(row, record):
         row['sets']['pairs']['fingerprint']['seen_in_training'] = ['pairs']

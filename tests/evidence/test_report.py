@@ -355,17 +355,26 @@ def test_a_network_is_drawn_at_the_time_of_its_own_exchange():
 
 
 def test_what_is_scored_again_is_drawn_once():
-    """By the name that the package has for its weights; on a set that its training did not score, beside the others."""
+    """By the name that the package has for its weights, with its last scores."""
     psnr = {'y': {'psnr': 30.0}, 'input': {'y': {'psnr': 25.0}}, 'count': 3, 'fingerprint': {}}
     config = {'model': {}, 'data': {'root': None}}
     record = {'config': config, 'training': {'date': '2026', 'training_seconds': 9.0}}
-    study = {'kind': 'study', 'size': 'release-cpu', 'file': 'a.json', 'provenance': record, 'sets': {'one': psnr}}
-    again = [{**psnr, 'kind': 'evaluation', 'dataset': name, 'file': f'again-{name}.json', 'provenance': record}
-             for name in ('one', 'two')]  # fmt: skip
-    other = {**again[0], 'file': 'other.json', 'provenance': {'config': config}}
-    points = scatter.points([study, *again, other], {'a.json': ['light']})
-    assert [(each.network, each.sample) for each in points] == [
-        ('light', 'one (3)'), ('light', 'two (3)'), ('other', 'one (3)')
+    sets = {'none': psnr, 'one': psnr}
+    study = {'kind': 'study', 'size': 'release-cpu', 'file': 'a.json', 'provenance': record, 'sets': sets}
+
+    def scored(name, gain, date, **training):
+        record = {'config': config, 'date': date, **training}
+        return {**psnr, 'y': {'psnr': 25.0 + gain}, 'kind': 'evaluation', 'dataset': name, 'file': f'{date}.json',
+                'provenance': record}  # fmt: skip
+
+    training = {'training': record['training']}
+    again = [scored('one', gain, f'2027-{gain}', **training) for gain in (1, 3, 2)]
+    again += [scored('two', 4, '4', **training)]
+    others = [scored('one', gain, f'other {gain}') for gain in (6, 7)]
+    points = scatter.points([study, *again, *others], {'a.json': ['light']})
+    assert [(each.network, each.sample, each.gain) for each in points] == [
+        ('light', 'none (3)', 5), ('light', 'one (3)', 3), ('light', 'two (3)', 4), ('other 6', 'one (3)', 6),
+        ('other 7', 'one (3)', 7)
     ]  # fmt: skip
 
 

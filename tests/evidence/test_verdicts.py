@@ -117,6 +117,18 @@ def test_what_has_no_verdict_is_not_corrected_for():
     assert judged[0].verdict.word == 'reproduced' and str(judged[1].verdict) == 'no verdict: one scene alone'
 
 
+def test_networks_that_harm_every_image_decide_nothing():
+    """Their claims are corrected for all the same: that one counts must not be for the scores to say."""
+    alone, other = claim((0.3, 0.46, 0.62), 0.46), claim((0.1, 0.2, 0.3), 0.46, harm='worse than the rain')
+    judged = verdicts.judge([alone, other])
+    assert str(judged[1].verdict) == 'no verdict: worse than the rain' and judged[0].level == 1 - 0.05 / 2
+    made = [make_row('V1', seed) for seed in range(3)]
+    assert not verdicts.make(WHERE, made, made, 'pairs', ('pairs (6)', 'Test-I', 1.0)).harm
+    for row in made:
+        row['sets']['pairs']['input']['rgb']['psnr'] = 99.0
+    assert 'than the rainy' in verdicts.make(WHERE, made, made, 'pairs', ('pairs (6)', 'Test-I', 1.0)).harm
+
+
 def test_effects_are_paired_by_seed_and_image():
     """Images whose scores vary by decibels and seeds that differ do not hide a constant gain."""
     worse = [make_row('V1', seed) for seed in range(3)]
