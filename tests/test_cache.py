@@ -37,7 +37,7 @@ def start(environment, *arguments):
 
 
 def finish(process):
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     return output.splitlines()
 

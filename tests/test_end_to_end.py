@@ -45,7 +45,7 @@ def start(*arguments):
 def run(*arguments):
     """Runs the program to its end -> (exit status, output, errors)."""
     process = start(*arguments)
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=1500)
     return process.returncode, output, errors
 
 
@@ -197,7 +197,7 @@ assert np.isfinite(float(metrics['total'])) and not np.array_equal(before, state
 image = generator.integers(256, size=(512, 512, 3), dtype=np.uint8)
 assert derain.Derainer(train.export(state), config.model.to_dict())(image).shape == (512, 512, 3)
 """
-    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True, timeout=300)
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True, timeout=1500)
 
 
 @pytest.mark.slow

@@ -418,7 +418,7 @@ def test_a_signal_at_any_moment_ends_quietly(signum, after, tmp_path):
         time.sleep(0.005)  # Python itself is not up yet
     time.sleep(after)
     process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + signum, errors
     lines = [line for line in errors.splitlines() if line.strip()]
     assert lines[-1].startswith(f'Stopped by {signum.name}') and 'the same command' in lines[-1]

@@ -38,6 +38,8 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 ReturnToService=2
 KillWait=30
+MessageTimeout=60
+BatchStartTimeout=60
 JobRequeue=0
 MaxArraySize=3
 SchedulerParameters=sched_min_interval=0,batch_sched_delay=0
@@ -78,7 +80,7 @@ class Cluster:
         for node in ('n1', 'n2'):  # which must resolve, for processes meet at the first of a job's nodes
             script = f'mount --bind {self.folder}/hosts /etc/hosts && exec slurmd -N {node}'
             self('unshare', '--mount', 'sh', '-c', script)
-        self.wait(lambda: self('sinfo', '--noheader', '--Node', '--format=%T').split() == ['idle'] * 4, 30)
+        self.wait(lambda: self('sinfo', '--noheader', '--Node', '--format=%T').split() == ['idle'] * 4, 180)
 
     def stop(self) -> None:
         """Ends all jobs, then all daemons, each by its number."""
@@ -101,12 +103,12 @@ class Cluster:
 
     def __call__(self, *command: str) -> str:
         """What a command prints. Raises CalledProcessError."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
         if done.returncode:
             raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
         return done.stdout
 
-    def wait(self, is_time, seconds=240) -> None:
+    def wait(self, is_time, seconds=1200) -> None:
         """Waits until something is so."""
         until = time.monotonic() + seconds
         while not is_time():
@@ -115,13 +117,22 @@ class Cluster:
             time.sleep(0.3)
 
     def release(self, job: str) -> None:
-        """A job that was queued again would be held for two minutes."""
-        self.wait(
-            lambda: self('squeue', '--noheader', '--array', f'--jobs={job}', '--format=%T').strip() == 'PENDING', 60
-        )
-        self.wait(lambda: 'completing' not in self('sinfo', '--noheader', '--Node', '--format=%T'), 60)
+        """Starts a job again that would be held for two minutes, and waits until it runs."""
+
+        def state() -> str:
+            return self('squeue', '--noheader', '--array', f'--jobs={job}', '--format=%T').strip()
+
+        def is_on() -> bool:
+            if state() == 'PENDING':
+                with contextlib.suppress(subprocess.CalledProcessError):  # it has begun since
+                    self('scontrol', 'update', f'JobId={job}', 'StartTime=now')
+                time.sleep(1)
+            return state() == 'RUNNING'
+
+        self.wait(lambda: state() == 'PENDING')
+        self.wait(lambda: 'completing' not in self('sinfo', '--noheader', '--Node', '--format=%T'))
         time.sleep(3)  # a node that has not yet put the job's last start away refuses the next
-        self('scontrol', 'update', f'JobId={job}', 'StartTime=now')
+        self.wait(is_on)
 
 
 @pytest.fixture

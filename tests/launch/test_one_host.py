@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from qsnet_jax.training import checkpoint
 from tests.launch.test_slurm import scores
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = (
@@ -81,7 +82,7 @@ def interrupt(cluster, study, job, how, after):
     cluster.wait(lambda: study.step() >= after)
     stops = study.log(job).count('the same command goes on')
     how()
-    cluster.wait(lambda: study.log(job).count('the same command goes on') > stops, 60)
+    cluster.wait(lambda: study.log(job).count('the same command goes on') > stops)
     cluster.release(job)
 
 
@@ -137,13 +138,20 @@ def test_two_nodes_of_which_one_is_killed(cluster, pairs_root, tmp_path):
     """The other ends within seconds, in one line; submitted again, the parameters are those of two undisturbed ones."""
     flags = ('--only=paper', '--config.study.seeds=(0,)')
     whole, study = (Study(cluster, pairs_root, tmp_path / name, *flags) for name in ('whole', 'cut'))
+    begun = time.monotonic()
+    cluster('sbatch', '--nodes=2', '--output=/dev/null', '--wrap=true')
+    cluster.wait(lambda: not cluster('squeue', '--noheader'))
+    usual = time.monotonic() - begun  # what Slurm takes of its own
     job = submitted(study.submit('--nodes=2'))[0]
-    cluster.wait(lambda: study.step() > 25)
+    saved = study.folder / 'runs/paper-0/checkpoints'
+    cluster.wait(lambda: study.step() > 25 and (saved / '20').is_dir())
     second = [pid for pid in processes_of(job) if environment_of(pid).get('SLURM_PROCID') == '1']
     os.kill(second[0], signal.SIGKILL)
     begun = time.monotonic()
-    cluster.wait(lambda: not cluster('squeue', '--noheader'), 60)
-    assert time.monotonic() - begun < 20
+    cluster.wait(lambda: not cluster('squeue', '--noheader'))
+    assert time.monotonic() - begun < 15 + 2 * usual
+    last = checkpoint.steps_in(saved)[-1]
+    assert last in (20, 40)
     log = study.log(job)
     assert f'waiting up to 300 s for process 1 at port {61440 + int(job) % 4096}' in log
     assert 'error: process 1 of 2 has ended, and process 0 cannot go on without it.' in log
@@ -156,7 +164,7 @@ def test_two_nodes_of_which_one_is_killed(cluster, pairs_root, tmp_path):
     cluster.wait(lambda: not cluster('squeue', '--noheader'))
     assert_same(whole.weights(), study.weights())
     starts = json.loads((study.folder / 'runs' / 'paper-0' / 'run.json').read_text())['starts']
-    assert [start['step'] for start in starts] == [0, 20]
+    assert [start['step'] for start in starts] == [0, last]
 
 
 @pytest.mark.parametrize('cluster', ['linuxproc'], indirect=True)
@@ -164,20 +172,21 @@ def test_the_time_limit_and_a_more_urgent_job(cluster, pairs_root, tmp_path):
     """A run out of time, and one that must make room, save themselves and are queued again; status says so."""
     flags = ('--only=paper', '--config.study.seeds=(0,)', '--config.train.steps=100000')
     study = Study(cluster, pairs_root, tmp_path, *flags)
-    job = submitted(study.submit('--minutes=2', '--grace=30', '--partition=usual'))[0]
+    job = submitted(study.submit('--minutes=4', '--grace=30', '--partition=usual'))[0]
     cluster.wait(lambda: study.step() > 2)
     assert '1 running' in study.submit('--status')
-    cluster.wait(lambda: 'saved, and queued again' in study.log(job), 200)  # Slurm is up to a minute early
+    cluster.wait(lambda: 'saved, and queued again' in study.log(job))  # Slurm is up to a minute early
     assert 'Stopped by SIGTERM after step' in study.log(job)
     cluster.wait(lambda: cluster('squeue', '--noheader', '--format=%T').strip() == 'PENDING')
     assert '1 waiting' in study.submit('--status')
     before = study.step()
     cluster.release(job)
     cluster.wait(lambda: study.step() > before)
+    assert study.log(job).count('the same command goes on') == 1
     urgent = cluster('sbatch', '--parsable', '--partition=urgent', '--nodes=2', '--exclusive', '--output=/dev/null',
                      '--wrap=sleep 1').strip()  # fmt: skip
-    cluster.wait(lambda: study.log(job).count('the same command goes on') == 2, 60)
-    cluster.wait(lambda: urgent not in cluster('squeue', '--noheader', '--format=%A'), 60)
+    cluster.wait(lambda: study.log(job).count('the same command goes on') == 2)
+    cluster.wait(lambda: urgent not in cluster('squeue', '--noheader', '--format=%A'))
     assert job in cluster('squeue', '--noheader', '--states=PENDING', '--format=%A')
 
 

@@ -194,7 +194,7 @@ def test_a_signal_is_passed_on_to_the_runs_on_this_machine(slurm, tmp_path, sign
     while process.poll() is None and not (log.exists() and log.read_text()):
         time.sleep(0.05)
     process.send_signal(signum)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signum, output
     assert output.splitlines()[-1].startswith(f'Stopped by {signum.name}. ') and 'Traceback' not in output
     assert re.findall('^told (.*)', output, re.MULTILINE) == [told]

@@ -204,7 +204,9 @@ def test_choices_are_the_trained_networks_with_their_scores(tmp_path):
 def test_networks_are_timed_in_the_same_rounds(tmp_path):
     """Each beside the one that is named, here the faster one by far; the parts are left out."""
     more = {'channels': 96, 'units': 6, 'scale_channels': 48, 'rates': (1, 2)}
-    path = bench.bench(tiny(name='sharing', models={'more': more}, beside='tiny', sizes=(64,), training=()), tmp_path)
+    path = bench.bench(
+        tiny(name='sharing', models={'more': more}, beside='tiny', sizes=(64,), training=(), rounds=9), tmp_path
+    )
     cases = {case['model']: case for case in json.loads(path.read_text())['cases']}
     assert path.stem.startswith('sharing-') and set(cases) == {'tiny', 'more'}
     assert path.with_suffix('.md').exists() and not path.with_suffix('.png').exists()

@@ -48,7 +48,7 @@ def start(*command, **environment):
 
 
 def finish(process, status=0):
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=1500)
     assert process.returncode == status, output
     return output
 
@@ -276,8 +276,9 @@ def test_a_training_whose_partner_is_killed(pairs_root, tmp_path, port, victim):
                  '--config.train.steps=100000', '--config.train.log_every=1', f'--workdir={tmp_path}']  # fmt: skip
     arguments += ['--config.train.eval_every=100000', '--config.train.checkpoint_every=100000']
     pair = [start(*arguments, f'--distributed=localhost:{port},2,{index}') for index in range(2)]
-    log, until = tmp_path / 'metrics.jsonl', time.monotonic() + 300
-    while not (log.exists() and log.stat().st_size) and time.monotonic() < until:
+    log, until = tmp_path / 'metrics.jsonl', time.monotonic() + 1500
+    while not (log.exists() and log.stat().st_size):
+        assert time.monotonic() < until
         time.sleep(0.2)
     pair[victim].kill()
     begun = time.monotonic()
