@@ -39,6 +39,8 @@ def find(value: str) -> tuple[pathlib.Path, str]:
         raise UserError(f'--config={value} is no name of the package; for the file write --config={place}.py.')
     if path.is_symlink() and not path.exists():
         raise UserError(f'--config={value} is a link to {os.readlink(path)}, which does not exist.')
+    if path.is_file():
+        raise UserError(f'--config={value} does not end in .py, as a config file does; rename it.')
     if path.is_dir():
         raise UserError(f'--config={value} is a folder; name a file in it, as {path}/my_study.py.')
     raise UserError(

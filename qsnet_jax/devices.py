@@ -54,8 +54,12 @@ def check() -> None:
     except (RuntimeError, AssertionError) as error:
         if not names or names[0] not in os.environ:
             raise UserError(f'JAX finds no device: {" ".join(str(error).split())[:300]}{_set()}') from error
+        given = os.environ[names[0]]
+        if given != (plain := given.lower().replace(' ', '')):
+            remedy = f'write {plain}, or unset it (unset {names[0]})'
+            raise UserError(f'{names[0]}={given} names no backend; {remedy}.') from error
         raise UserError(
-            f'{names[0]}={os.environ[names[0]]} names a backend that is not installed, or that has no device here. '
+            f'{names[0]}={given} names a backend that is not installed, or that has no device here. '
             f'Unset it (unset {names[0]}) for what is there, or install it (cuda: pip install "qsnet-jax[cuda12]").'
         ) from error
 

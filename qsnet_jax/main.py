@@ -109,12 +109,12 @@ def _score(given: Given) -> int:
 
 
 def _figures(given: Given) -> int:
-    from qsnet_jax.evidence import figures
+    from qsnet_jax.evidence import figures, methods
 
     values, output = given.values, given.values.output or _results(given) / 'figures'
     named = {field: getattr(values, field) for field in ('clean', 'count', 'crop', 'name')}
-    methods = tuple(values.methods.split(','))
-    figures.run(values.figure, values.input, storage.expanded(output), methods, given.config, **named)
+    compared = tuple(methods.split(values.methods))
+    figures.run(values.figure, values.input, storage.expanded(output), compared, given.config, **named)
     return 0
 
 

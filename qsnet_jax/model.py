@@ -179,7 +179,7 @@ class QSNet(nn.Module):
             raise UserError(f'rates is {self.rates}; expected whole numbers, as (1, 2, 4, 6).')
         for name in ('channels', 'groups', 'units', 'scale_channels', 'encoder_stride'):
             if not isinstance(getattr(self, name), int):
-                raise UserError(f'{name} is {getattr(self, name)!r}; expected a whole number.')
+                raise UserError(f'{name} is {getattr(self, name)!r}; expected a whole number (int).')
         if self.groups < 1 or self.units < 0 or min(self.rates, default=1) < 1:
             raise UserError(
                 f'groups, units, rates are {self.groups}, {self.units}, {self.rates}; expected positive numbers.'
@@ -224,7 +224,8 @@ class QSNet(nn.Module):
         self.check_settings()
         if self.dtype == 'float64' and not jax.config.values['jax_enable_x64']:
             raise UserError("dtype is 'float64', which JAX computes only where JAX_ENABLE_X64=1 is set.")
-        if images.ndim != 4 or images.shape[-1] != 3 or not jnp.issubdtype(images.dtype, jnp.floating):
+        is_batch = images.ndim == 4 and images.shape[-1] == 3 and 0 not in images.shape
+        if not is_batch or not jnp.issubdtype(images.dtype, jnp.floating):
             raise UserError(f'images are {images.dtype} {images.shape}; expected floats in [0, 1] of (B, H, W, 3).')
         self.check_size(*images.shape[1:3])
 

@@ -125,6 +125,13 @@ class Record:
         return True
 
 
+def results_of(folder: pathlib.Path) -> frozenset[bytes]:
+    """SHA-256 of all that a folder's record calls results; none where there is no record that can be read."""
+    with contextlib.suppress(OSError):
+        return frozenset(Record(folder).known)
+    return frozenset()
+
+
 def content(source: pathlib.Path) -> bytes:
     """SHA-256 of a photo; empty where it cannot be read."""
     with contextlib.suppress(OSError):

@@ -9,7 +9,8 @@ line, are
                              drives keep beside photos
   other kinds                all other names
   links to folders           that are taken already; each folder is taken once, so that a ring of links ends
-  results                    the folder of the output, where it lies below the input
+  results                    the folder of the output, where it lies below the input, and what the records of other
+                             folders there call results of earlier runs; those of a folder that is named are photos
 
 `outputs` says where results go, and what is never replaced.
 """
@@ -143,6 +144,7 @@ def _walk(found: Found, target: pathlib.Path | None) -> None:
     if results and _is_within(base, results):  # all of the input would be results
         results = None
     seen: set[tuple[int, int]] = set()
+    made: dict[pathlib.Path, frozenset[bytes]] = {}  # of each folder, what it or one above it calls results
     folders, links = [found.base], collections.deque[pathlib.Path]()
     while folders or links:
         folder = folders.pop() if folders else links.popleft()
@@ -159,14 +161,16 @@ def _walk(found: Found, target: pathlib.Path | None) -> None:
             found.passed['folders of results'] += 1
             continue
         seen.add((status.st_dev, status.st_ino))
+        own = outputs.results_of(folder) if target and folder != found.base else frozenset()
+        made[folder] = own | made.get(folder.parent, frozenset())
         for entry in entries:
-            if kept := _judge(found, pathlib.Path(folder, entry.name), entry):
+            if kept := _judge(found, pathlib.Path(folder, entry.name), entry, made[folder]):
                 (links if entry.is_symlink() else folders).append(kept)
     found.photos.sort()
 
 
-def _judge(found: Found, path: pathlib.Path, entry: os.DirEntry) -> pathlib.Path | None:
-    """Takes a file, passes over it, or returns a folder to look into."""
+def _judge(found: Found, path: pathlib.Path, entry: os.DirEntry, made: frozenset[bytes]) -> pathlib.Path | None:
+    """Takes a file, passes over it, or returns a folder to look into. made: hashes of results."""
     suffix = spelling.extension(path)
     if kinds.is_hidden(entry.name):
         found.passed['hidden or of a system'] += 1
@@ -179,7 +183,10 @@ def _judge(found: Found, path: pathlib.Path, entry: os.DirEntry) -> pathlib.Path
         found.failures.append(_unreadable(path, error))
         return None
     if suffix in images.EXTENSIONS or suffix in kinds.REFUSED or video.is_video(path):
-        found.photos.append(path)
+        if made and outputs.content(path) in made:
+            found.passed['results of an earlier run'] += 1
+        else:
+            found.photos.append(path)
     elif leads_nowhere:  # perhaps to a folder, whose name may hold a dot
         found.failures.append(f'{path}: is a link to {os.readlink(path)}, which does not exist; remove it or mend it')
     else:

@@ -251,6 +251,15 @@ def system_number(error: BaseException) -> int | None:
     return next((number for number in _REMEDIES if os.strerror(number) in text), None)
 
 
+def file_to_write(path: str | os.PathLike) -> pathlib.Path:
+    """The path of a file to be. Raises UserError for what is no path, and for a folder."""
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f'{path!r} names no file; expected a path as str or Path.')
+    if os.path.isdir(path):
+        raise UserError(f'{path} is a folder; name a file in it.')
+    return pathlib.Path(path)
+
+
 @contextlib.contextmanager
 def writable(folder: pathlib.Path, keeps: str = '') -> Iterator[None]:
     """Creates a folder and turns errors of writing to it, also a full disk under Orbax's threads, into UserErrors.

@@ -58,6 +58,7 @@ def test_a_field_of_names_takes_names():
         (['--config=release:smal'], 'heavy; and cpu and wide,'),
         (['--config=quickstart:x'], 'this config has no variants; write --config=quickstart.'),
         (['--config=.'], 'is a folder'),
+        ([f'--config={ROOT}/README.md'], 'README.md does not end in .py'),
         (['--cofnig=quickstart'], '--cofnig is not known (did you mean --config?)'),
         (['--moed=derain', '--input=a', '--output=b'], '--moed is not known (did you mean --mode?)'),
         (['--Mode', 'derain', '--input=a', '--output=b'], '--Mode is not known (did you mean --mode?)'),

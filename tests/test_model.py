@@ -133,6 +133,14 @@ def test_bytes_are_refused():
         run(TINY, jnp.zeros((1, 8, 8, 3), jnp.uint8))
 
 
+@pytest.mark.parametrize('shape', [(0, 8, 8, 3), (1, 0, 8, 3), (8, 8, 3), (1, 8, 8, 4)])
+def test_other_shapes_are_refused(shape):
+    """An empty batch too, and images without pixels."""
+    network = model.from_config(TINY)
+    with pytest.raises(UserError, match=re.escape(f'images are float32 {shape}; expected floats in [0, 1] of (B, ')):
+        jax.eval_shape(lambda images: network.init(jax.random.key(0), images), jnp.zeros(shape))
+
+
 @pytest.mark.parametrize(
     ('stride', 'units', 'rates'),
     [

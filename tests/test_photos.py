@@ -180,6 +180,28 @@ def test_the_input_itself_may_be_unreadable(tmp_path, monkeypatch):
         run(tmp_path / 'in', tmp_path / 'out')
 
 
+def test_results_of_earlier_runs_are_not_derained_again(tmp_path, capsys):
+    """Below the input, with layers; what somebody put beside them is taken, and a folder of results that is named."""
+    for name in ('a.png', 'deep/b.png'):
+        save(tmp_path / 'in' / name)
+    assert run(tmp_path / 'in', tmp_path / 'in/first', layers=True) == (0, 2)
+    save(tmp_path / 'in/first/deep/mine.png', seed=7)
+    capsys.readouterr()
+    assert run(tmp_path / 'in', tmp_path / 'second') == (0, 3)
+    assert 'passed over: 1 hidden or of a system, 4 results of an earlier run' in capsys.readouterr().out
+    assert written(tmp_path / 'second') == {'a.png', 'deep/b.png', 'first/deep/mine.png'}
+    assert run(tmp_path / 'in/first', tmp_path / 'third') == (0, 5)
+
+
+@pytest.mark.parametrize('record', ['', '{', None])
+def test_a_record_that_says_nothing_hides_no_photo(tmp_path, record):
+    """Empty, of other content, a folder."""
+    save(tmp_path / 'in/sub/a.png')
+    place = tmp_path / 'in/sub' / outputs.RECORD
+    place.mkdir() if record is None else place.write_text(record)
+    assert run(tmp_path / 'in', tmp_path / 'out') == (0, 1)
+
+
 def test_links_are_followed_and_rings_end(tmp_path, capsys):
     """Photos behind links come out once each, under their own names where they have one."""
     save(tmp_path / 'in/a.png')

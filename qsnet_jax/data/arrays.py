@@ -76,8 +76,9 @@ def _misfit(image, takes_grey: bool) -> tuple[str, str]:
         return found, 'give np.moveaxis(image, 0, -1), with channels last'
     if image.ndim != 2 and (image.ndim != 3 or image.shape[-1] != 3):
         return found, 'give rows, columns and three channels'
-    if image.dtype.kind == 'f':
+    if image.dtype.kind == 'f' or 'float' in image.dtype.name:  # bfloat16 and its like are of kind V
         return found, 'give qsnet_jax.images.to_uint8(image) of 0 to 1, image.astype(np.uint8) of 0 to 255'
     if image.dtype != np.uint8:
-        return found, 'give 0 to 255 as uint8; of 16 bits, (image // 257).astype(np.uint8)'
+        is_deep = image.dtype.kind in 'iu' and image.dtype.itemsize > 1
+        return found, 'give 0 to 255 as uint8' + ('; of 16 bits, (image // 257).astype(np.uint8)' if is_deep else '')
     return '', ''

@@ -2,11 +2,13 @@
 
 A method is written FOLDER, FOLDER/PATTERN, WEIGHTS or RUN, with NAME= in front where the last part of the path is no
 name to show: `PReNet=results/prenet`, `theirs=out/*_result.png`, `light`, `V1=runs/small/V1-0`. A folder that holds
-weights is a run; any other holds results, which are found by the name of the image. * stands for that name.
+weights is a run; any other holds results, which are found by the name of the image. * stands for that name. In the path
+of what is there, the signs = and * and the comma between methods are what they are in any name.
 """
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -52,7 +54,7 @@ class Place:
     def parse(cls, text: str, flag: str) -> 'Place':
         """Of FOLDER or FOLDER/PATTERN. Raises UserError where there is no such folder."""
         path = storage.expanded(text)
-        folder, pattern = (path.parent, path.name) if '*' in path.name else (path, None)
+        folder, pattern = (path.parent, path.name) if '*' in path.name and not path.is_dir() else (path, None)
         if not folder.is_dir():
             raise UserError(f'--{flag}={text}: {folder} is not a folder; expected one with images, or FOLDER/PATTERN.')
         return cls(folder, pattern)
@@ -150,22 +152,20 @@ class Network:
 
 def parse(text: str) -> Method:
     """The method that a text names, see above. Raises UserError where it names none."""
-    label, separator, where = text.partition('=')
-    label, where = (label.strip(), where.strip()) if separator else ('', text.strip())
+    label, where = _label_and_place(text)
     path = storage.expanded(where)
     try:
         holds_run = (path / RUN).is_file()
     except PermissionError as error:  # a folder that may be listed and not entered
         raise UserError(f'{path} cannot be read: {error.strerror}. {storage.remedy(error, True)}.') from error
-    if '*' in path.name or (path.is_dir() and not holds_run):
+    if ('*' in path.name and not path.exists()) or (path.is_dir() and not holds_run):
         if (path / 'checkpoints').is_dir() and (path / 'run.json').is_file():
             raise UserError(
                 f'The run in {where} has no weights yet: {RUN} comes at its end. Give the command that trains it '
                 'again, which goes on from its latest checkpoint, or leave it out.'
             )
-        return Folder(
-            label or (path.parent if '*' in path.name else path).resolve().name, Place.parse(where, 'methods')
-        )
+        place = Place.parse(where, 'methods')
+        return Folder(label or place.folder.resolve().name, place)
     found = path / RUN if path.is_dir() else files.find_weights(where)
     if not found.is_file():
         raise UserError(
@@ -173,6 +173,30 @@ def parse(text: str) -> Method:
             f'a run that holds {RUN}, or one of {", ".join(files.names())}; NAME= in front gives it a name.'
         )
     return Network(label or (path.resolve().name if path.is_dir() else path.stem), found)
+
+
+def _label_and_place(text: str) -> tuple[str, str]:
+    """'' and a path of what is there, else what is before and behind the first =."""
+    label, separator, where = text.partition('=')
+    if not separator or os.path.exists(storage.expanded(text.strip())):
+        return '', text.strip()
+    return label.strip(), where.strip()
+
+
+def split(text: str) -> list[str]:
+    """The methods of 'A,NAME=B', of which the path of one that is there may hold commas itself."""
+    parts, found = text.split(','), []
+    while parts:
+        joined = (n for n in range(len(parts), 1, -1) if _is_there(','.join(parts[:n])))
+        count = next(joined, 1)
+        found.append(','.join(parts[:count]))
+        parts = parts[count:]
+    return found
+
+
+def _is_there(text: str) -> bool:
+    label, where = _label_and_place(text)
+    return ',' not in label and os.path.exists(storage.expanded(where))
 
 
 def parse_all(texts: Sequence[str]) -> list[Method]:

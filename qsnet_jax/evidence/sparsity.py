@@ -146,10 +146,10 @@ def study(
         'not_sparse': _not_sparse(verdicts),
         'without_gradient': flat,
     }
-    storage.write_json(path, row)
     plot = results / 'figures' / f'sparsity-{name}.png'
     with storage.replacing(plot) as temporary:
         draw(row, verdicts, examples).savefig(temporary, format='png', dpi=110)
+    storage.write_json(path, row)  # last, since it says that the study is whole
     print(format_table(row), spelling.shown(path), spelling.shown(plot), sep='\n')
     return row
 

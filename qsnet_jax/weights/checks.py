@@ -187,7 +187,10 @@ def differences(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> li
 
 
 def flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """{path: array} of {'params', 'batch_stats'}. Raises UserError for other collections, which no file holds."""
+    """{path: array} of {'params', 'batch_stats'}, as files have it: row after row, in this machine's byte order.
+
+    Raises UserError for other collections, which no file holds.
+    """
     if not isinstance(variables, Mapping):
         raise UserError(
             f'The variables are {type(variables).__name__}; expected {{"params": ..., "batch_stats": ...}}.'
@@ -195,9 +198,9 @@ def flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     others = sorted(set(variables) - {'params', 'batch_stats'})
     if others:
         raise UserError(f'The variables hold {", ".join(others)}; expected params and batch_stats alone.')
-    return {
-        path: np.asarray(value) for path, value in flax.traverse_util.flatten_dict(dict(variables), sep='/').items()
-    }
+    leaves = flax.traverse_util.flatten_dict(dict(variables), sep='/').items()
+    arrays = {path: np.asarray(value) for path, value in leaves}
+    return {path: np.asarray(array, array.dtype.newbyteorder('='), order='C') for path, array in arrays.items()}
 
 
 def metadata(

@@ -5,12 +5,11 @@ read here; see torch_files for PyTorch's files.
 """
 
 import os
-import pathlib
 from typing import Any
 
 import safetensors.numpy
 
-from qsnet_jax import storage
+from qsnet_jax import UserError, storage
 from qsnet_jax.weights import checks, reading, torch_files
 from qsnet_jax.weights.reading import INCLUDED, MARK, find_weights, names
 
@@ -23,9 +22,12 @@ def save_weights(
     """Writes a network's variables and settings as safetensors, whole or not at all.
 
     settings: stored with the defaults of those that are not given. record: JSON-ready provenance (commit, data
-      fingerprint, scores), kept in the file. Raises UserError for what `load_weights` would refuse.
+      fingerprint, scores), kept in the file. Raises UserError for what `load_weights` would refuse, and for the name
+      of another kind of file.
     """
-    path, tensors = pathlib.Path(path), checks.flat(variables)
+    path, tensors = storage.file_to_write(path), checks.flat(variables)
+    if path.suffix in torch_files.SUFFIXES:
+        raise UserError(f'{path} has the ending of a PyTorch file; expected .safetensors. --mode=export writes those.')
     metadata = checks.metadata(path, MARK, tensors, settings, record)
     with storage.writable(path.parent):
         storage.write_bytes(path, safetensors.numpy.save(tensors, metadata=metadata))

@@ -109,7 +109,7 @@ def save_weights(
 
     settings, record, and what is refused: as in `files.save_weights`.
     """
-    path = pathlib.Path(path)
+    path = storage.file_to_write(path)
     if path.suffix not in ('.safetensors', *SUFFIXES):
         raise UserError(f'{path} must end in .safetensors, .pth or .pt.')
     arrays = to_arrays(variables)

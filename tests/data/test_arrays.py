@@ -26,6 +26,7 @@ MENDED = [
     (np.moveaxis(RGB, -1, 0), 'np.moveaxis(image, 0, -1)'),
     (RGB.astype(np.float32) / 255, 'qsnet_jax.images.to_uint8(image)'),
     (RGB.astype(np.float64), 'image.astype(np.uint8)'),
+    (RGB.astype(jnp.bfloat16), 'image.astype(np.uint8)'),
     (RGB.astype(np.uint16) * 257, '(image // 257).astype(np.uint8)'),
 ]
 

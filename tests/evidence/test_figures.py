@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import shutil
 
@@ -163,6 +164,30 @@ def test_what_no_figure_can_be_made_of_is_refused(root, tmp_path, figure, named,
     """By what it lacks, before anything is computed."""
     with pytest.raises(UserError, match=words):
         run(root, tmp_path, figure, named, **options)
+
+
+@pytest.mark.parametrize('name', ['lr=0.1', 'light=light', 'a,b', 'x=1,y=2', 'out [*]', '*'])
+def test_a_path_that_is_there_is_taken_whole(root, tmp_path, monkeypatch, name):
+    """Whatever its name would say otherwise; alone, with a label and among others."""
+    shutil.copytree(root / 'out', tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for text, label, folder in (
+        (name, name, pathlib.Path(name)),
+        (f'{tmp_path}/{name}', name, tmp_path / name),
+        (f'theirs={name}', 'theirs', pathlib.Path(name)),
+    ):
+        method = methods.parse(text)
+        assert isinstance(method, methods.Folder)
+        assert method.label == label and method.place == methods.Place(folder)
+    assert methods.split(f'{name},theirs={name},light,none=gone,{name}') == [
+        name, f'theirs={name}', 'light', 'none=gone', name
+    ]  # fmt: skip
+    assert methods.Place.parse(name, 'clean') == methods.Place(pathlib.Path(name))
+
+
+def test_patterns_and_names_are_what_they_were():
+    """Where no such path is there."""
+    assert methods.split('light,a=heavy') == ['light', 'a=heavy'] and methods.parse('a=heavy').label == 'a'
 
 
 def test_a_folder_that_may_not_be_entered_is_named(root, deny):

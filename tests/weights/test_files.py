@@ -55,6 +55,39 @@ def test_round_trip_is_exact(variables, path):
         np.testing.assert_array_equal(value, second[name])
 
 
+@pytest.mark.parametrize(
+    'laid_out',
+    [
+        np.asfortranarray,
+        lambda value: np.ascontiguousarray(value.T).T,  # as a kernel of another framework
+        lambda value: np.ascontiguousarray(value[::-1])[::-1],
+        lambda value: np.broadcast_to(value.ravel()[:1], value.shape),
+        lambda value: value.astype(value.dtype.newbyteorder()),
+        jax.numpy.asarray,
+    ],
+    ids=['columns', 'transposed', 'reversed', 'broadcast', 'bytes', 'jax'],
+)
+@pytest.mark.parametrize('module', [files, torch_files])
+def test_values_are_written_however_they_lie_in_memory(variables, tmp_path, laid_out, module):
+    """Views and other byte orders, in files of both kinds."""
+    given = jax.tree.map(lambda value: laid_out(np.asarray(value)), variables)
+    module.save_weights(tmp_path / 'w.safetensors', given, SETTINGS)
+    found, _ = files.load_weights(tmp_path / 'w.safetensors')
+    jax.tree.map(np.testing.assert_array_equal, found, jax.tree.map(np.asarray, given))
+
+
+@pytest.mark.parametrize('module', [files, torch_files])
+def test_what_is_no_place_for_a_file_is_refused(variables, tmp_path, module):
+    """No path, a folder, and the ending of another kind of file, before anything is written."""
+    with pytest.raises(UserError, match='None names no file; expected a path'):
+        module.save_weights(None, variables, SETTINGS)
+    with pytest.raises(UserError, match='is a folder; name a file in it'):
+        module.save_weights(tmp_path, variables, SETTINGS)
+    with pytest.raises(UserError, match=r'w\.(pth|bin) .*\.safetensors'):
+        module.save_weights(tmp_path / ('w.pth' if module is files else 'w.bin'), variables, SETTINGS)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_file_alone_rebuilds_the_network(variables, path):
     """A network made from the stored settings computes what the original did."""
     found, settings = files.load_weights(path)
