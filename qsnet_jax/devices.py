@@ -57,7 +57,7 @@ def check() -> None:
         given = os.environ[names[0]]
         if given != (plain := given.lower().replace(' ', '')):
             remedy = f'write {plain}, or unset it (unset {names[0]})'
-            raise UserError(f'{names[0]}={given} names no backend; {remedy}.') from error
+            raise UserError(f'{names[0]}={given} is not how JAX spells backends (abc,de); {remedy}.') from error
         raise UserError(
             f'{names[0]}={given} names a backend that is not installed, or that has no device here. '
             f'Unset it (unset {names[0]}) for what is there, or install it (cuda: pip install "qsnet-jax[cuda12]").'

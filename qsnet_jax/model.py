@@ -226,7 +226,8 @@ class QSNet(nn.Module):
             raise UserError("dtype is 'float64', which JAX computes only where JAX_ENABLE_X64=1 is set.")
         is_batch = images.ndim == 4 and images.shape[-1] == 3 and 0 not in images.shape
         if not is_batch or not jnp.issubdtype(images.dtype, jnp.floating):
-            raise UserError(f'images are {images.dtype} {images.shape}; expected floats in [0, 1] of (B, H, W, 3).')
+            expected = 'floats in [0, 1] of (B, H, W, 3), none of them 0'
+            raise UserError(f'images are {images.dtype} {images.shape}; expected {expected}.')
         self.check_size(*images.shape[1:3])
 
 

@@ -128,7 +128,8 @@ class Record:
 def results_of(folder: pathlib.Path) -> frozenset[bytes]:
     """SHA-256 of all that a folder's record calls results; none where there is no record that can be read."""
     with contextlib.suppress(OSError):
-        return frozenset(Record(folder).known)
+        if (folder / RECORD).is_file():  # a pipe would block
+            return frozenset(Record(folder).known)
     return frozenset()
 
 

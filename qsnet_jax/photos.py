@@ -161,8 +161,9 @@ def _walk(found: Found, target: pathlib.Path | None) -> None:
             found.passed['folders of results'] += 1
             continue
         seen.add((status.st_dev, status.st_ino))
-        own = outputs.results_of(folder) if target and folder != found.base else frozenset()
-        made[folder] = own | made.get(folder.parent, frozenset())
+        above = made.get(folder.parent, frozenset())
+        own = outputs.results_of(folder) if folder != found.base else frozenset()
+        made[folder] = own | above if own else above
         for entry in entries:
             if kept := _judge(found, pathlib.Path(folder, entry.name), entry, made[folder]):
                 (links if entry.is_symlink() else folders).append(kept)

@@ -41,6 +41,13 @@ def pytest_configure(config):
         jax.config.update(f'jax_{name}', value)
 
 
+def pytest_collection_modifyitems(items):
+    """What hangs is ended. Slow tests start programs, which on a busy machine compile for minutes."""
+    for item in items:
+        if item.get_closest_marker('slow') and not item.get_closest_marker('timeout'):
+            item.add_marker(pytest.mark.timeout(2400))
+
+
 @pytest.fixture(scope='session')
 def data_root():
     """Folder of the real image sets; tests that need it skip where it is absent."""

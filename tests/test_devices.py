@@ -25,8 +25,8 @@ def errors(*arguments, **variables):
     ('name', 'value', 'message'),
     [
         ('JAX_PLATFORMS', 'tpu', 'names a backend'),
-        ('JAX_PLATFORMS', 'CPU', 'names no backend; write cpu, or'),
-        ('JAX_PLATFORMS', 'cuda, cpu', 'names no backend; write cuda,cpu, or'),
+        ('JAX_PLATFORMS', 'CPU', 'is not how JAX spells backends (abc,de); write cpu, or'),
+        ('JAX_PLATFORMS', 'cuda, cpu', 'is not how JAX spells backends (abc,de); write cuda,cpu, or'),
         ('JAX_PLATFORM_NAME', 'gpu', 'names a backend'),
         ('JAX_DEFAULT_DEVICE', 'gpu', 'names a backend'),
         ('JAX_ENABLE_X64', 'banana', 'is not what JAX takes'),

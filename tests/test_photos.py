@@ -193,12 +193,12 @@ def test_results_of_earlier_runs_are_not_derained_again(tmp_path, capsys):
     assert run(tmp_path / 'in/first', tmp_path / 'third') == (0, 5)
 
 
-@pytest.mark.parametrize('record', ['', '{', None])
+@pytest.mark.parametrize('record', ['', '{', os.mkdir, os.mkfifo])
 def test_a_record_that_says_nothing_hides_no_photo(tmp_path, record):
-    """Empty, of other content, a folder."""
+    """Empty, of other content, a folder, a pipe."""
     save(tmp_path / 'in/sub/a.png')
     place = tmp_path / 'in/sub' / outputs.RECORD
-    place.mkdir() if record is None else place.write_text(record)
+    place.write_text(record) if isinstance(record, str) else record(place)
     assert run(tmp_path / 'in', tmp_path / 'out') == (0, 1)
 
 

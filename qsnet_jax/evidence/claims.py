@@ -178,7 +178,7 @@ _OF_SPARSITY = {  # verdicts of Sec. 3.1 as the end of 'in so many, ...'
     'inconsistent': "the paper's share of sparse images lies outside of our interval",
     'most images are': 'most images are sparser than a Laplacian sample',
     'some images are': 'some images are sparser than a Laplacian sample',
-    'may be chance': 'as many images may be sparser than a Laplacian sample by chance',
+    'may be chance': 'the share of images that are sparser than a Laplacian sample may be chance',
     'reproduced': 'images that are not sparse have less contrast',
     'opposite': 'images that are not sparse have more contrast',
     'no evidence': 'contrast does not tell which images are not sparse',

@@ -2,8 +2,8 @@
 
 A method is written FOLDER, FOLDER/PATTERN, WEIGHTS or RUN, with NAME= in front where the last part of the path is no
 name to show: `PReNet=results/prenet`, `theirs=out/*_result.png`, `light`, `V1=runs/small/V1-0`. A folder that holds
-weights is a run; any other holds results, which are found by the name of the image. * stands for that name. In the path
-of what is there, the signs = and * and the comma between methods are what they are in any name.
+weights is a run; any other holds results, which are found by the name of the image. * stands for that name. A path that
+exists is taken whole, even if its name holds =, * or a comma.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from qsnet_jax.weights import files
 PATTERNS = ('*', 'rain-*', 'norain-*', '*_+')
 RAINY, CLEAN = ('*', 'rain-*', '*_+'), ('*', 'norain-*', '*_+')  # how images of these sides may be called
 RUN = 'weights.safetensors'
+MOST_COMMAS = 8  # in one path
 
 
 class Method(Protocol):
@@ -176,27 +177,35 @@ def parse(text: str) -> Method:
 
 
 def _label_and_place(text: str) -> tuple[str, str]:
-    """'' and a path of what is there, else what is before and behind the first =."""
+    """'' and a path that exists, else what is before and behind the first =."""
     label, separator, where = text.partition('=')
-    if not separator or os.path.exists(storage.expanded(text.strip())):
+    if not separator or _exists(text.strip()):
         return '', text.strip()
     return label.strip(), where.strip()
+
+
+def _exists(text: str) -> bool:
+    """Whether a path is there, or the folder of a pattern that is written with it."""
+    path = storage.expanded(text)
+    is_pattern = '*' in path.name and ',' not in path.name and path.parent != pathlib.Path()
+    return os.path.exists(path) or (is_pattern and path.parent.is_dir())
 
 
 def split(text: str) -> list[str]:
     """The methods of 'A,NAME=B', of which the path of one that is there may hold commas itself."""
     parts, found = text.split(','), []
     while parts:
-        joined = (n for n in range(len(parts), 1, -1) if _is_there(','.join(parts[:n])))
+        joined = (n for n in range(min(len(parts), MOST_COMMAS + 1), 1, -1) if _is_one(','.join(parts[:n])))
         count = next(joined, 1)
         found.append(','.join(parts[:count]))
         parts = parts[count:]
     return found
 
 
-def _is_there(text: str) -> bool:
+def _is_one(text: str) -> bool:
+    """Whether a text with commas is one method."""
     label, where = _label_and_place(text)
-    return ',' not in label and os.path.exists(storage.expanded(where))
+    return ',' not in label and ',' in where and _exists(where)
 
 
 def parse_all(texts: Sequence[str]) -> list[Method]:

@@ -1,4 +1,5 @@
-"""What keeps a comparison of runs from a verdict, whatever its numbers say. Each rule is one function, said by name.
+"""What keeps a comparison of runs from a verdict. Each rule is one function, said by name; all but `harm` hold whatever
+the scores are.
 
 Of rows that were written before the program recorded on what a checkpoint was chosen, those of studies are counted:
 they score the last step, so that nothing was chosen.
@@ -11,6 +12,8 @@ import re
 import subprocess
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from qsnet_jax import fields, provenance
 from qsnet_jax.evidence import rows as rows_
@@ -39,16 +42,20 @@ def reasons(rows: rows_.Rows, name: str, seeds: int, root: pathlib.Path = ROOT) 
     return [reason for reason in found if reason]
 
 
-def harm(rows: rows_.Rows, name: str) -> str:
-    """That no network of a comparison makes the images of a set better; '' where one does.
+def harm(compared: list[tuple[dict[str, Any], str]]) -> str:
+    """That nothing which is compared on a set is better than its rainy images; '' where something is.
 
-    Which of two harms them less says nothing of what removes rain. Scores tell this and not how they came about, so
-    that it is none of the reasons.
+    compared: what each row has of the set, and the column of its images that is compared. Which of two outputs harms
+    less says nothing of what removes rain. Kept apart from `reasons`, which never look at scores.
     """
-    scores = [(row['sets'][name]['rgb']['psnr'], row['sets'][name]['input']['rgb']['psnr']) for row in rows]
-    gains = [math.inf if None in each else each[0] - each[1] for each in scores]  # JSON has no inf, which is perfect
-    is_harm = bool(gains) and max(gains) <= 0
-    return f'no network here is better than the rainy images ({max(gains):+.2f} dB at best)' if is_harm else ''
+    gains = []
+    for found, column in compared:
+        rain, scores = found['input']['rgb']['psnr'], found['images'][column]
+        if rain is None:  # JSON has no inf: there is no rain
+            gains.append(-math.inf)
+        else:
+            gains.append(math.inf if None in scores else float(np.mean(scores)) - rain)
+    return 'nothing compared here is better than the rainy images' if gains and max(gains) <= 0 else ''
 
 
 def _few_seeds(seeds: int) -> str:

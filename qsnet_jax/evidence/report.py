@@ -200,8 +200,8 @@ _OVERVIEW = """# {title}
 - {full} Networks of a reduced size, trained for minutes, speak only of themselves.
 {counts}
 - *No evidence*: our interval holds both 0 and the paper's effect, so our runs cannot tell whether the claim is true.
-- *No verdict*: something forbids one, as fewer than three seeds, or training and test images whose backgrounds nobody \
-compared, or networks that all leave the images worse than they were. The tables say what.
+- *No verdict*: something forbids one, as fewer than three seeds, backgrounds of training and test that nobody \
+compared, outputs that are all worse than the rainy images. The tables say what.
 - *Not seen*: at reduced size there is no effect as large as the paper's, or the opposite one.
 - [report.html](report.html): the same page with pictures, sliders and tables to sort; download it, it needs no network.
 - [tables.md](tables.md): every claim in words, its verdict and why, every table, every figure.

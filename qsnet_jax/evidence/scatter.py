@@ -44,14 +44,15 @@ def points(rows: Rows, included: dict[str, list[str]]) -> list[Point]:
     """
     released = {_trained(row): row for row in rows if is_released(row) and included.get(row['file'])}
     scored = sorted((row for row in rows if row['kind'] == 'evaluation'), key=lambda row: row['provenance']['date'])
-    last = {(_trained(row), row['dataset']): row for row in scored}
+    last = {(_trained(row), _images(row['dataset'], row, row)): row['file'] for row in scored}
     found = []
     for row in rows:
-        known = released.get(_trained(row))
+        trained = _trained(row)
+        known = released.get(trained)
         names = ', '.join(included[known['file']]) if known else row['file'].removesuffix('.json')
         if row is known:
-            sets = {name: each for name, each in row['sets'].items() if (_trained(row), name) not in last}
-        elif row['kind'] == 'evaluation' and (not known or row is last[_trained(row), row['dataset']]):
+            sets = {name: each for name, each in row['sets'].items() if (trained, _images(name, row, each)) not in last}
+        elif row['kind'] == 'evaluation' and (not known or row['file'] in last.values()):
             sets = {row['dataset']: row | {'fingerprint': {}}}
         else:
             continue
@@ -61,6 +62,11 @@ def points(rows: Rows, included: dict[str, list[str]]) -> list[Point]:
             shown = label(name, {**row, 'sets': sets})
             found.append(Point(names, shown, gain, seconds, device))
     return found
+
+
+def _images(name: str, row: dict[str, Any], scores: dict[str, Any]) -> str:
+    """What scores are of: the set, its folder where the name says little, and the number of images."""
+    return label(name, {**row, 'sets': {name: {**scores, 'fingerprint': {}}}})
 
 
 def _trained(row: dict[str, Any]) -> tuple[Any, Any]:

@@ -13,8 +13,9 @@ at which that tests it. The interval is then compared with 0 and with the paper'
 | holds 0, below the paper's effect | no effect of the paper's size | not seen |
 | holds 0 and the paper's effect | no evidence | no evidence |
 
-What `obstacles` names leaves no verdict at all, and does not count among the claims that are corrected for. Nor has a
-set a verdict that every compared network leaves worse than it was; since scores decide this, its claims do count there.
+What `obstacles` names leaves no verdict at all, and does not count among the claims that are corrected for. Nor is
+there a verdict on a set where nothing that is compared scores above the rainy images. Scores decide that, so these
+claims stay among those that are corrected for.
 """
 
 import dataclasses
@@ -191,4 +192,6 @@ def make(
     found = effect(better, worse, name, *columns)
     common = {row['seed'] for row in better} & {row['seed'] for row in worse}
     compared = [row for row in (*better, *worse) if row['seed'] in common]
-    return Claim(*where, *paper, found, obstacles.reasons(compared, name, len(common)), obstacles.harm(compared, name))
+    outputs = [(row['sets'][name], column) for rows, column in zip((better, worse), columns, strict=True)
+               for row in rows if row['seed'] in common]  # fmt: skip
+    return Claim(*where, *paper, found, obstacles.reasons(compared, name, len(common)), obstacles.harm(outputs))

@@ -183,6 +183,11 @@ def test_a_path_that_is_there_is_taken_whole(root, tmp_path, monkeypatch, name):
         name, f'theirs={name}', 'light', 'none=gone', name
     ]  # fmt: skip
     assert methods.Place.parse(name, 'clean') == methods.Place(pathlib.Path(name))
+    for text, label in ((f'{name}/*_x.png', name), (f'theirs={name}/*_x.png', 'theirs')):
+        method = methods.parse(text)
+        assert isinstance(method, methods.Folder)
+        assert method.label == label and method.place == methods.Place(pathlib.Path(name), '*_x.png')
+        assert methods.split(f'light,{text},light') == ['light', text, 'light']
 
 
 def test_patterns_and_names_are_what_they_were():

@@ -37,16 +37,19 @@ def test_few_seeds_and_scenes():
     assert obstacles.reasons(made, 'pairs', 3) == ['one scene alone']
 
 
-def test_images_that_no_network_makes_better():
-    """One that does is enough, and so is a perfect one, whose PSNR is no number of JSON."""
-    made = rows()
-    for row in made:
-        row['sets']['pairs']['input'] = {'rgb': {'psnr': row['sets']['pairs']['rgb']['psnr'] + 0.5}}
-    assert obstacles.harm(made, 'pairs') == 'no network here is better than the rainy images (-0.50 dB at best)'
-    found = made[1]['sets']['pairs']['rgb']
-    for psnr in (found['psnr'] + 0.6, None):
-        found['psnr'] = psnr
-        assert obstacles.harm(made, 'pairs') == ''
+def test_images_that_nothing_makes_better():
+    """One output that does is enough; so is a perfect one, whose PSNR is no number of JSON. Clean images need none."""
+    found = [row['sets']['pairs'] for row in rows()]
+    for each in found:
+        each['input']['rgb']['psnr'] = each['rgb']['psnr'] + 0.5
+    compared = [(each, 'output_rgb_psnr') for each in found]
+    assert obstacles.harm(compared) == 'nothing compared here is better than the rainy images'
+    scores = found[1]['images']['output_rgb_psnr']
+    for first in (scores[0] + 6, None):
+        found[1]['images']['output_rgb_psnr'] = [first, *scores[1:]]
+        assert obstacles.harm(compared) == ''
+    found[1]['input']['rgb']['psnr'] = None
+    assert obstacles.harm(compared) and not obstacles.harm([])
 
 
 def test_images_that_were_trained_on():

@@ -376,6 +376,11 @@ def test_what_is_scored_again_is_drawn_once():
         ('light', 'none (3)', 5), ('light', 'one (3)', 3), ('light', 'two (3)', 4), ('other 6', 'one (3)', 6),
         ('other 7', 'one (3)', 7)
     ]  # fmt: skip
+    roots = [scored('pairs', gain, str(gain), **training) for gain in (8, 9)]
+    for number, row in enumerate(roots):
+        row['provenance']['config'] = {**config, 'data': {'root': f'root {number}'}}
+    points = scatter.points([study, *roots], {'a.json': ['light']})
+    assert [each.sample for each in points] == ['none (3)', 'one (3)', 'root 0 (3)', 'root 1 (3)']
 
 
 def test_names_in_the_plot_of_speed_do_not_cover_each_other():

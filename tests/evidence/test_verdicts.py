@@ -122,11 +122,22 @@ def test_networks_that_harm_every_image_decide_nothing():
     alone, other = claim((0.3, 0.46, 0.62), 0.46), claim((0.1, 0.2, 0.3), 0.46, harm='worse than the rain')
     judged = verdicts.judge([alone, other])
     assert str(judged[1].verdict) == 'no verdict: worse than the rain' and judged[0].level == 1 - 0.05 / 2
+
+
+def test_harm_is_that_of_what_is_compared():
+    """Of scales by themselves, it is not the harm of all together: by `made_rows` C_n is n dB below them, at 32.6."""
     made = [make_row('V1', seed) for seed in range(3)]
-    assert not verdicts.make(WHERE, made, made, 'pairs', ('pairs (6)', 'Test-I', 1.0)).harm
-    for row in made:
-        row['sets']['pairs']['input']['rgb']['psnr'] = 99.0
-    assert 'than the rainy' in verdicts.make(WHERE, made, made, 'pairs', ('pairs (6)', 'Test-I', 1.0)).harm
+    worse = 'than the rainy'
+    for rain, scales, alone in ((20.0, '', ''), (29.0, worse, ''), (99.0, worse, worse)):
+        for row in made:
+            row['sets']['pairs']['input']['rgb']['psnr'] = rain
+        for columns, expected in (
+            (('C_4_rgb_psnr', 'C_5_rgb_psnr'), scales),
+            (('output_rgb_psnr', 'C_5_rgb_psnr'), alone),
+            (('output_rgb_psnr', 'output_rgb_psnr'), alone),
+        ):
+            harm = verdicts.make(WHERE, made, made, 'pairs', ('pairs (6)', 'Test-I', 1.0), columns).harm
+            assert expected in harm and bool(expected) == bool(harm)
 
 
 def test_effects_are_paired_by_seed_and_image():

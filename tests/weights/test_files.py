@@ -79,8 +79,9 @@ def test_values_are_written_however_they_lie_in_memory(variables, tmp_path, laid
 @pytest.mark.parametrize('module', [files, torch_files])
 def test_what_is_no_place_for_a_file_is_refused(variables, tmp_path, module):
     """No path, a folder, and the ending of another kind of file, before anything is written."""
-    with pytest.raises(UserError, match='None names no file; expected a path'):
-        module.save_weights(None, variables, SETTINGS)
+    for nothing in (None, '', 'a\0b'):
+        with pytest.raises(UserError, match=r'(None|.*) names no file; expected a path'):
+            module.save_weights(nothing, variables, SETTINGS)
     with pytest.raises(UserError, match='is a folder; name a file in it'):
         module.save_weights(tmp_path, variables, SETTINGS)
     with pytest.raises(UserError, match=r'w\.(pth|bin) .*\.safetensors'):
