@@ -67,7 +67,8 @@ def test_released_weights_stand_in_the_report_with_their_curve(found):
     text = (found / 'tables.md').read_text()
     assert text.index('## Pictures') < text.index('## Released weights')
     low, high = statistics.interval([(30 + np.arange(6.0), np.arange(6) // 2)])  # over three scenes
-    assert '| cpu default | pairs (6) | 32.50 / 0.900 |' in text and f'{low:.2f} .. {high:.2f} |' in text
+    assert '| cpu default | pairs (6) | 20.00 / 0.700 | 32.50 / 0.900 |' in text
+    assert f'{low:.2f} .. {high:.2f} |' in text
     assert '| cpu default | pairs | 400 | 13.3 | 31.00 |' in text  # the curve as a table
     assert '| cpu light | - | width 24, 4 units | 400 | 4 x 64² | 1 | cpu x 4 |' in text
     assert (found / 'figures/release.png').exists()
