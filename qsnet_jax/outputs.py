@@ -58,6 +58,8 @@ class Record:
         self._read()
 
     def _read(self) -> None:
+        if self.path.exists() and not self.path.is_file():  # a pipe would block
+            raise UserError(f'{self.path} is no file, and the record of results goes there. Move it, or name another --output.')
         with contextlib.suppress(FileNotFoundError):
             text = self.path.read_bytes()
             for digest, origin, *marks in _LINE.findall(text):
@@ -127,9 +129,8 @@ class Record:
 
 def results_of(folder: pathlib.Path) -> frozenset[bytes]:
     """SHA-256 of all that a folder's record calls results; none where there is no record that can be read."""
-    with contextlib.suppress(OSError):
-        if (folder / RECORD).is_file():  # a pipe would block
-            return frozenset(Record(folder).known)
+    with contextlib.suppress(OSError, UserError):
+        return frozenset(Record(folder).known)
     return frozenset()
 
 

@@ -202,6 +202,17 @@ def test_a_record_that_says_nothing_hides_no_photo(tmp_path, record):
     assert run(tmp_path / 'in', tmp_path / 'out') == (0, 1)
 
 
+@pytest.mark.parametrize('make', [os.mkdir, os.mkfifo])
+def test_what_lies_in_the_place_of_the_record_is_named(tmp_path, make):
+    """In the output folder: a folder, and a pipe, which would block."""
+    save(tmp_path / 'in/a.png')
+    (tmp_path / 'out').mkdir()
+    make(tmp_path / 'out' / outputs.RECORD)
+    with pytest.raises(UserError, match=f'{outputs.RECORD} is no file.*name another --output'):
+        run(tmp_path / 'in', tmp_path / 'out')
+    assert written(tmp_path / 'out') == set()
+
+
 def test_links_are_followed_and_rings_end(tmp_path, capsys):
     """Photos behind links come out once each, under their own names where they have one."""
     save(tmp_path / 'in/a.png')

@@ -55,7 +55,7 @@ class Place:
     def parse(cls, text: str, flag: str) -> 'Place':
         """Of FOLDER or FOLDER/PATTERN. Raises UserError where there is no such folder."""
         path = storage.expanded(text)
-        folder, pattern = (path.parent, path.name) if '*' in path.name and not path.is_dir() else (path, None)
+        folder, pattern = (path.parent, path.name) if _is_pattern(path) else (path, None)
         if not folder.is_dir():
             raise UserError(f'--{flag}={text}: {folder} is not a folder; expected one with images, or FOLDER/PATTERN.')
         return cls(folder, pattern)
@@ -159,7 +159,7 @@ def parse(text: str) -> Method:
         holds_run = (path / RUN).is_file()
     except PermissionError as error:  # a folder that may be listed and not entered
         raise UserError(f'{path} cannot be read: {error.strerror}. {storage.remedy(error, True)}.') from error
-    if ('*' in path.name and not path.exists()) or (path.is_dir() and not holds_run):
+    if _is_pattern(path) or (path.is_dir() and not holds_run):
         if (path / 'checkpoints').is_dir() and (path / 'run.json').is_file():
             raise UserError(
                 f'The run in {where} has no weights yet: {RUN} comes at its end. Give the command that trains it '
@@ -187,8 +187,13 @@ def _label_and_place(text: str) -> tuple[str, str]:
 def _exists(text: str) -> bool:
     """Whether a path is there, or the folder of a pattern that is written with it."""
     path = storage.expanded(text)
-    is_pattern = '*' in path.name and ',' not in path.name and path.parent != pathlib.Path()
-    return os.path.exists(path) or (is_pattern and path.parent.is_dir())
+    is_whole = _is_pattern(path) and ',' not in path.name and path.parent != pathlib.Path()
+    return os.path.exists(path) or (is_whole and path.parent.is_dir())
+
+
+def _is_pattern(path: pathlib.Path) -> bool:
+    """Whether the last part of a path is a pattern, and not the name of what is there."""
+    return '*' in path.name and not os.path.exists(path)
 
 
 def split(text: str) -> list[str]:
