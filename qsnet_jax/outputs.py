@@ -59,7 +59,9 @@ class Record:
 
     def _read(self) -> None:
         if self.path.exists() and not self.path.is_file():  # a pipe would block
-            raise UserError(f'{self.path} is no file, and the record of results goes there. Move it, or name another --output.')
+            raise UserError(
+                f'{self.path} is no file, and the record of results goes there. Move it, or name another --output.'
+            )
         with contextlib.suppress(FileNotFoundError):
             text = self.path.read_bytes()
             for digest, origin, *marks in _LINE.findall(text):

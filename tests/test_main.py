@@ -178,6 +178,14 @@ def test_the_version_is_told_without_jax():
         assert (done.returncode, done.stderr) == (0, '') and re.fullmatch(r'qsnet-jax \d[\w.]*\n', done.stdout)
 
 
+def test_training_leaves_pytorch_where_it_is():
+    """Installed or loaded, it is there for what asks for it; nothing that trains loads it, which takes seconds."""
+    code = 'import sys; from qsnet_jax.training import study; assert "torch" not in sys.modules; import torch'
+    loaded = 'import sys, torch; from qsnet_jax.training import study; assert sys.modules["torch"] is torch'
+    for each in (code, loaded):
+        subprocess.run([sys.executable, '-c', each], cwd=ROOT, check=True)
+
+
 def test_help_says_what_a_flag_means_to_its_verb(capsys):
     """Where --output is a file, and whose --name it is."""
     shown = {}

@@ -6,16 +6,22 @@ import math
 import os
 import pathlib
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import record_writer, summary
-from tensorboardX.proto import event_pb2
 
 from qsnet_jax import UserError, spelling, storage
+
+_torch = sys.modules.setdefault('torch', None)  # type: ignore[arg-type]  # tensorboardX would load it, for seconds
+from tensorboardX import record_writer, summary  # noqa: E402
+from tensorboardX.proto import event_pb2  # noqa: E402
+
+if _torch is None:
+    del sys.modules['torch']
 
 
 class Diverged(UserError):
