@@ -48,6 +48,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.timeout(2400))
 
 
+@pytest.fixture
+def compiled_quickly():
+    """In both tiers: for what runs once and is held to rounding, half of whose time would go into optimising it."""
+    before = jax.config.values['jax_disable_most_optimizations']
+    jax.config.update('jax_disable_most_optimizations', True)
+    yield
+    jax.config.update('jax_disable_most_optimizations', before)
+
+
 @pytest.fixture(scope='session')
 def data_root():
     """Folder of the real image sets; tests that need it skip where it is absent."""

@@ -15,16 +15,10 @@ def random_images(height, width, batch=1):
 
 
 @pytest.fixture(autouse=True)
-def doubles(lenient_promotion):
-    """In float64, where rounding turns no ReLU over: in float32 that changes gradients by up to a hundredth.
-
-    In both tiers XLA compiles quickly: half of these tests' time would go into optimising what runs once.
-    """
-    before = jax.config.values['jax_disable_most_optimizations']
-    jax.config.update('jax_disable_most_optimizations', True)
+def doubles(lenient_promotion, compiled_quickly):
+    """In float64, where rounding turns no ReLU over: in float32 that changes gradients by up to a hundredth."""
     with jax.enable_x64(True):
         yield
-    jax.config.update('jax_disable_most_optimizations', before)
 
 
 def compute(variables, images, targets, train, **settings):
@@ -48,14 +42,14 @@ def assert_close(found, expected):
 
 FORM_CASES = [
     {'rates': (1, 3)},
-    {'norm': 'instance', 'share_groups': False, 'share_scales': 'none'},
+    {'norm': 'instance', 'share_groups': False, 'share_scales': 'none', 'rates': (1, 3)},
     {'norm': 'none', 'rates': (2, 3)},
     {'channels': 60, 'scale_channels': 54, 'units': 2},  # groups wide enough to be kept apart
-    {'channels': 60, 'scale_channels': 54, 'units': 2, 'share_groups': False},
+    {'channels': 60, 'scale_channels': 54, 'units': 2, 'share_groups': False, 'rates': (1, 3)},
     {'channels': 60, 'scale_channels': 54, 'encoder_stride': 2, 'share_scales': 'none'},
     {'channels': 60, 'scale_channels': 54, 'share_scales': 'all'},
-    {'channels': 60, 'scale_channels': 54, 'encoder_stride': 2, 'decoder_groups': 1},
-    {'channels': 24, 'scale_channels': 18, 'encoder_stride': 4},
+    {'channels': 60, 'scale_channels': 54, 'encoder_stride': 2, 'decoder_groups': 1, 'rates': (1, 3)},
+    {'channels': 24, 'scale_channels': 18, 'encoder_stride': 4, 'rates': (1, 3)},
     {'channels': 108, 'scale_channels': 48, 'rates': (2,)},  # wide enough for that in the dense form too
     {'channels': 108, 'scale_channels': 48, 'rates': (2,), 'share_scales': 'none', 'decoder_groups': 1},
     {'channels': 16, 'scale_channels': 12, 'groups': 2, 'rates': (1,)},

@@ -21,9 +21,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 slow = pytest.mark.slow
 TINY = (
     *('--config.model.channels=12', '--config.model.units=1', '--config.model.scale_channels=6'),
-    *('--config.train.steps=4', '--config.train.eval_every=2', '--config.train.eval_images=1'),
-    *('--config.train.checkpoint_every=2', '--config.data.crop=24', '--config.data.train=pairs'),
-    '--config.data.eval=pairs',
+    *('--config.model.rates=(2,)', '--config.train.steps=4', '--config.train.eval_every=2'),
+    *('--config.train.eval_images=1', '--config.train.checkpoint_every=2', '--config.data.crop=24'),
+    *('--config.data.train=pairs', '--config.data.eval=pairs'),
 )
 FAKES = {  # commands of a cluster whose arrays have at most five tasks, and of whose jobs 41 runs its second task
     'srun': 'exit 0',

@@ -67,14 +67,23 @@ pytestmark = pytest.mark.usefixtures('lenient_promotion')
 
 
 @pytest.fixture
-def double():
+def double(compiled_quickly):
     with jax.enable_x64(True):
         yield
 
 
 def make(settings, seed=0):
     """Network, variables with no value at its default, and the twin that holds them."""
-    network = model.from_config(settings)
+    network, variables = _drawn(tuple(settings.items()), seed)
+    twin = torch_twin.QSNet(settings)
+    twin.load_state_dict(torch_twin.to_torch(variables))
+    return network, variables, twin
+
+
+@functools.lru_cache(maxsize=1)
+def _drawn(settings, seed):
+    """Network and variables, kept for the next test."""
+    network = model.from_config(dict(settings))
     generator = np.random.default_rng(seed)
 
     def draw(path, value):
@@ -84,10 +93,7 @@ def make(settings, seed=0):
             value = generator.normal(0, 0.2, value.shape).astype(value.dtype)
         return jnp.asarray(value)
 
-    variables = flax.traverse_util.path_aware_map(draw, model.initialize(network, seed))
-    twin = torch_twin.QSNet(settings)
-    twin.load_state_dict(torch_twin.to_torch(variables))
-    return network, variables, twin
+    return network, flax.traverse_util.path_aware_map(draw, model.initialize(network, seed))
 
 
 def images(height, width, dtype, seed=1, batch=2):
@@ -164,6 +170,26 @@ def test_half_precision_is_close(is_training):
     assert seen == [torch.bfloat16]
 
 
+@functools.lru_cache(maxsize=1)
+def differentiated(size):
+    """Parameters, the twin, and what gives (outputs, gradients) of parameters and the outputs' cotangents.
+
+    It is compiled once for the losses of all variants.
+    """
+    network, variables, twin = make({**dict(size), 'dtype': 'float64'})
+    rainy, _ = images(20, 24, 'float64')
+
+    def forward(params):
+        output, _ = network.apply({**variables, 'params': params}, rainy, train=True, mutable=['batch_stats'])
+        return output.rain, output.aux_rain
+
+    def both(params, cotangents):
+        outputs, pull = jax.vjp(forward, params)
+        return outputs, pull(cotangents)[0]
+
+    return variables['params'], twin, jax.jit(both), jax.eval_shape(forward, variables['params'])
+
+
 @pytest.mark.parametrize(
     ('variant', 'size'),
     [
@@ -179,15 +205,18 @@ def test_gradient_parity(variant, size, double):
 
     config = default.get_config()
     config.loss.update(VARIANTS[variant])
-    network, variables, twin = make({**size, 'dtype': 'float64'})
+    params, twin, both, shapes = differentiated(tuple(size.items()))
     rainy, rainy_theirs = images(20, 24, 'float64')
     clean, clean_theirs = images(20, 24, 'float64', seed=2)
 
-    def loss_fn(params):
-        output, _ = network.apply({**variables, 'params': params}, rainy, train=True, mutable=['batch_stats'])
-        return losses.total(output.rain, output.aux_rain, rainy, clean, config.loss)
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def loss_fn(outputs):
+        return losses.total(*outputs, rainy, clean, config.loss)
 
-    (loss, terms), gradients = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(variables['params'])
+    outputs, _ = both(params, jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes))
+    (loss, terms), cotangents = jax.jit(loss_fn)(outputs)
+    _, gradients = both(params, cotangents)
+    twin.zero_grad()
     twin.train()
     loss_theirs, terms_theirs = torch_twin.total_loss(twin(rainy_theirs), rainy_theirs, clean_theirs, config.loss)
     loss_theirs.backward()
