@@ -7,20 +7,11 @@ from typing import Any
 import matplotlib.figure
 
 from qsnet_jax import storage
-from qsnet_jax.configs import atrous_rates, encoder_stride, loss_weights, losses, scales, sharing, studies
+from qsnet_jax.configs import scales, studies
 from qsnet_jax.evidence import claims as claims_
 from qsnet_jax.evidence import curves, page, sparsity, tables
 from qsnet_jax.evidence import rows as rows_
 from qsnet_jax.weights import files
-
-STUDIES = {  # of tables and curves: variants beside the paper's own setting
-    'Which losses': losses.VARIANTS,
-    'Which sharing': sharing.VARIANTS,
-    'Atrous rates': atrous_rates.VARIANTS,
-    'Weights of the loss and range of the pixels': loss_weights.VARIANTS,
-    'Stride of the encoder, and norm': encoder_stride.VARIANTS,
-    'Weight of the auxiliary loss, for Table 3': scales.VARIANTS,
-}
 
 
 def studies_items(found: dict[str, rows_.Rows], size: str, paper: dict[str, Any], results: pathlib.Path) -> list[Any]:
@@ -32,12 +23,12 @@ def studies_items(found: dict[str, rows_.Rows], size: str, paper: dict[str, Any]
     for variant in (studies.PAPER, *scales.VARIANTS):
         if variant in found:
             items.append(tables.table_3(found[variant], variant, paper['table_3']))
-    known = {studies.PAPER}.union(*STUDIES.values())
+    known = {studies.PAPER}.union(*rows_.STUDIES.values())
     others = [name for name in found if name not in known]
-    for heading, names in {**STUDIES, 'Other variants': others}.items():
+    for heading, names in {**rows_.STUDIES, 'Other variants': others}.items():
         items.append(tables.against_paper_settings(found, names, heading))
     path = results / 'figures' / f'curves-{size}.png'
-    _save(curves.draw_curves(found, STUDIES), path)
+    _save(curves.draw_curves(found, rows_.STUDIES), path)
     items.append(page.Figure(path, f'Validation while training, {size} size: the mean over seeds, and each seed'))
     items.append(curves.table_of_curves(found, size))
     return items
@@ -46,13 +37,13 @@ def studies_items(found: dict[str, rows_.Rows], size: str, paper: dict[str, Any]
 def _unlike_default(found: dict[str, rows_.Rows]) -> list[str]:
     """One line that says in what the network of `paper`, and of all that stands beside it, is not today's default."""
     first = (found.get(studies.PAPER) or next(iter(found.values())))[0]
-    told = []
+    told, published = [], [pair for variants in rows_.STUDIES.values() for pair in variants.items()]
     for name, (value, default) in rows_.unlike_default(first).items():
-        same = [f'`{variant}`' for each in STUDIES.values() for variant, own in each.items() if own == {name: value}]
+        same = [f'`{variant}`' for variant, own in published if own == {name: value}]
         today = f' (today the variant {", ".join(same)})' if same else ''
         told.append(f'`{name}` is {value!r}, not {default!r}{today}')
-    line = f'At this size the network of `{studies.PAPER}` is not that of `configs/default.py`: {", ".join(told)}.'
-    return [line] if told else []
+    whose = f'the network of `{rows_.variant_of(first)}` is not that of `configs/default.py`'
+    return [f'At this size {whose}: {", ".join(told)}.'] if told else []
 
 
 def released_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:

@@ -89,9 +89,10 @@ def opening(found: list[Claim], others: page.Table, counts: list[str], results: 
     reasons = claims_.shared_reasons(found)
     sentences = [(_kind(same), claims_.sentence(same, reasons)) for same in claims_.by_text(found)]
     top = page.Text(_SHORT.format(standing=standing(found)))
-    items: list[Any] = [page.Heading(TITLES[0]), top, plot]
+    items: list[Any] = [page.Heading(TITLES[0]), top, *([plot] if found else [])]
     items += [page.Text(line) for line in counts]
-    items += [page.Text(_MEANINGS), page.Heading('Verdicts in words'), page.Points(sentences)]
+    if found:
+        items += [page.Text(_MEANINGS), page.Heading('Verdicts in words'), page.Points(sentences)]
     items += [
         page.Text(f'At {size} size {sample} counts for none of them: {why}.') for (size, sample), why in reasons.items()
     ]
@@ -145,7 +146,7 @@ def overview(found: list[Claim], counts: list[str]) -> str:
     """README.md of the results: the plot, fifteen lines, and where the rest is."""
     return _OVERVIEW.format(
         title=TITLES[0],
-        caption=_PLOT,
+        plot=_FOREST.format(caption=_PLOT) if found else _NO_CLAIMS,
         counts='\n'.join(f'- {line}' for line in counts),
         full=standing(found),
     )
@@ -191,11 +192,13 @@ _RULES = (
     'heavy rain and other pairs of Rain100H for Test-II, wide streaks for Test-III, all others for Test-I. Scores are '
     'PSNR in dB / SSIM; ± is the standard deviation over seeds, brackets are 95 % intervals.'
 )
+_FOREST = """![forest plot of all verdicts](figures/verdicts.svg)
+
+*{caption}*"""
+_NO_CLAIMS = "Verdicts are made on the paper's claims alone, and no row here bears on one. tables.md has the variants."
 _OVERVIEW = """# {title}
 
-![forest plot of all verdicts](figures/verdicts.svg)
-
-*{caption}*
+{plot}
 
 - {full} Networks of a reduced size, trained for minutes, speak only of themselves.
 {counts}

@@ -4,6 +4,7 @@ import pathlib
 from typing import Any, TypeAlias
 
 from qsnet_jax import UserError, fields, storage
+from qsnet_jax.configs import atrous_rates, encoder_stride, loss_weights, losses, scales, sharing, studies
 from qsnet_jax.evidence import shapes
 
 STAND_IN = 'test_iii_stand_in'  # as data.sets calls it, which is not imported: it needs everything that reads images
@@ -16,6 +17,17 @@ STANDS_IN = {
     'drawn_heavy': 'Test-II',
     'drawn_wide': 'Test-III',
     STAND_IN: 'Test-III',
+}
+STUDIES = {  # of tables and curves: variants beside the paper's own setting, and what they override
+    'Which losses': losses.VARIANTS,
+    'Which sharing': sharing.VARIANTS,
+    'Atrous rates': atrous_rates.VARIANTS,
+    'Weights of the loss and range of the pixels': loss_weights.VARIANTS,
+    'Stride of the encoder, and norm': encoder_stride.VARIANTS,
+    'Weight of the auxiliary loss, for Table 3': scales.VARIANTS,
+}
+_PUBLISHED: dict[str, Any] = {studies.PAPER: {}} | {
+    name: overrides for variants in STUDIES.values() for name, overrides in variants.items()
 }
 _RECORDED = ('seed', 'commit', 'config', 'command', 'versions', 'device', 'precision', 'date')
 _TRAINED = 'training images of'
@@ -206,5 +218,13 @@ def by_variant(rows: Rows, size: str) -> dict[str, Rows]:
     found: dict[str, Rows] = {}
     for row in sorted((row for row in rows if row['kind'] == 'study' and row['size'] == size), key=lambda r: r['seed']):
         if 'failed' not in row:
-            found.setdefault(row['variant'], []).append(row)
+            found.setdefault(variant_of(row), []).append(row)
     return found
+
+
+def variant_of(row: dict[str, Any]) -> str:
+    """The variant of a study row to read: one of STUDIES, or of any other study that may have given it such a name."""
+    name = row['variant']
+    own = {path: fields.of_today(path, value) for path, value in fields.flat(row['overrides']).items()}
+    own = {path: tuple(value) if isinstance(value, list) else value for path, value in own.items()}
+    return name if own == _PUBLISHED.get(name, own) else f'{name} (of another study)'

@@ -10,6 +10,7 @@ from qsnet_jax.evidence import page, statistics, verdicts
 from qsnet_jax.evidence import rows as rows_
 
 PROTOCOLS = ('rgb', 'y')
+_GAIN = f'gain over variant {studies.PAPER}, rgb, dB (95 %, not corrected)'
 WHOLE = 100  # images of each of the paper's tests that was published
 
 
@@ -87,16 +88,15 @@ def against_paper_settings(found: dict[str, rows_.Rows], names: Any, heading: st
     sets = list(first['sets'])
     columns = ['variant', 'seeds in common' if reference else 'seeds']
     for name in sets:
-        columns += [rows_.label(name, first), f'gain over variant {studies.PAPER}, dB']
+        columns += [rows_.label(name, first), *([_GAIN] if reference else [])]
     rows, seeds = [], {row['seed'] for row in reference}
     for variant in [studies.PAPER] * bool(reference) + present:
         paired = [row for row in found[variant] if not reference or row['seed'] in seeds]
         cells = [variant, str(len(paired))]
         for name in sets:
             held = [row for row in paired if name in row['sets']]
-            has_gain = held and reference and variant != studies.PAPER
-            gain = str(verdicts.effect(held, reference, name)) if has_gain else ''
-            cells += [scores(held, name, 'rgb') if held else '-', gain]
+            gain = str(verdicts.effect(held, reference, name)) if held and variant != studies.PAPER else ''
+            cells += [scores(held, name, 'rgb') if held else '-', gain][: 2 if reference else 1]
         rows.append(cells)
     return page.Table(heading, columns, rows)
 

@@ -277,7 +277,24 @@ def test_studies_of_other_sizes_and_variants_stand_in_the_report(found, without_
     _, small, *_ = re.split('#+ Studies, (?:mine|small|wide) size', text)[1:]
     assert re.search(r'Other variants\n.*?\| wider \| 1 \| 34\.50 / 0\.900 \| \+0\.49', small, re.DOTALL)
     mine = re.split('#+ Studies, mine size', text)[1]
-    assert re.search(r'\| wider \| 1 \| 34\.50 / 0\.900 \|  \|', mine)
+    assert re.search(r'\| wider \| 1 \| 34\.50 / 0\.900 \|$', mine, re.MULTILINE)  # nothing to gain over
+
+
+def test_variants_that_only_have_a_published_name_are_no_claim(found, without_pictures):
+    """Of a study of one's own: they stand under a name of their own, and claim nothing."""
+    for path in (found / 'rows').glob('*.json'):
+        path.unlink()
+    own = {'V1': {'quasi_sparsity': 0.0, 'detail': 0.0, 'auxiliary': 0.1}, 'V2': {'detail': 0.0, 'auxiliary': 0.1}}
+    own['paper'] = {'auxiliary': 0.1}
+    made = [make_row(name, seed, seed, overrides={'loss': own[name]}) for name in own for seed in range(3)]
+    assert claims.collect([{**row, 'file': ''} for row in made], storage.read_json(found / 'paper.json')) == []
+    report.report(write(found, made))
+    text = (found / 'tables.md').read_text()
+    others = re.split('#+ Other variants', text)[1]
+    assert all(f'| {name} (of another study) | 3 |' in others for name in own)
+    assert 'Verdicts in words' not in text and 'Which losses' not in text
+    overview = (found / 'README.md').read_text()
+    assert 'no row here bears on one' in overview and 'verdicts.svg' not in overview
 
 
 def test_the_papers_figures_stand_in_the_report_with_their_numbers(found, reported, without_pictures):
