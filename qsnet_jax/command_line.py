@@ -18,6 +18,8 @@ _PLAIN = (  # what absl and Python say of a value, as a pattern, and the same fo
     (r"\('Non-boolean argument to boolean flag', .*\)", 'is neither true nor false'),
     (r'invalid literal for int\(\) with base 10: .*', 'is no whole number'),
     (r'could not convert string to float: .*', 'is no number'),
+    (r'Error while parsing string: .* as tuple\. .*', 'is no tuple'),
+    (r'Failed to parse .* as a ConfigDict: .*', 'is no section'),
 )
 
 
@@ -76,6 +78,7 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
     fields = _fields_of(rest)
     named = [each.lstrip('-').partition('=')[0] for each in rest if each.startswith('-')]
     own = [*verb.flags, *COMMON]
+    _refuse_without_value(rest, {flag for flag in own if table.flags[flag].define is not flags.DEFINE_bool})
     for flag in sorted(named, key=table.flags.__contains__):  # slips first, such as one in --mode itself
         if flag[:1].isalpha() and not {flag, flag.removeprefix('no')} & {*own} and not _fields_of([flag]):
             raise UserError(_unknown(table, name, flag))
@@ -95,6 +98,8 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
         raise UserError(f'{" ".join(left)} not understood; flags are written --name=value. {_flags_of(table, name)}')
     if lacks_config:
         raise UserError(f'--mode={name} needs --config=NAME or FILE.py; start with --config=quickstart.')
+    if config is not None and 'bench' in config and name != 'bench':
+        raise UserError(f'--config={source} says what is timed; --mode=bench reads it.')
     check_tuples(rest, config, source)
     if config is not None:
         config_fields.check_numbers(config)
@@ -105,6 +110,13 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
             f'--mode={name} needs {" and ".join(f"--{flag}=..." for flag in missing)}. {_flags_of(table, name)}'
         )
     return Given(values, config, config_files.name_of(source) if source else '')
+
+
+def _refuse_without_value(arguments: list[str], valued: Collection[str]) -> None:
+    """Raises UserError for a flag that stands without a value before another one, which would be taken for it."""
+    for before, word in zip(arguments, arguments[1:], strict=False):
+        if before.startswith('-') and before.lstrip('-') in valued and word.startswith('--'):
+            raise UserError(f'{before} has no value; write {before}=VALUE.')
 
 
 def given_fields(values: flags.FlagValues) -> list[str]:
@@ -207,6 +219,7 @@ def wrong_value(message: str, config: config_dict.ConfigDict | None) -> str:
     value: Any = config
     for part in name.split('.'):
         value = value[part]
+    value = value.to_dict() if isinstance(value, config_dict.ConfigDict) else value
     return f'{line.removeprefix("flag ")}; expected {type(value).__name__}, as {value!r}'
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import os
 import pathlib
+import sys
 from typing import Any
 
 from ml_collections import config_dict
@@ -55,6 +56,7 @@ def load(value: str) -> config_dict.ConfigDict:
     spec = importlib.util.spec_from_file_location('qsnet_config', path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.path.append(str(path.parent.resolve()))  # for what lies beside it; what is installed comes first
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, 'get_config'):
@@ -73,6 +75,8 @@ def load(value: str) -> config_dict.ConfigDict:
         ) from error
     except (Exception, SystemExit) as error:  # of somebody's own file, whatever it trips over
         raise UserError(f'--config={value} does not load: {_first_line(error)}') from error
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
     if not isinstance(config, config_dict.ConfigDict):
         raise UserError(f'--config={value} returns a {type(config).__name__}; expected a ConfigDict from get_config().')
     _check_complete(value, config)

@@ -83,8 +83,8 @@ def total(rain, aux_rain: Sequence[jax.Array], rainy, clean, config) -> tuple[ja
       aux_rain: the rain layers of the auxiliary decoders.
       rainy: the network's input.
       clean: the truth.
-      config: the `loss` section of the configuration: the weight of each of TERMS, `filters`, `pixel_range` and
-        `detail_threshold`.
+      config: the `loss` section of the configuration, a ConfigDict: the weight of each of TERMS, `filters`,
+        `pixel_range` and `detail_threshold`.
 
     Returns:
       The sum, and a dict with every term before weighting, also of weight 0, and the sum as `total`.

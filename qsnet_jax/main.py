@@ -332,7 +332,7 @@ def _run(arguments: list[str]) -> int:
         mode = asked[-1][2]  # of --help=VERB
     name, table = mode or 'train', command_line.Table(VERBS, FLAGS)
     os.environ['MPLBACKEND'] = 'agg'  # plots go to files, whatever a notebook asks of its commands
-    if {'--version', '-version'} & set(rest):
+    if {'--version', '-version'} & {each.partition('=')[0] for each in rest}:
         print(command_line.version())
         return 0
     if name not in VERBS:

@@ -100,14 +100,22 @@ def _checked(image, name):
         raise TypeError(f'{name} is the path {image}; give the image, as qsnet_jax.images.read(path) returns it.')
     if image is None or isinstance(image, bytes | np.ma.MaskedArray):
         raise TypeError(f'{name} is {type(image).__name__}; expected an array of pixels, all of which count.')
+    if getattr(image, 'mode', 'RGB') != 'RGB':
+        raise TypeError(f"{name} is a Pillow image of mode {image.mode}; give image.convert('RGB').")
     try:
         image = np.asarray(image)
     except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths; a tensor with its gradient
         raise TypeError(f'{name} is no array of pixels: {error}.') from error
     if image.dtype != np.uint8:
-        floats = '[0, 1] floats by np.round(255 * np.clip(x, 0, 1)).astype(np.uint8)'
-        way = 'levels from 0 to 255 by astype(np.uint8)' if np.issubdtype(image.dtype, np.integer) else floats
-        raise TypeError(f'{name} must be uint8, the image as it would be saved; found {image.dtype}. Convert {way}.')
+        levels = 'np.clip(np.round(x), 0, 255).astype(np.uint8)'
+        way = f'. Give {levels} of 0 to 255'
+        if np.issubdtype(image.dtype, np.inexact):
+            way += ', qsnet_jax.images.to_uint8(x) of 0 to 1'
+        elif image.dtype.kind in 'iu' and image.dtype.itemsize > 1:
+            way += ', (x // 257).astype(np.uint8) of 16 bits'
+        else:
+            way = ''
+        raise TypeError(f'{name} must be uint8, the image as it would be saved; found {image.dtype}{way}.')
     if image.ndim != 3 or image.shape[-1] != 3 or image.size == 0:
         raise ValueError(
             f'{name} must be one RGB image (H, W, 3); found shape {image.shape}. '

@@ -279,7 +279,7 @@ def initialize(network: QSNet, seed: int) -> dict[str, Any]:
         if path[-1] != 'kernel':
             return np.full(like.shape, path[-1] in ('scale', 'var'), dtype)
         generator = np.random.Generator(np.random.Philox(key=(seed, zlib.crc32('/'.join(path).encode()))))
-        fan = like.shape[0] * like.shape[1] * (like.shape[2] + like.shape[3])
+        fan = math.prod(like.shape[:-2]) * (like.shape[-2] + like.shape[-1])
         return (generator.uniform(-1, 1, like.shape) * math.sqrt(6 / fan)).astype(dtype)
 
     return dict(flax.traverse_util.path_aware_map(draw, shapes(network)))

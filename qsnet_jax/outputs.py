@@ -58,7 +58,7 @@ class Record:
         self._read()
 
     def _read(self) -> None:
-        if self.path.exists() and not self.path.is_file():  # a pipe would block
+        if os.path.lexists(self.path) and not self.path.is_file():  # a pipe would block
             raise UserError(
                 f'{self.path} is no file, and the record of results goes there. Move it, or name another --output.'
             )

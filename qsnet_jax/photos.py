@@ -180,6 +180,8 @@ def _judge(found: Found, path: pathlib.Path, entry: os.DirEntry, made: frozenset
         if entry.is_dir():
             return path
         leads_nowhere = entry.is_symlink() and not os.path.exists(path)
+    except NotADirectoryError:  # a link through a file
+        leads_nowhere = True
     except OSError as error:
         found.failures.append(_unreadable(path, error))
         return None
@@ -198,8 +200,9 @@ def _judge(found: Found, path: pathlib.Path, entry: os.DirEntry, made: frozenset
 
 def _unreadable(path: pathlib.Path, error: OSError) -> str:
     """What is said of a folder that cannot be looked into, and of a link that cannot be followed."""
-    remedy = 'mend the link' if error.errno == errno.ELOOP else 'change its permissions'
-    return f'{path}: cannot be read ({error.strerror}); expected a folder to look into; {remedy}'
+    if error.errno == errno.ELOOP:
+        return f'{path}: is a link that leads in a circle; remove it or mend it'
+    return f'{path}: cannot be read ({error.strerror}); expected a folder to look into; change its permissions'
 
 
 def _passed(found: Found) -> str:

@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -47,7 +48,9 @@ def with_ending(name: str, ending: str) -> str:
 def nearest(name: str, known: Iterable[str], mark: str = '') -> str:
     """' (did you mean X?)' as the middle of a message, or the names that there are. mark: put before each."""
     folded = {each.casefold(): each for each in sorted(known)}
-    close = difflib.get_close_matches(name.casefold(), folded, 1, 0.5)
+    digits = re.sub(r'\D', '', name)  # another number is no misspelling
+    alike = [each for each in folded if re.sub(r'\D', '', each) == digits]
+    close = difflib.get_close_matches(name.casefold(), alike, 1, 0.5)
     if close:
         begun = [each for each in folded if each.startswith(name.casefold()) and len(each) <= len(close[0])]
         return f' (did you mean {" or ".join(mark + folded[each] for each in begun or close)}?)'

@@ -11,6 +11,7 @@ import pathlib
 import platform
 import re
 import secrets
+import stat
 import sys
 import time
 import zlib
@@ -39,7 +40,7 @@ _REMEDIES = {
     errno.EEXIST: 'A file lies where a folder is needed; move it, or name another folder',
     errno.EISDIR: 'A folder lies where a file is needed; move it, or name another folder',
     errno.ENAMETOOLONG: 'Name a shorter path',
-    errno.ELOOP: 'Links lead in a circle; name the folder itself',
+    errno.ELOOP: 'Links lead in a circle; mend them, or name what they should lead to',
     errno.EMFILE: 'Raise the number of open files (ulimit -n 4096) and give the command again',
     errno.ENFILE: 'The system has too many files open; end other programs and give the command again',
     errno.EIO: 'The drive reports a fault; look at its health and name a folder on another',
@@ -155,6 +156,7 @@ def read_json(path: pathlib.Path, expected: tuple[str, ...] = (), remedy: str = 
     Raises Damaged, which names path and fault, also where there is no such file.
     """
     end = f' {remedy}' if remedy else ''
+    refuse_special(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -172,15 +174,24 @@ def read_json(path: pathlib.Path, expected: tuple[str, ...] = (), remedy: str = 
     return value
 
 
+def refuse_special(path: pathlib.Path) -> None:
+    """Raises Damaged for a pipe, a socket or a device, which would block, or never end, where a file is expected."""
+    with contextlib.suppress(OSError):
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise Damaged(f'{path} is a pipe, socket or device; expected a file. Move it.')
+
+
 def read_json_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
     """The objects of a file with one on each line, and how many lines hold none. Raises Damaged for no such file.
 
     Numbers that JSON does not have, NaN and infinity, are None.
     """
+    refuse_special(path)
     try:
         texts = [text for text in path.read_bytes().split(b'\n') if text.strip()]
     except OSError as error:
-        raise Damaged(f'{path} cannot be read: {error.strerror or error}.') from error
+        raise Damaged(f'{path} cannot be read: {error.strerror or error}. Move it, or mend it.') from error
     lines = []
     for text in texts:
         with contextlib.suppress(ValueError, RecursionError):
@@ -300,6 +311,7 @@ def locked(path: pathlib.Path, waits: bool) -> Iterator[bool]:
 
     The lock ends with the process, however it ends. On a drive that knows no locks it goes on with a warning.
     """
+    refuse_special(path)
     with path.open('w') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))

@@ -217,3 +217,19 @@ def test_a_damaged_checkpoint_is_one_line_of_the_program(tiny, tmp_path):
     expected, found = (load_file(path / 'weights.safetensors') for path in (whole, workdir))
     for name, value in expected.items():
         np.testing.assert_array_equal(value, found[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_the_python_of_the_configs_page_runs(tiny, tmp_path):
+    """As printed: own steps, scores, weights that can be read again, and a run's checkpoint."""
+    (tmp_path / 'runs').mkdir()
+    (tmp_path / 'runs/quickstart').symlink_to(tiny[1])
+    page = (ROOT / 'configs/README.md').read_text().partition('## From Python')[2]
+    code = '\n'.join(block.partition('```')[0] for block in page.split('```python\n')[1:])
+    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run([sys.executable, '-c', f'{code}\nprint(settings["units"], record["step"])'], cwd=tmp_path,
+                          env=environment, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    scores, restored = done.stdout.splitlines()[-2:]
+    assert 5 < float(scores.split()[0]) < 60 and restored.split()[0] == '1' and restored.split()[1] in ('30', '60')
+    assert files.load_record(tmp_path / 'mine.safetensors')['note'] == 'mine'

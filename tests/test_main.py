@@ -120,7 +120,20 @@ def test_a_field_of_names_takes_names():
         (['--mode=study', '--config=losses:small', '--config.study.seeds=(0,-1)'], 'one of study.seeds is -1'),
         (['--mode=study', '--config=losses:small', '--config.train.learning_rate=-1'], 'paper: train.learning_rate'),
         (['--mode=study', '--config=losses:small', *DRAWN, '--config.seed=3'], '--config.seed changes nothing'),
+        (['--mode=study', '--config=losses:small', *DRAWN, '--config.study.size=../x'], "which '../x' cannot"),
+        (
+            ['--mode=study', '--config=losses:small', '--config.study.seeds=(0,'],
+            'seeds=(0, is no tuple; expected tuple',
+        ),
+        (
+            ['--mode=study', '--config=losses:small', '--config.study.variants.V3=x'],
+            "is no section; expected dict, as {'",
+        ),
+        (['--mode=derain', '--input', '--output=b'], '--input has no value; write --input=VALUE'),
         (['--mode=study', QUICK], 'variants'),
+        (['--config=bench:small'], '--config=bench:small says what is timed; --mode=bench reads it'),
+        (['--mode=eval', '--config=bench:gpu'], '--mode=bench reads it'),
+        ([QUICK, '--config.data.eval=rain200h', '--workdir=none'], "Unknown data set 'rain200h' (there are"),
         (['--mode=bench', QUICK], 'configs/bench.py'),
         (['--mode=eval', QUICK, '--config.data.eval=nothing', '--workdir=none'], 'no run'),
         ([QUICK, '--config.loss.filters=x', '--workdir=none'], 'loss.filters'),
@@ -173,7 +186,7 @@ def test_a_notebooks_backend_of_plots_stops_nothing(tmp_path):
 def test_the_version_is_told_without_jax():
     """Of any verb, and at once."""
     code = 'import sys; from qsnet_jax import main; status = main.run(sys.argv[1:]); assert "jax" not in sys.modules'
-    for arguments in (['--version'], ['--mode=derain', '--version']):
+    for arguments in (['--version'], ['--mode=derain', '--version'], ['--version=1']):
         done = subprocess.run([sys.executable, '-c', code, *arguments], cwd=ROOT, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, '') and re.fullmatch(r'qsnet-jax \d[\w.]*\n', done.stdout)
 
@@ -277,6 +290,19 @@ def test_a_config_of_ones_own_is_complete(tmp_path, body, message):
     path.write_text(f'{text}    {body}\n    return config\n')
     with pytest.raises(UserError, match=message):
         config_files.load(str(path))
+
+
+def test_a_config_may_use_what_lies_beside_it(tmp_path):
+    """As a study does its author's own base; afterwards nothing looks there, and what is installed comes first."""
+    (tmp_path / 'my_base_of_this_test.py').write_text('from qsnet_jax.configs.quickstart import get_config\n')
+    (tmp_path / 'numpy.py').write_text('raise RuntimeError\n')
+    (tmp_path / 'mine.py').write_text('import numpy\nfrom my_base_of_this_test import get_config\n')
+    before = list(sys.path)
+    assert config_files.load(str(tmp_path / 'mine.py')).model.channels == 24
+    (tmp_path / 'broken.py').write_text('1 / 0\n')
+    with pytest.raises(UserError, match='ZeroDivisionError'):
+        config_files.load(str(tmp_path / 'broken.py'))
+    assert sys.path == before
 
 
 def test_folders_may_have_colons_in_their_names(tmp_path):

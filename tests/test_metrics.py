@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import skimage.data
 import skimage.metrics
+from PIL import Image
 
 from qsnet_jax import metrics
 
@@ -198,7 +199,11 @@ def test_floats_are_refused(score):
         (b'abc', 'bytes; expected an array of pixels'),
         (np.ma.masked_less(_grey(9), 7), 'MaskedArray; expected an array of pixels, all of which count'),
         ([[[0, 0, 0]], [[0, 0, 0], [1, 1, 1]]], 'no array of pixels'),
-        (_grey(9).tolist(), 'found int64. Convert levels from 0 to 255 by astype'),
+        (_grey(9).tolist(), r'found int64. Give np.clip\(np.round\(x\), 0, 255\).astype\(np.uint8\) of 0 to 255'),
+        (_grey(9).astype('>u2'), r'found >u2.*\(x // 257\).astype\(np.uint8\) of 16 bits'),
+        (_grey(9) * 1.0, 'found float64.* of 0 to 255, qsnet_jax.images.to_uint8.* of 0 to 1'),
+        (_grey(9) > 3, 'found bool.$'),
+        (Image.fromarray(_grey(9)).convert('HSV'), 'Pillow image of mode HSV; give image.convert'),
     ],
 )
 def test_what_is_no_image_is_named(image, message):

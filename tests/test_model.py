@@ -3,6 +3,7 @@
 import re
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -370,6 +371,21 @@ def test_initial_values_are_distributed_as_those_of_init(settings):
             np.testing.assert_allclose(ours[name].std(), value.std(), rtol=0.1)
             np.testing.assert_allclose(np.abs(ours[name]).max(), jnp.abs(value).max(), rtol=0.02)
             assert abs(ours[name].mean()) < 0.1 * ours[name].std()
+
+
+def test_blocks_of_ones_own_are_initialized():
+    """A layer of another kind in a subclass: its kernel has two axes, and the variance of Xavier."""
+
+    class Gated(model.QSNet):
+        @nn.compact
+        def __call__(self, rainy, train=False):
+            gate = nn.Dense(300, name='gate')(rainy.mean((1, 2)))
+            output = super().__call__(rainy, train)
+            return output._replace(rain=output.rain + gate.mean())
+
+    network = Gated(channels=12, units=1, scale_channels=6, rates=(2,))
+    kernel = model.initialize(network, 0)['params']['gate']['kernel']
+    assert kernel.shape == (3, 300) and kernel.std() == pytest.approx(np.sqrt(2 / 303), rel=0.1)
 
 
 def test_a_parameter_is_the_same_in_every_network_that_has_it():

@@ -202,12 +202,13 @@ def test_a_record_that_says_nothing_hides_no_photo(tmp_path, record):
     assert run(tmp_path / 'in', tmp_path / 'out') == (0, 1)
 
 
-@pytest.mark.parametrize('make', [os.mkdir, os.mkfifo])
+@pytest.mark.parametrize('make', [os.mkdir, os.mkfifo, 'nowhere', '/dev/zero'])
 def test_what_lies_in_the_place_of_the_record_is_named(tmp_path, make):
-    """In the output folder: a folder, and a pipe, which would block."""
+    """In the output folder: a folder, a pipe, which would block, a link to nowhere, a device."""
     save(tmp_path / 'in/a.png')
     (tmp_path / 'out').mkdir()
-    make(tmp_path / 'out' / outputs.RECORD)
+    place = tmp_path / 'out' / outputs.RECORD
+    place.symlink_to(make) if isinstance(make, str) else make(place)
     with pytest.raises(UserError, match=f'{outputs.RECORD} is no file.*name another --output'):
         run(tmp_path / 'in', tmp_path / 'out')
     assert written(tmp_path / 'out') == set()
@@ -235,6 +236,18 @@ def test_a_link_that_leads_nowhere_is_a_failure(tmp_path, capsys, name):
     (tmp_path / 'in' / name).symlink_to('nowhere')
     assert run(tmp_path / 'in', tmp_path / 'out') == (1, 1)
     assert f'failed: {tmp_path}/in/{name}: ' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('goal', 'words'), [('in/a.png/x.png', 'which does not exist'), ('in/b.png', 'a link that leads in a circle')]
+)
+def test_links_that_cannot_be_followed_are_said_to_be_links(tmp_path, capsys, goal, words):
+    """Through a file, and to itself."""
+    save(tmp_path / 'in/a.png')
+    (tmp_path / 'in/b.png').symlink_to(tmp_path / goal)
+    assert run(tmp_path / 'in', tmp_path / 'out') == (1, 1)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith('failed: '))
+    assert f'{tmp_path}/in/b.png' in line and words in line
 
 
 def test_nothing_but_failures_is_no_success(tmp_path):

@@ -1,5 +1,6 @@
 """Files are whole or not there; what killed writers left goes, and nothing else."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -209,3 +210,14 @@ def test_a_folder_is_tried_without_making_it(tmp_path):
     for place in ('file', 'file/below', '../' * 30 + 'proc/none'):
         with pytest.raises(UserError, match=r'--results=.* cannot be written'):
             storage.check_writable(tmp_path / place, 'results')
+
+
+@pytest.mark.parametrize('read', [storage.read_json, storage.read_json_lines, lambda path: storage.locked(path, True)])
+@pytest.mark.parametrize('make', [os.mkfifo, lambda path: path.symlink_to('/dev/zero')])
+def test_what_would_block_or_never_end_is_no_file(tmp_path, read, make):
+    """A pipe, and a device, under the name of a record, a log or a lock."""
+    make(tmp_path / 'run.json')
+    with pytest.raises(UserError, match='run.json is a pipe, socket or device; expected a file'):
+        with contextlib.ExitStack() as stack:
+            if isinstance(found := read(tmp_path / 'run.json'), contextlib.AbstractContextManager):
+                stack.enter_context(found)

@@ -15,7 +15,7 @@ class NotANumber(UserError):
 
 def to_float(image: np.ndarray) -> np.ndarray:
     """uint8 0..255 -> float32 0..1, any shape."""
-    image = np.asarray(image)
+    image = _array(image)
     if image.dtype != np.uint8:
         raise UserError(f'to_float takes uint8, got {image.dtype}; other types do not say what white is')
     return image.astype(np.float32) / np.float32(255)
@@ -23,16 +23,25 @@ def to_float(image: np.ndarray) -> np.ndarray:
 
 def to_uint8(array: np.ndarray) -> np.ndarray:
     """Float 0..1 -> uint8 0..255 of any shape; clips, then rounds to the nearest. NaN is an error."""
-    array = np.asarray(array)
+    array = _array(array)
     if array.dtype.kind in 'biucSUO':
         raise UserError(f'to_uint8 takes floats in 0..1, got {array.dtype}; of uint8 there is nothing to convert.')
-    array = array.astype(np.float32)
+    with np.errstate(over='ignore'):  # what is beyond float32 is beyond 1
+        array = array.astype(np.float32)
     if np.isnan(array).any():
         raise NotANumber(
             f'An image of floats holds {np.isnan(array).sum()} NaN of {array.size} values; expected 0 to 1. Where a '
             'network made it, its training has diverged: take other weights.'
         )
     return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
+
+
+def _array(values: Any) -> np.ndarray:
+    """Values as an array. Raises UserError for rows of different lengths and for tensors with their gradient."""
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f'A {type(values).__name__} is no array of pixels: {error}.') from error
 
 
 def check_picture(image, takes_grey: bool = False) -> None:

@@ -116,7 +116,8 @@ def scan(name: str, spec: Spec, folders: Mapping[str, pathlib.Path]) -> Scan:
                 found = layouts.find(path, spec.layouts)
             except UserError as error:
                 refusals.append(error)
-                result.problems.append(f'{split}: {error}')
+                other = '; for another split alone, name its folder by --config.data.root' if len(folders) > 1 else ''
+                result.problems.append(f'{split}: {str(error).removesuffix(".")}{other}')
                 continue
             if result.layout and kind(result.layout) != kind(found.layout):
                 raise UserError(

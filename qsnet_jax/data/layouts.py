@@ -63,10 +63,10 @@ def describe(layout: Layout) -> str:
     return ' with '.join(layout.values()) + (' (both halves in one file)' if 'image' in layout else '')
 
 
-def find(root: pathlib.Path | Mapping[str, pathlib.Path], layouts: Iterable[Layout]) -> Found:
+def find(root: pathlib.Path | Mapping[str, pathlib.Path], layouts: Iterable[Layout], remedy: str = '') -> Found:
     """Files under root, paired by the layout that pairs most of them; those without a partner become problems.
 
-    root: or a folder for each side, {'rainy': ..., 'clean': ...}.
+    root: or a folder for each side, {'rainy': ..., 'clean': ...}. remedy: where no layout does.
     Raises UserError with the number of files found for each layout tried where none has files on all sides.
     """
     tried, found = [], []
@@ -81,9 +81,8 @@ def find(root: pathlib.Path | Mapping[str, pathlib.Path], layouts: Iterable[Layo
         return max(found, key=lambda candidate: (len(candidate.items), -len(candidate.problems)))
     folders = ' and '.join(dict.fromkeys(map(str, root.values()))) if isinstance(root, Mapping) else root
     raise UserError(
-        f'No images to pair under {folders}. Tried {"; ".join(tried)}; files are '
-        f'{", ".join(sorted(images.EXTENSIONS))}. * stands for the key that pairs them, + for the '
-        'number of one of several rainy images.'
+        f'No images to pair under {folders}. {remedy}Tried {"; ".join(tried)}. * stands for the key that pairs them, + '
+        'for the number of one of several rainy images.'
     )
 
 
@@ -202,7 +201,8 @@ def refuse(problems: list[str], what: str, layout: Layout, remedy: str) -> None:
 
 def find_checked(root: pathlib.Path, known: Iterable[Layout], other: str) -> Found:
     """Paired files whose headers say that they can be read and have one size."""
-    found = find(root, known)
+    mine = f"--config.data.{other}='FOLDER/*_{other}.png' --config.data.clean='FOLDER/*_clean.png'"
+    found = find(root, known, f'Write how yours are called, as {mine}. ')
     refuse(
         found.problems + unreadable(found.items),
         f'the images under {root}',

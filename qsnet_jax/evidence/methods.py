@@ -17,12 +17,12 @@ import numpy as np
 
 from qsnet_jax import UserError, derain, spelling, storage
 from qsnet_jax.data import images, layouts, sources
-from qsnet_jax.weights import files
+from qsnet_jax.weights import files, reading
 
 # How results are called, of an image called *; + is the number of a rainy version.
 PATTERNS = ('*', 'rain-*', 'norain-*', '*_+')
 RAINY, CLEAN = ('*', 'rain-*', '*_+'), ('*', 'norain-*', '*_+')  # how images of these sides may be called
-RUN = 'weights.safetensors'
+RUN = reading.RUN
 MOST_COMMAS = 8  # in one path
 
 

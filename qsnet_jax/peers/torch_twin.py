@@ -163,6 +163,7 @@ class QSNet(nn.Module):
 
     def __init__(self, settings: Mapping[str, Any]):
         super().__init__()
+        self.settings = dict(settings)  # as `from_torch` and `save_weights` take them
         self.fields = fields = model.from_config(settings)
         fields.check_settings()
         groups, stride, norm = fields.groups, fields.encoder_stride, fields.norm
@@ -295,7 +296,11 @@ def load(path: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> 
 def build(variables: Mapping[str, Any], settings: Mapping[str, Any]) -> QSNet:
     """The network with the variables of a linen one, ready for inference."""
     network = QSNet(settings)
-    network.load_state_dict(to_torch(variables))
+    try:
+        network.load_state_dict(to_torch(variables))
+    except RuntimeError as error:
+        fault = ' '.join(str(error).split())[:300]
+        raise UserError(f'The variables are not those of a network of these settings: {fault}') from error
     return network.eval()
 
 

@@ -25,6 +25,9 @@ def plan(config: Any, only: str | None = None) -> list[tuple[str, int]]:
     for seed in seeds:
         fields.check_seed('one of study.seeds', seed)
     names = [name.strip() for name in only.split(',')] if only else list(config.study.variants)
+    for name in (config.study.size, *config.study.variants):
+        if not isinstance(name, str) or name == '..' or pathlib.PurePath(name).name != name:
+            raise UserError(f'study.size and study.variants name folders, which {name!r} cannot.')
     for name in names:
         if name not in config.study.variants:
             raise UserError(f'--only={name} is no variant of this study; it has {", ".join(config.study.variants)}.')

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -218,13 +219,14 @@ def export(state: TrainState) -> dict[str, Any]:
 
 
 def restore_variables(
-    config: Any, workdir: pathlib.Path, which: str
+    config: Any, workdir: str | os.PathLike, which: str
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Variables of the checkpoint 'latest', 'best' or a step, the settings of their network, the record of their start.
 
     The run's own settings count, not those of `config`, which serve where the workdir has lost them. The record of
     'best' names in `selected_on` the sets that it was chosen by. Raises UserError where there is no such checkpoint.
     """
+    workdir = pathlib.Path(workdir)
     directory = workdir / 'checkpoints'
     if not checkpoint.steps_in(directory):
         raise UserError(f'{workdir} holds no run. Train first (--mode=train), or name --workdir or --weights.')

@@ -20,6 +20,7 @@ import safetensors.numpy
 from qsnet_jax import UserError, spelling, storage
 
 MARK = 'qsnet_jax weights 1'  # of this package's own files
+RUN = 'weights.safetensors'  # what a run leaves in its folder
 INCLUDED = pathlib.Path(__file__).parent  # weights that come with the package
 DATA_LIMIT = 64 * 2**20  # bytes of all tensors: thirty times those of the full-size network
 HEADER_LIMIT = 4 * 2**20  # bytes of names, settings and record: a hundred times those of the package's weights
@@ -70,6 +71,7 @@ def check_file(path: pathlib.Path, limit: int) -> None:
     try:
         status = os.stat(path)
     except FileNotFoundError:
+        storage.refuse_link_to_nowhere(path)
         known = spelling.nearest(path.name, names())
         raise fault(
             path, f' does not exist; expected a weights file or a name of those in the package{known}.'
@@ -80,7 +82,8 @@ def check_file(path: pathlib.Path, limit: int) -> None:
         raise fault(path, f' cannot be opened: {error}.') from error
     if not stat.S_ISREG(status.st_mode):
         kind = 'a folder' if stat.S_ISDIR(status.st_mode) else 'a pipe, socket or device'
-        raise fault(path, f' is {kind}; expected a weights file.')
+        inside = f', as {path / RUN}' if os.path.isfile(path / RUN) else ''
+        raise fault(path, f' is {kind}; expected a weights file{inside}.')
     if status.st_size > limit:
         raise fault(path, f' has {status.st_size:,} bytes; weights files have {limit:,} at most.')
 

@@ -139,7 +139,7 @@ def load_weights(
         if mark in (MARK, reading.MARK):
             settings = reading.json_object(path, 'settings', tensors.metadata.get('settings'))
         elif settings is None:
-            raise fault(path, ' holds no settings of its network; give them, or write it by torch_twin.save_weights.')
+            raise fault(path, ' holds no settings of its network; see "In PyTorch" of WEIGHTS.md.')
         if mark != reading.MARK:
             return from_tensors(path, tensors, settings)
         arrays, settings = checks.read(path, tensors, settings)

@@ -128,6 +128,14 @@ def test_to_uint8_clips():
     )
 
 
+def test_what_is_no_array_and_what_float32_cannot_hold():
+    """Rows of different lengths are refused in one line; a value beyond float32 is white without a warning."""
+    for convert in (images.to_uint8, images.to_float):
+        with pytest.raises(UserError, match='A list is no array of pixels: '):
+            convert([[1], [1, 2]])
+    np.testing.assert_array_equal(images.to_uint8(np.array([1e300, -1e300, np.inf])), [255, 0, 255])
+
+
 def test_wrong_types_and_nan_are_refused():
     """NaN, integers to to_uint8 and floats to to_float are errors."""
     with pytest.raises(ValueError, match='1 NaN'):

@@ -166,6 +166,7 @@ def test_a_slip_in_the_word_for_what_is_held_out(data):
     ('name', 'change', 'message'),
     [
         ('pairs', {}, r'No images to pair under .* Tried rain-\* with norain-\* \(0 and 0 files\)'),
+        ('pairs', {}, r"Write how yours are called, as --config.data.rainy='FOLDER/\*_rainy.png' --config.data.clean="),
         ('pairs', {'root': None}, 'config.data.root'),
         ('pairs/none', {}, 'is not a folder'),
         ('pairs', {'rainy': 'a/*.png'}, 'both'),

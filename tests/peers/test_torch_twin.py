@@ -402,6 +402,15 @@ def test_scores_of_the_twin_are_those_of_the_network(tiny_config, tmp_path):
             assert ours[protocol]['ssim'] == pytest.approx(theirs[protocol]['ssim'], abs=1e-5)
 
 
+def test_a_twin_goes_back_by_its_own_settings(tmp_path):
+    """What was trained in PyTorch is read here; settings of another network end in one line."""
+    _, variables, twin = make(SMALL)
+    back = torch_twin.from_torch(twin.state_dict(), twin.settings)
+    jax.tree.map(np.testing.assert_array_equal, back, variables)
+    with pytest.raises(UserError, match='The variables are not those of a network of these settings: '):
+        torch_twin.build(variables, {})
+
+
 def test_foreign_files_are_refused_with_what_is_wrong(tmp_path):
     """Missing, extra and wrongly shaped entries by name; no settings; no state_dict; a pickle; nothing there."""
     _, variables, twin = make(SMALL)

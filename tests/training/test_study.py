@@ -291,6 +291,18 @@ def test_what_is_named_twice_runs_once(tiny_study):
     assert planning.plan(tiny_study, 'flipped,flipped') == [('flipped', 0), ('flipped', 1)]
 
 
+def test_sizes_and_variants_name_folders(tiny_study):
+    """Not others than those of the study: rows and runs stay where they are looked for."""
+    tiny_study.study.variants['a/b'] = config_dict.ConfigDict()
+    with pytest.raises(UserError, match="which 'a/b' cannot"):
+        planning.plan(tiny_study, 'flipped')
+    del tiny_study.study.variants['a/b']
+    for size in ('../x', '..', '', '/x'):
+        tiny_study.study.size = size
+        with pytest.raises(UserError, match=f"which '{size}' cannot"):
+            planning.plan(tiny_study)
+
+
 @pytest.mark.parametrize('seeds', [(), 3, (0.5,), ('0',), (True,), (0, -1), (2**63,)])
 def test_seeds_are_whole_numbers(tiny_study, seeds):
     with tiny_study.unlocked(), tiny_study.study.ignore_type():

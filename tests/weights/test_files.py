@@ -253,6 +253,16 @@ def test_the_weights_that_come_with_the_package_say_what_they_are(path):
             assert all(each[protocol]['psnr'] > general[protocol]['psnr'] for protocol in ('rgb', 'y'))
 
 
+def test_a_link_to_nowhere_and_the_folder_of_a_run_are_told(variables, tmp_path):
+    """As such, with what was meant."""
+    (tmp_path / 'link.safetensors').symlink_to('gone.safetensors')
+    with pytest.raises(UserError, match='link.safetensors is a link to gone.safetensors, which is not there'):
+        files.load_weights(tmp_path / 'link.safetensors')
+    files.save_weights(tmp_path / 'run/weights.safetensors', variables, SETTINGS)
+    with pytest.raises(UserError, match='run is a folder; expected a weights file, as .*run/weights.safetensors'):
+        files.load_weights(tmp_path / 'run')
+
+
 @pytest.mark.parametrize('name', ['w.safetensors', 'w.pth'])
 def test_a_file_that_may_not_be_read_is_no_damaged_one(tmp_path, monkeypatch, name):
     """It is said that permission is missing, and how to take it."""
