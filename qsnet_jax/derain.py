@@ -107,7 +107,11 @@ class Derainer:
         for window, core, inner in self._tiles(canvas.shape[:2]):
             if self.runtime is None:
                 tile = images.to_float(canvas[window])
-                rain = _predict(self.network, self._prepared, jax.device_put(tile[None]), scales)
+                try:
+                    rain = _predict(self.network, self._prepared, jax.device_put(tile[None]), scales)
+                except flax.errors.FlaxError as error:
+                    fault = str(error).partition(' (http')[0]
+                    raise UserError(f'The variables are not those of a network of these settings: {fault}') from error
                 yield core, functools.partial(_subtract, tile, rain, inner)
             else:
                 yield core, functools.partial(self.runtime(canvas[window][None]).__getitem__, (slice(None), *inner))

@@ -161,6 +161,14 @@ def test_tiles_without_a_core_are_refused():
         make(tile=32)
 
 
+@pytest.mark.parametrize('settings', [{}, {**SETTINGS, 'units': 9}])
+def test_variables_of_another_network_are_refused(settings):
+    """In one line, where they are first used."""
+    variables = model.initialize(model.from_config(SETTINGS), seed=0)
+    with pytest.raises(UserError, match=r'not those of a network of these settings: .*"/(stem_1|unit_2)/[^\n]*$'):
+        derain.Derainer(variables, settings)(picture(16, 16))
+
+
 def test_instance_norm_runs_on_the_whole_image():
     """No tiles, whatever was asked for: the statistics are those of the image."""
     image = picture(64, 200)
