@@ -16,11 +16,13 @@ import numpy as np
 
 from qsnet_jax import UserError, spelling, storage
 
-_torch = sys.modules.setdefault('torch', None)  # type: ignore[arg-type]  # tensorboardX would load it, for seconds
+_hides = 'torch' not in sys.modules  # which tensorboardX would load, for seconds
+if _hides:
+    sys.modules['torch'] = None  # type: ignore[assignment]
 from tensorboardX import record_writer, summary  # noqa: E402
 from tensorboardX.proto import event_pb2  # noqa: E402
 
-if _torch is None:
+if _hides:
     del sys.modules['torch']
 
 
