@@ -78,13 +78,16 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
     fields = _fields_of(rest)
     named = [each.lstrip('-').partition('=')[0] for each in rest if each.startswith('-')]
     own = [*verb.flags, *COMMON]
-    _refuse_without_value(rest, {flag for flag in own if table.flags[flag].define is not flags.DEFINE_bool})
     for flag in sorted(named, key=table.flags.__contains__):  # slips first, such as one in --mode itself
         if flag[:1].isalpha() and not {flag, flag.removeprefix('no')} & {*own} and not _fields_of([flag]):
             raise UserError(_unknown(table, name, flag))
     if (source or fields) and not verb.config:
         raise UserError(f'--mode={name} reads no config. {_flags_of(table, name)}')
     config = define_config(source, rest, values) if source else None
+    valued = {flag for flag in own if table.flags[flag].define is not flags.DEFINE_bool}
+    held = config_fields.flat(config.to_dict()) if config is not None else {}
+    valued |= {f'config.{field}' for field, value in held.items() if not isinstance(value, bool)}
+    _refuse_without_value(rest, valued)
     lacks_config = not source and (fields or verb.config == 'needed')
     if lacks_config:  # which may be because of a slip in its name, to be told first
         rest = [each for each in rest if not _fields_of([each])]
@@ -115,7 +118,8 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
 def _refuse_without_value(arguments: list[str], valued: Collection[str]) -> None:
     """Raises UserError for a flag that stands without a value before another one, which would be taken for it."""
     for before, word in zip(arguments, arguments[1:], strict=False):
-        if before.startswith('-') and before.lstrip('-') in valued and word.startswith('--'):
+        is_flag = word.startswith('--') or (word[:1] == '-' and word.lstrip('-').partition('=')[0] in valued)
+        if is_flag and before.startswith('-') and before.lstrip('-') in valued:
             raise UserError(f'{before} has no value; write {before}=VALUE.')
 
 

@@ -56,7 +56,10 @@ def load(value: str) -> config_dict.ConfigDict:
     spec = importlib.util.spec_from_file_location('qsnet_config', path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.append(str(path.parent.resolve()))  # for what lies beside it; what is installed comes first
+    folder = str(path.parent.resolve())
+    is_new = folder not in sys.path
+    if is_new:
+        sys.path.append(folder)  # for what lies beside it; what is installed comes first
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, 'get_config'):
@@ -76,7 +79,8 @@ def load(value: str) -> config_dict.ConfigDict:
     except (Exception, SystemExit) as error:  # of somebody's own file, whatever it trips over
         raise UserError(f'--config={value} does not load: {_first_line(error)}') from error
     finally:
-        sys.path.remove(str(path.parent.resolve()))
+        if is_new and folder in sys.path:
+            sys.path.remove(folder)
     if not isinstance(config, config_dict.ConfigDict):
         raise UserError(f'--config={value} returns a {type(config).__name__}; expected a ConfigDict from get_config().')
     _check_complete(value, config)

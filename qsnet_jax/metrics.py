@@ -100,21 +100,19 @@ def _checked(image, name):
         raise TypeError(f'{name} is the path {image}; give the image, as qsnet_jax.images.read(path) returns it.')
     if image is None or isinstance(image, bytes | np.ma.MaskedArray):
         raise TypeError(f'{name} is {type(image).__name__}; expected an array of pixels, all of which count.')
-    if getattr(image, 'mode', 'RGB') != 'RGB':
-        raise TypeError(f"{name} is a Pillow image of mode {image.mode}; give image.convert('RGB').")
+    if isinstance(mode := getattr(image, 'mode', None), str) and mode != 'RGB':
+        raise TypeError(f"{name} is a Pillow image of mode {mode}; give image.convert('RGB').")
     try:
         image = np.asarray(image)
     except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths; a tensor with its gradient
         raise TypeError(f'{name} is no array of pixels: {error}.') from error
     if image.dtype != np.uint8:
         levels = 'np.clip(np.round(x), 0, 255).astype(np.uint8)'
-        way = f'. Give {levels} of 0 to 255'
-        if np.issubdtype(image.dtype, np.inexact):
+        way = f'. Give {levels} of 0 to 255' if image.dtype.kind in 'iuf' else ''
+        if image.dtype.kind == 'f':
             way += ', qsnet_jax.images.to_uint8(x) of 0 to 1'
-        elif image.dtype.kind in 'iu' and image.dtype.itemsize > 1:
+        elif way and image.dtype.itemsize > 1:
             way += ', (x // 257).astype(np.uint8) of 16 bits'
-        else:
-            way = ''
         raise TypeError(f'{name} must be uint8, the image as it would be saved; found {image.dtype}{way}.')
     if image.ndim != 3 or image.shape[-1] != 3 or image.size == 0:
         raise ValueError(

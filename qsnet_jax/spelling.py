@@ -48,8 +48,8 @@ def with_ending(name: str, ending: str) -> str:
 def nearest(name: str, known: Iterable[str], mark: str = '') -> str:
     """' (did you mean X?)' as the middle of a message, or the names that there are. mark: put before each."""
     folded = {each.casefold(): each for each in sorted(known)}
-    digits = re.sub(r'\D', '', name)  # another number is no misspelling
-    alike = [each for each in folded if re.sub(r'\D', '', each) == digits]
+    digits = {each: re.sub(r'\D', '', each) for each in (name, *folded)}  # another number is no misspelling
+    alike = [each for each in folded if digits[each].startswith(digits[name])]
     close = difflib.get_close_matches(name.casefold(), alike, 1, 0.5)
     if close:
         begun = [each for each in folded if each.startswith(name.casefold()) and len(each) <= len(close[0])]

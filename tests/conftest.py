@@ -26,7 +26,7 @@ gc.set_threshold(100_000, 20, 100)  # JAX keeps what it traced, and to look thro
 def pytest_configure(config):
     """One compilation cache for the whole suite, its workers and the programs that they start.
 
-    The fast tier has XLA compile quickly; the slow one has it optimise as users do.
+    The fast tier has XLA compile quickly; the slow one has it optimise as users do, but for `compiled_quickly`.
     """
     settings = {
         'compilation_cache_dir': str(pathlib.Path(config.rootpath, '.pytest_cache', 'xla')),

@@ -130,6 +130,8 @@ def test_a_field_of_names_takes_names():
             "is no section; expected dict, as {'",
         ),
         (['--mode=derain', '--input', '--output=b'], '--input has no value; write --input=VALUE'),
+        (['--mode=derain', '--input', '-output=b'], '--input has no value; write --input=VALUE'),
+        ([QUICK, '--config.data.root', '--workdir=x'], '--config.data.root has no value'),
         (['--mode=study', QUICK], 'variants'),
         (['--config=bench:small'], '--config=bench:small says what is timed; --mode=bench reads it'),
         (['--mode=eval', '--config=bench:gpu'], '--mode=bench reads it'),
@@ -294,16 +296,28 @@ def test_a_config_of_ones_own_is_complete(tmp_path, body, message):
         config_files.load(str(path))
 
 
-def test_a_config_may_use_what_lies_beside_it(tmp_path):
+def test_a_config_may_use_what_lies_beside_it(tmp_path, monkeypatch):
     """As a study does its author's own base; afterwards nothing looks there, and what is installed comes first."""
     (tmp_path / 'my_base_of_this_test.py').write_text('from qsnet_jax.configs.quickstart import get_config\n')
-    (tmp_path / 'numpy.py').write_text('raise RuntimeError\n')
-    (tmp_path / 'mine.py').write_text('import numpy\nfrom my_base_of_this_test import get_config\n')
+    (tmp_path / 'colorsys.py').write_text('raise RuntimeError\n')
+    monkeypatch.delitem(sys.modules, 'colorsys', raising=False)
+    (tmp_path / 'mine.py').write_text('import colorsys\nfrom my_base_of_this_test import get_config\n')
     before = list(sys.path)
     assert config_files.load(str(tmp_path / 'mine.py')).model.channels == 24
     (tmp_path / 'broken.py').write_text('1 / 0\n')
     with pytest.raises(UserError, match='ZeroDivisionError'):
         config_files.load(str(tmp_path / 'broken.py'))
+    assert sys.path == before
+    monkeypatch.setattr(sys, 'path', [str(tmp_path), *before])  # as where the program was started there
+    (tmp_path / 'moves.py').write_text(
+        'import os\nfrom qsnet_jax.configs.quickstart import get_config\nos.chdir("/")\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    config_files.load('moves.py')
+    assert sys.path == [str(tmp_path), *before]
+    monkeypatch.setattr(sys, 'path', list(before))
+    monkeypatch.chdir(tmp_path)
+    config_files.load('moves.py')
     assert sys.path == before
 
 

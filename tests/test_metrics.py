@@ -203,6 +203,7 @@ def test_floats_are_refused(score):
         (_grey(9).astype('>u2'), r'found >u2.*\(x // 257\).astype\(np.uint8\) of 16 bits'),
         (_grey(9) * 1.0, 'found float64.* of 0 to 255, qsnet_jax.images.to_uint8.* of 0 to 1'),
         (_grey(9) > 3, 'found bool.$'),
+        (_grey(9).astype(np.int8), r'found int8. Give .* of 0 to 255\.$'),
         (Image.fromarray(_grey(9)).convert('HSV'), 'Pillow image of mode HSV; give image.convert'),
     ],
 )
@@ -245,3 +246,11 @@ def test_images_below_the_window_have_a_psnr_only(protocol):
     assert math.isfinite(metrics.psnr(restored, clean, protocol))
     with pytest.raises(ValueError, match='at least 11x11 pixels.*found 10x40'):
         metrics.ssim(restored, clean, protocol)
+
+
+def test_tensors_of_pytorch_are_arrays():
+    """Of uint8 they are scored; of floats they are refused as arrays are."""
+    torch = pytest.importorskip('torch')
+    assert metrics.psnr(torch.from_numpy(_grey(9)), _grey(9), 'rgb') == math.inf
+    with pytest.raises(TypeError, match='found float32'):
+        metrics.psnr(torch.zeros(9, 9, 3), _grey(9), 'rgb')

@@ -81,8 +81,9 @@ def find(root: pathlib.Path | Mapping[str, pathlib.Path], layouts: Iterable[Layo
         return max(found, key=lambda candidate: (len(candidate.items), -len(candidate.problems)))
     folders = ' and '.join(dict.fromkeys(map(str, root.values()))) if isinstance(root, Mapping) else root
     raise UserError(
-        f'No images to pair under {folders}. {remedy}Tried {"; ".join(tried)}. * stands for the key that pairs them, + '
-        'for the number of one of several rainy images.'
+        f'No images to pair under {folders}. {remedy}Tried {"; ".join(tried)}; files are '
+        f'{", ".join(sorted(images.EXTENSIONS))}. * stands for the key that pairs them, + for the '
+        'number of one of several rainy images.'
     )
 
 
@@ -201,8 +202,10 @@ def refuse(problems: list[str], what: str, layout: Layout, remedy: str) -> None:
 
 def find_checked(root: pathlib.Path, known: Iterable[Layout], other: str) -> Found:
     """Paired files whose headers say that they can be read and have one size."""
+    known = list(known)
     mine = f"--config.data.{other}='FOLDER/*_{other}.png' --config.data.clean='FOLDER/*_clean.png'"
-    found = find(root, known, f'Write how yours are called, as {mine}. ')
+    has_own = len(known) == 1 and known[0] != LAYERS
+    found = find(root, known, '' if has_own else f'Write how yours are called, as {mine}. ')
     refuse(
         found.problems + unreadable(found.items),
         f'the images under {root}',

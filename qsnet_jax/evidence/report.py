@@ -123,7 +123,7 @@ def details(rows: rows_.Rows, paper: dict[str, Any], results: pathlib.Path) -> l
         items += parts.studies_items(rows_.by_variant(rows, size), size, paper, results)
     failed = [row for row in rows if 'failed' in row]
     if failed:
-        cells = [[row['variant'], str(row['seed']), row['size'], row['failed']] for row in failed]
+        cells = [[rows_.variant_of(row), str(row['seed']), row['size'], row['failed']] for row in failed]
         items.append(page.Table('Runs that failed', ['variant', 'seed', 'size', 'why'], cells))
     items += parts.speed_items(rows, paper, results) + parts.sparsity_items(rows, results)
     items += parts.beside_torch_items(rows, results)

@@ -163,8 +163,8 @@ class QSNet(nn.Module):
 
     def __init__(self, settings: Mapping[str, Any]):
         super().__init__()
-        self.settings = dict(settings)  # as `from_torch` and `save_weights` take them
         self.fields = fields = model.from_config(settings)
+        self.settings = {name: getattr(fields, name) for name in model.defaults()}  # for `from_torch`, `save_weights`
         fields.check_settings()
         groups, stride, norm = fields.groups, fields.encoder_stride, fields.norm
         self.stride, self.share_scales, self.scales = stride, fields.share_scales, len(fields.rates) + 1

@@ -19,11 +19,12 @@ from qsnet_jax import UserError, spelling, storage
 _hides = 'torch' not in sys.modules  # which tensorboardX would load, for seconds
 if _hides:
     sys.modules['torch'] = None  # type: ignore[assignment]
-from tensorboardX import record_writer, summary  # noqa: E402
-from tensorboardX.proto import event_pb2  # noqa: E402
-
-if _hides:
-    del sys.modules['torch']
+try:
+    from tensorboardX import record_writer, summary
+    from tensorboardX.proto import event_pb2
+finally:
+    if _hides:
+        del sys.modules['torch']
 
 
 class Diverged(UserError):

@@ -26,7 +26,7 @@ def plan(config: Any, only: str | None = None) -> list[tuple[str, int]]:
         fields.check_seed('one of study.seeds', seed)
     names = [name.strip() for name in only.split(',')] if only else list(config.study.variants)
     for name in (config.study.size, *config.study.variants):
-        if not isinstance(name, str) or name in ('', '..') or pathlib.PurePath(name).name != name:
+        if not isinstance(name, str) or name[:1] in ('', '.') or pathlib.PurePath(name).name != name:
             raise UserError(f'study.size and study.variants name folders, which {name!r} cannot.')
     for name in names:
         if name not in config.study.variants:

@@ -97,9 +97,7 @@ def refuse_differences(
     """Raises UserError that names the fields in which two configs differ, but for those that change no result."""
     different = fields.differences(stored, given, ignored)
     if different:
-        longer = f', with --config.train.start_from={place}/weights.safetensors to go on from what it left'
-        end = longer if all(each.startswith('train.steps ') for each in different) else ''
         raise UserError(
             f'{place} holds a run with another config: {"; ".join(different)}. Name another --workdir (and '
-            f'--results, for rows){end}, or give the config that it was made with.'
+            '--results, for rows), or give the config that it was made with.'
         )

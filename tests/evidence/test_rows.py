@@ -238,3 +238,13 @@ def test_the_test_that_a_set_is_or_stands_for(name, expected):
     """A split of a test, chosen by its name, still stands for it."""
     row = {'sets': {name: {'count': 100, 'fingerprint': {'publisher_count': 100}}}}
     assert rows.test_of(name, row) == expected
+
+
+def test_published_variants_are_known_by_what_they_override():
+    """Every published row is of the study that its name says: rates are lists in JSON, exchanges once were flags."""
+    published = [row for row in rows.load(RESULTS) if row['kind'] == 'study' and not rows.is_released(row)]
+    assert {rows.variant_of(row) for row in published} >= {'paper', 'V1', 'not_shared', 'rates_1_1_1_1'}
+    assert all(rows.variant_of(row) == row['variant'] for row in published)
+    own = {'variant': 'rates_1_1_1_1', 'overrides': {'model': {'rates': [1, 1, 1, 2]}}}
+    assert rows.variant_of(own) == 'rates_1_1_1_1 (of another study)'
+    assert rows.variant_of({**own, 'variant': 'mine'}) == 'mine'

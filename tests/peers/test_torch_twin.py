@@ -407,6 +407,9 @@ def test_a_twin_goes_back_by_its_own_settings(tmp_path):
     _, variables, twin = make(SMALL)
     back = torch_twin.from_torch(twin.state_dict(), twin.settings)
     jax.tree.map(np.testing.assert_array_equal, back, variables)
+    few = torch_twin.QSNet({'channels': 12, 'units': 1, 'scale_channels': 6})
+    torch_twin.save_weights(tmp_path / 'few.pth', torch_twin.from_torch(few.state_dict(), few.settings), few.settings)
+    assert torch_twin.load_weights(tmp_path / 'few.pth')[1] == few.settings
     with pytest.raises(UserError, match='The variables are not those of a network of these settings: '):
         torch_twin.build(variables, {})
 

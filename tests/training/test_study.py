@@ -297,7 +297,7 @@ def test_sizes_and_variants_name_folders(tiny_study):
     with pytest.raises(UserError, match="which 'a/b' cannot"):
         planning.plan(tiny_study, 'flipped')
     del tiny_study.study.variants['a/b']
-    for size in ('../x', '..', '', '/x'):
+    for size in ('../x', '..', '', '/x', '.x'):
         tiny_study.study.size = size
         with pytest.raises(UserError, match=f"which '{size}' cannot"):
             planning.plan(tiny_study)

@@ -294,18 +294,6 @@ def test_another_config_is_refused(tiny_config, tmp_path, mesh):
         train.train(tiny_config, tmp_path, mesh)
 
 
-def test_a_run_that_is_to_be_longer_is_shown_the_way(tiny_config, tmp_path, mesh):
-    """Where the number of steps is all that differs."""
-    save_a_checkpoint(tiny_config, tmp_path)
-    tiny_config.train.steps += 2
-    with pytest.raises(UserError, match=f'--config.train.start_from={tmp_path}/weights.safetensors to go on'):
-        train.train(tiny_config, tmp_path, mesh)
-    tiny_config.train.learning_rate = 0.5
-    with pytest.raises(UserError) as refusal:
-        train.train(tiny_config, tmp_path, mesh)
-    assert 'start_from' not in str(refusal.value)
-
-
 def test_a_mistake_does_not_claim_the_workdir(tiny_config, tmp_path, mesh):
     """A command that fails before its first checkpoint can be corrected and given again."""
     root, tiny_config.data.root = tiny_config.data.root, None
