@@ -434,6 +434,18 @@ def test_a_root_of_another_name_is_refused(data, tmp_path):
             open_source(name, data)
 
 
+def test_a_test_set_can_be_scored_without_its_training_set(data, tmp_path):
+    """SPA-Data's, which lies as nobody else's: the message says how, and so it is done."""
+    home = tmp_path / 'root/SPA-Data'
+    write_layout(home / 'testing/real_test_1000', {'rainy': 'rain/*', 'clean': 'gt/*gt'})
+    (home / 'training/real_world/1').mkdir(parents=True)
+    images.save(home / 'training/real_world/1/a.png', picture(1, 'rainy'))
+    with pytest.raises(UserError, match='train: .*; for another split alone, name its folder by --config.data.root'):
+        open_source('spa/test', data)
+    data.root = str(home / 'testing')
+    assert len(open_source('spa/test', data).names) == 3
+
+
 def test_halves_the_wrong_way_round_are_refused(data, tmp_path):
     """A set of unknown name whose clean halves have more edges than the rainy ones is another set."""
     generator = np.random.default_rng(0)
