@@ -23,8 +23,7 @@ def studies_items(found: dict[str, rows_.Rows], size: str, paper: dict[str, Any]
     for variant in (studies.PAPER, *scales.VARIANTS):
         if variant in found:
             items.append(tables.table_3(found[variant], variant, paper['table_3']))
-    known = {studies.PAPER}.union(*rows_.STUDIES.values())
-    others = [name for name in found if name not in known]
+    others = [name for name in found if name not in rows_.PUBLISHED]
     for heading, names in {**rows_.STUDIES, 'Other variants': others}.items():
         items.append(tables.against_paper_settings(found, names, heading))
     path = results / 'figures' / f'curves-{size}.png'
@@ -37,9 +36,9 @@ def studies_items(found: dict[str, rows_.Rows], size: str, paper: dict[str, Any]
 def _unlike_default(found: dict[str, rows_.Rows]) -> list[str]:
     """One line that says in what the network of `paper`, and of all that stands beside it, is not today's default."""
     first = (found.get(studies.PAPER) or next(iter(found.values())))[0]
-    told, published = [], [pair for variants in rows_.STUDIES.values() for pair in variants.items()]
+    told = []
     for name, (value, default) in rows_.unlike_default(first).items():
-        same = [f'`{variant}`' for variant, own in published if own == {name: value}]
+        same = [f'`{variant}`' for variant, own in rows_.PUBLISHED.items() if own == {name: value}]
         today = f' (today the variant {", ".join(same)})' if same else ''
         told.append(f'`{name}` is {value!r}, not {default!r}{today}')
     whose = f'the network of `{rows_.variant_of(first)}` is not that of `configs/default.py`'

@@ -26,7 +26,7 @@ STUDIES = {  # of tables and curves: variants beside the paper's own setting, an
     'Stride of the encoder, and norm': encoder_stride.VARIANTS,
     'Weight of the auxiliary loss, for Table 3': scales.VARIANTS,
 }
-_PUBLISHED: dict[str, Any] = {studies.PAPER: {}} | {
+PUBLISHED: dict[str, Any] = {studies.PAPER: {}} | {
     name: overrides for variants in STUDIES.values() for name, overrides in variants.items()
 }
 _RECORDED = ('seed', 'commit', 'config', 'command', 'versions', 'device', 'precision', 'date')
@@ -227,4 +227,4 @@ def variant_of(row: dict[str, Any]) -> str:
     name = row['variant']
     own = {path: fields.of_today(path, value) for path, value in fields.flat(row['overrides']).items()}
     own = {path: tuple(value) if isinstance(value, list) else value for path, value in own.items()}
-    return name if own == _PUBLISHED.get(name, own) else f'{name} (of another study)'
+    return name if own == PUBLISHED.get(name, own) else f'{name} (of another study)'
