@@ -44,8 +44,8 @@ WIDE_STRETCHES = {
     'further': ('default', 0.6, LARGE),
     'longer': ('further', 1.0, LARGE),
     'fourth': ('longer', 0.3, LARGE | AS_THEY_FALL),
-    'fifth': ('fourth', 1.5, LARGE | AS_THEY_FALL),
-    'light': ('fifth', 0.2, LARGE | AS_THEY_FALL),
+    'fifth': ('fourth', 1.0, LARGE | AS_THEY_FALL),
+    'light': ('fifth', 0.6, LARGE | AS_THEY_FALL),
     'heavy': ('longer', 0.8, LARGE | {'data.batch': 4}),
     'heavier': ('heavy', 0.8, LARGE | AS_THEY_FALL),
 }
