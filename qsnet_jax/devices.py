@@ -61,6 +61,7 @@ def check() -> None:
         raise UserError(
             f'{names[0]}={given} names a backend that is not installed, or that has no device here. '
             f'Unset it (unset {names[0]}) for what is there, or install it (cuda: pip install "qsnet-jax[cuda12]").'
+            f'{_flags()}'
         ) from error
 
 
@@ -83,5 +84,11 @@ def _try_xla_flags(given: str) -> None:
 
 def _set() -> str:
     """What of JAX's variables is set, which may be the reason, as the end of a message."""
-    given = [f'{name}={value}' for name, value in os.environ.items() if name.startswith('JAX_')]
+    given = [f'{name}={value}' for name, value in os.environ.items() if name.startswith(('JAX_', 'XLA_FLAGS'))]
     return f'. Unset what may be the reason: {", ".join(given)}.' if given else ''
+
+
+def _flags() -> str:
+    """That XLA's flags may be the reason, where there are any, as the end of a message."""
+    given = os.environ.get('XLA_FLAGS')
+    return f' XLA_FLAGS={given} may be the reason too.' if given else ''

@@ -6,7 +6,8 @@ import pathlib
 
 from qsnet_jax import UserError
 
-_WORDS = ('RESOURCE_EXHAUSTED', 'ut of memory', 'bad_alloc', "can't allocate memory")  # of XLA, PyTorch and C++
+# Of XLA, PyTorch, C++, and the system that loads a library.
+_WORDS = ('RESOURCE_EXHAUSTED', 'ut of memory', 'bad_alloc', "can't allocate memory", 'failed to map segment')
 UNKNOWN = 4 * 2**30  # where nothing can be found out
 
 

@@ -1,5 +1,6 @@
-"""Progress: a bar on a terminal, plain lines at a calm pace in log files."""
+"""Progress: a bar on a terminal, plain lines at a calm pace in log files; never a reason to stop."""
 
+import contextlib
 import os
 import sys
 import time
@@ -24,8 +25,9 @@ class _Lines(tqdm.tqdm):
     disable: bool
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        if msg != '':
-            print(msg or str(self), file=self.fp, flush=True)
+        with contextlib.suppress(OSError):  # a full disk, or a reader that has gone
+            if msg != '':
+                print(msg or str(self), file=self.fp, flush=True)
         return True
 
     def set_postfix(self, *values: Any, refresh: bool = False, **named: Any) -> None:
@@ -46,8 +48,17 @@ class _Lines(tqdm.tqdm):
 def bar(items: Iterable | None = None, title: str | None = None, total: int | None = None, **options: Any) -> Any:
     """tqdm's bar over `items`, or to `update` by hand; options are tqdm's (unit, initial, leave, disable)."""
     if getattr(sys.stderr, 'isatty', bool)():  # stand-ins of programs that log may lack it
-        return tqdm.tqdm(items, title, total, **options)
+        return tqdm.tqdm(items, title, total, **{**_size(), **options})
     if sys.stderr is None:  # a program without a console
         return tqdm.tqdm(items, title, total, **{**options, 'disable': True})
     calm = {'mininterval': PACE, 'maxinterval': 2 * PACE, 'ncols': 100, 'ascii': True, 'delay': PACE}
     return _Lines(items, title, total, **{**calm, **options})
+
+
+def _size() -> dict[str, int]:
+    """The usual size for a terminal that does not know its own, as of containers: tqdm would show nothing there."""
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        if 0 not in os.get_terminal_size(sys.stderr.fileno()):
+            return {}
+        return {'ncols': 80, 'nrows': 24}
+    return {}

@@ -41,6 +41,14 @@ def test_a_variable_that_jax_cannot_follow_is_one_line(name, value, message):
     assert lines[0].startswith(f'error: {name}={value} {message}') and f'(unset {name})' in lines[0]
 
 
+def test_flags_of_xla_that_leave_no_device_are_named():
+    """Beside the variable that asks for the backend, and without it."""
+    flags = '--xla_force_host_platform_device_count=0'
+    for variables in ({'JAX_PLATFORMS': 'cpu'}, {}):
+        status, lines = errors(*DERAIN, XLA_FLAGS=flags, **variables)
+        assert status == 1 and len(lines) == 1 and f'XLA_FLAGS={flags}' in lines[0]
+
+
 def test_the_launcher_says_it_too():
     """It reads a study's config, and so JAX, before it has flags."""
     command = [sys.executable, 'launch/slurm.py', '--config=losses', '--dry_run']

@@ -406,6 +406,7 @@ def test_an_error_of_the_system_that_nobody_expected_is_one_line(capsys, monkeyp
         MemoryError('Unable to allocate 71.5 GiB for an array'),
         RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes.\nMore'),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        ImportError('libXau.so: failed to map segment from shared object'),
         MemoryError(),
     ],
 )

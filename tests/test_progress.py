@@ -1,11 +1,19 @@
 """Progress on a terminal and in a log file."""
 
+import errno
 import io
 import os
 import subprocess
 import sys
 
+import pytest
+
 from qsnet_jax import progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 def test_a_log_file_gets_plain_lines(monkeypatch):
@@ -37,11 +45,6 @@ def test_what_is_quick_says_nothing(monkeypatch):
 
 def test_a_terminal_gets_a_bar(monkeypatch):
     """That goes back to the start of its line."""
-
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     terminal = Terminal()
     monkeypatch.setattr(sys, 'stderr', terminal)
     list(progress.bar(range(5), 'photos'))
@@ -83,3 +86,28 @@ def test_variables_that_tqdm_does_not_take_are_named():
     done = subprocess.run(command, env=given, capture_output=True, text=True)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith('error: TQDM_MININTERVAL=abc is not what tqdm takes: could not convert')
+
+
+@pytest.mark.parametrize(
+    ('kind', 'number'), [(io.StringIO, errno.ENOSPC), (io.StringIO, errno.EPIPE), (Terminal, errno.EIO)]
+)
+def test_progress_that_cannot_be_shown_stops_nothing(monkeypatch, kind, number):
+    """As in a log on a disk that is full, or where its reader or the terminal has gone."""
+
+    class Gone(kind):
+        def write(self, text):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(sys, 'stderr', Gone())
+    monkeypatch.setattr(progress, 'PACE', 0.0)
+    assert list(progress.bar(range(5), 'photos')) == list(range(5))
+
+
+def test_a_terminal_without_a_size_gets_a_bar_too(monkeypatch):
+    """As those of some containers, which say 0 lines of 0 columns."""
+    leader, follower = os.openpty()
+    with os.fdopen(follower, 'w') as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, 'stderr', terminal)
+        list(progress.bar(range(5), 'photos'))
+    assert b'5/5' in os.read(leader, 10_000)
+    os.close(leader)

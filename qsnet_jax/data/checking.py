@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from qsnet_jax import UserError, progress
+from qsnet_jax import UserError, progress, storage
 from qsnet_jax.data import sources
 
 
@@ -18,7 +18,10 @@ def check(name: str, source: sources.Source) -> None:
 
 
 def check_pictures(what: str, pictures: sources.Pictures) -> None:
-    """Reads pictures once, whole. Raises one UserError for all that cannot be read. what: they are together."""
+    """Reads pictures once, whole. Raises one UserError for all that cannot be read. what: they are together.
+
+    The first Damaged of a prepared set is raised as it is: it speaks for the whole set, and names the remedy.
+    """
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(_fault, pictures.values())
         problems = [fault for fault in progress.bar(found, f'checking {what}', len(pictures), unit='file') if fault]
@@ -35,6 +38,8 @@ def _fault(read: Callable[[], Any]) -> str:
     try:
         read()
         return ''
+    except storage.Damaged:
+        raise
     except (UserError, OSError) as error:
         return str(error)
 

@@ -80,7 +80,8 @@ def export(weights: str | os.PathLike, path: str | os.PathLike, overwrite: bool 
         '.onnx': (_write_onnx, _run_onnx),
         '.stablehlo': (_write_stablehlo, _run_stablehlo),
     }.get(path.suffix, (_write_torch, _run_torch))
-    with storage.writable(path.parent), tempfile.TemporaryDirectory() as folder:
+    place = pathlib.Path(tempfile.gettempdir())
+    with storage.writable(place, 'TMPDIR names another.'), tempfile.TemporaryDirectory(dir=place) as folder:
         temporary = pathlib.Path(folder) / f'weights{path.suffix}'
         write(temporary, source)
         differences = compare(read(temporary), source)
@@ -89,8 +90,10 @@ def export(weights: str | os.PathLike, path: str | os.PathLike, overwrite: bool 
                 f'{path} would differ from JAX by {max(differences.values())} of 255 levels, expected {TOLERANCE} at '
                 'most; nothing was written. Other versions of PyTorch or ONNX Runtime may do (extra [export]).'
             )
-        for each in sorted(pathlib.Path(folder).iterdir()):  # the file, and what belongs to it
-            storage.write_bytes(path.with_name(path.name + each.name.removeprefix(temporary.name)), each.read_bytes())
+        made = {each.name.removeprefix(temporary.name): each.read_bytes() for each in pathlib.Path(folder).iterdir()}
+    with storage.writable(path.parent):
+        for ending, content in sorted(made.items()):  # the file, and what belongs to it
+            storage.write_bytes(path.with_name(path.name + ending), content)
     return differences
 
 

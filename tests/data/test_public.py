@@ -16,7 +16,7 @@ from PIL import Image
 from qsnet_jax.configs import default
 
 from qsnet_jax import UserError
-from qsnet_jax.data import images, overlap, prepare, prepared, public, sets, sources
+from qsnet_jax.data import checking, images, overlap, prepare, prepared, public, sets, sources
 
 SIZE = (24, 40)
 
@@ -301,6 +301,17 @@ def test_changed_bytes_are_noticed_when_read(data, tmp_path):
     with pytest.raises(UserError, match=r'is damaged: the bytes of rain-1\.png have changed'):
         source.load(0)
     assert ready.is_dir()
+
+
+def test_a_damaged_prepared_set_is_said_once(data, tmp_path):
+    """However many of its files that concerns, with the remedy of prepared sets alone."""
+    write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})
+    ready = prepared.prepare('rain100h', data)
+    for file in ready.glob('*.array_record*'):
+        file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r'is damaged: .*prepare again \(--mode=prepare\)\.$') as caught:
+        checking.check('rain100h', open_source('rain100h', data))
+    assert str(caught.value).count('is damaged') == 1
 
 
 def test_pairs_and_prepared_sets_have_one_fingerprint(data, tmp_path):

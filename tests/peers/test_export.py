@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import jax
 import numpy as np
@@ -222,6 +223,23 @@ def test_a_drive_that_takes_nothing_is_met_before_anything_is_computed(tmp_path,
     monkeypatch.setattr(export, '_read', lambda _: pytest.fail('read'))
     assert main.run(['--mode=export', f'--weights={source}', f'--output={tmp_path / "x.safetensors"}']) == 1
     assert 'cannot be written: Read-only file system' in capsys.readouterr().err
+
+
+def test_a_full_folder_of_temporary_files_is_named(tmp_path, monkeypatch, capsys):
+    """Not that of the output, in which there may be room."""
+    pytest.importorskip('torch')
+    source = save(tmp_path)
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(export, '_write_torch', fail)
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'small'))
+    (tmp_path / 'small').mkdir()
+    assert main.run(['--mode=export', f'--weights={source}', f'--output={tmp_path / "x.safetensors"}']) == 1
+    fault = capsys.readouterr().err
+    assert fault.startswith(f'error: {tmp_path}/small cannot be written: ') and 'TMPDIR' in fault
+    assert not (tmp_path / 'x.safetensors').exists()
 
 
 def example(suffix):

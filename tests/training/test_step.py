@@ -40,6 +40,14 @@ def test_a_step_gives_the_old_state_s_memory_to_the_new_one(tiny_config, batch):
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
+def test_a_step_that_jax_may_not_compile_is_left_as_it_is(tiny_config, batch, capsys):
+    """As with JAX_DISABLE_JIT=1, to look into it: no program of it can be made beforehand."""
+    state = train.init_state(tiny_config)
+    with jax.disable_jit():
+        step = train.compile_step(tiny_config, state, batch)
+    assert 'JAX_DISABLE_JIT is set' in capsys.readouterr().out and step.func is train.train_step
+
+
 def test_rain_gain_scales_what_decodes_rain_alone(tiny_config):
     """The kernels of C_1, ..., C_K and of the main decoder, and nothing else."""
     tiny_config.train.rain_gain = 1.0
