@@ -341,7 +341,7 @@ def compile_step(config: Any, state: TrainState, batch: dict[str, jax.Array]) ->
     """The jitted step, compiled before the clock starts; the old state's memory is reused."""
     network = model.from_config(config.model).clone(remat=config.train.remat)
     step = partial(train_step, network=network, settings=config.train, weights=config.loss)
-    if jax.config.jax_disable_jit:
+    if jax.config.values['jax_disable_jit']:
         print('JAX_DISABLE_JIT is set: the training step is not compiled, which is slow')
         return step
     print('compiling the training step ...', end=' ', flush=True)
