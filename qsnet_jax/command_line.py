@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import itertools
 import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -83,6 +84,8 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
             raise UserError(_unknown(table, name, flag))
     if (source or fields) and not verb.config:
         raise UserError(f'--mode={name} reads no config. {_flags_of(table, name)}')
+    if source:
+        rest = _last_of_tuples(rest, config_files.load(source))
     config = define_config(source, rest, values) if source else None
     valued = {flag for flag in own if table.flags[flag].define is not flags.DEFINE_bool}
     held = config_fields.flat(config.to_dict()) if config is not None else {}
@@ -180,6 +183,22 @@ def check_tuples(arguments: list[str], config: Any, source: str) -> None:
         held = _field(config_files.load(source), name) if is_text else ()
         if is_text and not (held and all(isinstance(each, str) for each in held)):
             raise UserError(f'--{name}={",".join(map(str, value))}: expected numbers, as --{name}="(1, 2)".')
+
+
+def _last_of_tuples(arguments: list[str], config: Any) -> list[str]:
+    """The arguments with the last value alone of each field of several, which ml_collections would join."""
+    tuples = {
+        f'config.{name}' for name, value in config_fields.flat(config.to_dict()).items() if isinstance(value, tuple)
+    }
+    kept: dict[Any, list[str]] = {}
+    pending = iter(arguments)
+    for number, each in enumerate(pending):
+        flag, separator, _ = each.lstrip('-').partition('=')
+        is_tuple = each.startswith('-') and flag in tuples
+        kept[flag if is_tuple else number] = (
+            [each] if separator or not is_tuple else [each, *itertools.islice(pending, 1)]
+        )
+    return [each for words in kept.values() for each in words]
 
 
 def _field(config: Any, name: str) -> Any:

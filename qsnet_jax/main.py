@@ -289,17 +289,16 @@ LEARNING = ('train', 'study', 'compare', 'prepare')  # that read the sets of tra
 def run(arguments: list[str]) -> int:
     """Does what a command line says; returns the exit status. Mistakes and signals end in one line each."""
     spelling.print_escaped()
+    return spelling.with_patient_output(lambda: _end(arguments))
+
+
+def _end(arguments: list[str]) -> int:
     try:
         status = _run(arguments)
         return signals.end(signals.received()) if signals.received() else status  # of one that was swallowed
-    except UserError as error:
-        print(spelling.shown(f'error: {error}'), file=sys.stderr)
-        return _leave(1)
-    except OSError as error:  # of a drive, met where nobody expected one
-        if isinstance(error, BrokenPipeError):  # who read what is printed has gone, as head does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return _leave(1)
-        print(spelling.shown(f'error: {storage.explained(error)}'), file=sys.stderr)
+    except (UserError, OSError) as error:  # of a drive, met where nobody expected one
+        told = storage.explained(error) if isinstance(error, OSError) else error
+        print(spelling.shown(f'error: {told}'), file=sys.stderr)
         return _leave(1)
     except Stopped as stop:
         print(stop, file=sys.stderr)

@@ -1,14 +1,17 @@
 """How names and messages are spelled for people: what a terminal would obey, or cannot show, is escaped."""
 
 import codecs
+import contextlib
 import difflib
 import hashlib
 import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TextIO, cast
+
+from qsnet_jax import UserError
 
 ESCAPED = 'qsnet_jax.escaped'  # how text is encoded that holds what an encoding has not: as `shown` spells it
 LONGEST = 255  # bytes of a file's name
@@ -45,6 +48,12 @@ def with_ending(name: str, ending: str) -> str:
     return f'{os.fsdecode(content[:end])}~{hashlib.sha256(content).hexdigest()[:8]}{ending}'
 
 
+def check_file_name(name: str) -> None:
+    """Raises UserError for a --name that cannot be part of a file's name on every system."""
+    if not re.fullmatch(r'[\w.+-][\w .+-]*', name):
+        raise UserError(f'--name={name}: expected letters, digits, spaces, . + - and _; it becomes the name of a file.')
+
+
 def nearest(name: str, known: Iterable[str], mark: str = '') -> str:
     """' (did you mean X?)' as the middle of a message, or the names that there are. mark: put before each."""
     folded = {each.casefold(): each for each in sorted(known)}
@@ -62,6 +71,50 @@ def print_escaped() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):  # not what notebooks and tests put there
             stream.reconfigure(errors=ESCAPED)
+
+
+def with_patient_output(work: Callable[[], int]) -> int:
+    """The exit status of `work`, which goes on where standard output fails, as a log on a full disk does.
+
+    What is printed then is lost; a line on stderr says so at the end, and the status is 1 instead of 0.
+    """
+    before, patient = sys.stdout, _Patient(sys.stdout)
+    sys.stdout = cast(TextIO, patient)
+    try:
+        status = work()
+    finally:
+        patient.flush()
+        sys.stdout = before
+    if not patient.fault:
+        return status
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # or Python tries again at the end, and complains
+        os.dup2(os.open(os.devnull, os.O_WRONLY), before.fileno())
+    if not isinstance(patient.fault, BrokenPipeError):  # who read what is printed has gone, as head does
+        print(f'error: standard output: {patient.fault.strerror}; not all was printed', file=sys.stderr)
+    return status or 1
+
+
+class _Patient:
+    """A stream whose fault is noted instead of raised."""
+
+    def __init__(self, stream: TextIO):
+        self._stream, self.fault = stream, cast(OSError | None, None)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self.fault = error
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self.fault = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def quoted(name: object) -> str:

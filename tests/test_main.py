@@ -27,6 +27,17 @@ def say(capsys, *arguments):
     return status, capsys.readouterr().err.splitlines()
 
 
+def test_of_a_field_given_twice_the_last_counts():
+    """Also of one that holds several numbers, in either spelling; flags between them stay where they were."""
+    given = ['--config.model.rates=(2,)', '--config.train.steps=3', '--config.model.rates', '(4, 6)', '--config.seed=1']
+    given += ['--config.train.steps=5', '--workdir=x']
+    table = command_line.Table(main.VERBS, main.FLAGS)
+    parsed = command_line.parse('train', [QUICK, *given], table)
+    config = parsed.config
+    assert (tuple(config.model.rates), config.train.steps, config.seed) == ((4, 6), 5, 1)
+    assert parsed.values.workdir == 'x'
+
+
 def test_a_field_of_names_takes_names():
     """As `bench.precisions`; one of numbers does not."""
     config = config_files.load('bench:small')
@@ -121,6 +132,9 @@ def test_a_field_of_names_takes_names():
         (['--mode=study', '--config=losses:small', '--config.train.learning_rate=-1'], 'paper: train.learning_rate'),
         (['--mode=study', '--config=losses:small', *DRAWN, '--config.seed=3'], '--config.seed changes nothing'),
         (['--mode=study', '--config=losses:small', *DRAWN, '--config.study.size=../x'], "which '../x' cannot"),
+        (['--mode=figures', '--input=a', '--methods=light', '--name=../../x'], '--name=../../x: expected letters'),
+        ([QUICK, '--config.data.train=drawn_light:1e-320,drawn_heavy'], 'not positive and finite'),
+        ([QUICK, '--config.train.learning_rate=1e300'], 'below 1e38'),
         (
             ['--mode=study', '--config=losses:small', '--config.study.seeds=(0,'],
             'seeds=(0, is no tuple; expected tuple',

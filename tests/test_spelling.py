@@ -1,6 +1,7 @@
 """Names and messages are printed so that they can be read, do nothing to the terminal, and end no program."""
 
 import csv
+import errno
 import io
 import os
 import subprocess
@@ -68,3 +69,44 @@ def test_tables_hold_no_formula_and_lose_no_name(name):
     assert not text.startswith(('=', '+', '-', '@', '\t', '\r', '＝'))
     assert spelling.uncell(text) == name
     assert number == '-0.5' and nothing == ''
+
+
+class Full(io.StringIO):
+    """A log on a disk that is full, or whose reader has gone."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def write(self, text):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize(
+    ('number', 'said'),
+    [(errno.ENOSPC, 'error: standard output: No space left on device; not all was printed\n'), (errno.EPIPE, '')],
+)
+def test_work_whose_output_cannot_be_printed_is_done(monkeypatch, capsys, number, said):
+    """To its end, where a line says so and the status is 1; who stopped reading knows it."""
+    done = []
+
+    def work():
+        print('begun', flush=True)
+        done.append(1)
+        return 0
+
+    monkeypatch.setattr(sys, 'stdout', full := Full(number))
+    assert spelling.with_patient_output(work) == 1 and done == [1]
+    assert sys.stdout is full and capsys.readouterr().err == said
+
+
+def test_output_that_can_be_printed_is():
+    """In a real process: all of it, with the status of the work; and nothing of Python's own where it cannot."""
+    code = 'import sys; from qsnet_jax import spelling; '
+    code += 'sys.exit(spelling.with_patient_output(lambda: print("x" * 9) or 3))'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, 'xxxxxxxxx\n', '')
+    with open('/dev/full', 'w') as full:
+        done = subprocess.run([sys.executable, '-c', code], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 3
+    assert done.stderr == 'error: standard output: No space left on device; not all was printed\n'

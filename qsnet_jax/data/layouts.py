@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -105,7 +106,7 @@ def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[s
 
     def key_of(path: pathlib.Path) -> tuple[str, str] | None:
         matched = expression.fullmatch(path.name if with_extension else path.stem)
-        return (matched['key'], matched.groupdict().get('number', '')) if matched else None
+        return (composed(matched['key']), matched.groupdict().get('number', '')) if matched else None
 
     for path in image_files(home):
         key = key_of(path)
@@ -119,6 +120,11 @@ def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[s
             problems.append(f'{path} is not called {pattern}')
     problems += of_other_kinds(home, found, key_of)
     return {key: found[key] for key in sorted(found, key=lambda pair: (natural(pair[0]), natural(pair[1])))}
+
+
+def composed(name: str) -> str:
+    """A name with its accents as one character each (NFC), however a system took them apart."""
+    return unicodedata.normalize('NFC', name)
 
 
 def below(folder: pathlib.Path, names: str) -> pathlib.Path | None:

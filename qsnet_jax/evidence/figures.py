@@ -61,6 +61,8 @@ def run(
     chosen = list(FIGURES) if figure == 'all' else [number.strip() for number in figure.split(',')]
     if not set(chosen) <= set(FIGURES) or count < 1:
         raise UserError(f'--figure={figure}, --count={count}: figures are {", ".join(FIGURES)}; show at least 1 photo.')
+    if name is not None:
+        spelling.check_file_name(name)
     images_, found = subjects.find(source, config, clean), methods.parse_all(named)
     for method in found:
         method.expect([photo.name for photo in images_.photos])
@@ -74,16 +76,16 @@ def run(
     described = _describe(chosen, shown, images_)
     for number, path in places.items():
         told = {**described[number], 'methods': [{'label': each.label} for each in _shown_by(number, found)]}
-        provenance.claim(path.with_suffix('.json'), _of, told, 'give a --name or another --output')
+        _claim(path, told)
     results = Restored(found)
     with storage.writable(output):
         for number, path in places.items():
             made = _MAKERS[number](shown, results, images_)
-            with storage.replacing(path) as temporary:
-                made.figure.savefig(temporary, format='png', dpi=plates.DPI, metadata={'Software': None})
             about = {**described[number], **made.data}  # methods are described by what they did
             about |= {'methods': [method.describe() for method in _shown_by(number, found)], 'provenance': record}
-            storage.write_json(path.with_suffix('.json'), about)
+            storage.write_json(path.with_suffix('.json'), about)  # first, so that the picture is known as ours
+            with storage.replacing(path) as temporary:
+                made.figure.savefig(temporary, format='png', dpi=plates.DPI, metadata={'Software': None})
             print(spelling.shown(path))
     return list(places.values())
 
@@ -113,6 +115,16 @@ def _of(about: dict[str, Any]) -> dict[str, Any]:
 def _place(output: pathlib.Path, name: str) -> pathlib.Path:
     """Of a picture, beside which its .json has room for its name."""
     return (output / spelling.with_ending(name, '.json')).with_suffix('.png')
+
+
+def _claim(path: pathlib.Path, told: dict[str, Any]) -> None:
+    """Raises UserError where a picture would replace a figure of other images, or what is no figure of ours."""
+    about = provenance.claim(path.with_suffix('.json'), _of, told, 'give a --name or another --output')
+    if os.path.lexists(path) and not about.exists():
+        raise UserError(
+            f'{path} would be replaced, and no {about.name} beside it says that it is a figure of ours. Give a --name '
+            'or another --output, or remove it.'
+        )
 
 
 def _refuse_inputs(paths: list[pathlib.Path], found: list[methods.Method], images_: subjects.Found) -> None:

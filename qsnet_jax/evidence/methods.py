@@ -71,7 +71,7 @@ class Place:
             problems: list[str] = []
             matched = layouts.match(self.folder, pattern, problems)
             by_name = {f'{key}_{number}' if number else key: path for (key, number), path in matched.items()}
-            found = {name: by_name[name] for name in names if name in by_name}
+            found = {name: by_name[key] for name in names if (key := layouts.composed(name)) in by_name}
             if len(found) > len(best):
                 layouts.refuse(problems, f'the images in {self.folder}', {'image': pattern}, 'Remove one of each.')
                 best, chosen, rival = found, pattern, None
@@ -154,6 +154,8 @@ class Network:
 def parse(text: str) -> Method:
     """The method that a text names, see above. Raises UserError where it names none."""
     label, where = _label_and_place(text)
+    if not where:
+        raise UserError(f'{spelling.quoted(text)} names no method (a variable that is not set, or a comma too many?).')
     path = storage.expanded(where)
     try:
         holds_run = (path / RUN).is_file()

@@ -12,7 +12,6 @@ import functools
 import math
 import os
 import pathlib
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -151,8 +150,7 @@ def run(
     Returns the row. Raises UserError for images without a partner, unequal sizes, files that cannot be read, and scores
     of other images or ways to count that lie in their place.
     """
-    if not re.fullmatch(r'[\w.+-][\w .+-]*', name):
-        raise UserError(f'--name={name}: expected letters, digits, spaces, . + - and _; it becomes the name of a file.')
+    spelling.check_file_name(name)
     started, counting, found = time.perf_counter(), Counting(luma, border), Results(restored, clean, rainy)
     other = _parse(against, rainy) if against else None
     found.check_workdir(workdir, other)

@@ -120,8 +120,8 @@ class Checkpoints:
                     f"'latest' or one of the steps {steps}."
                 )
             return best
-        if which.isdecimal() and int(which) in steps:
-            return int(which)
+        if which in (by_name := {str(step): step for step in steps}):
+            return by_name[which]
         raise UserError(f"--checkpoint={which} is not there; there are 'latest', 'best' and the steps {steps}.")
 
     def refuse_to_lose_after(self, step: int, like: Any) -> None:

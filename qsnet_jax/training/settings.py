@@ -73,8 +73,8 @@ def _check_ranges(config: Any) -> None:
         raise UserError(f'train.average is {config.train.average}; it must be in [0, 1).')
     if not 0 < config.train.plateau_factor < 1:
         raise UserError(f'train.plateau_factor is {config.train.plateau_factor}; it must be between 0 and 1.')
-    if config.train.learning_rate <= 0:
-        raise UserError(f'train.learning_rate is {config.train.learning_rate}; it must be more than 0.')
+    if not 0 < config.train.learning_rate < 1e38:
+        raise UserError(f'train.learning_rate is {config.train.learning_rate}; it must be more than 0 and below 1e38.')
 
 
 @functools.cache

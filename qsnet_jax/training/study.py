@@ -134,6 +134,8 @@ def study(
             with contextlib.suppress(storage.Damaged):  # of this run, which then leaves a row that says so
                 folder.read_config(chosen, place)
         parallel.check_batch(chosen.data.batch, parallel.make_mesh())
+    for place, flag in ((results / 'rows', 'results'), (workdir, 'workdir')) if missing else ():
+        storage.check_writable(place, flag)
     print(spelling.shown(f'{len(runs) - len(missing)} of {len(runs)} runs have their rows in {results / "rows"}'))
     failed: set[tuple[str, int]] = set()
     before = planning.waiting(config, missing, workdir)
@@ -175,6 +177,8 @@ def is_done(config: Any, name: str, seed: int, results: pathlib.Path) -> bool:
         scored = {key: each['fingerprint'] for key, each in sets_there.items()}
         trained = (stored['provenance'].get('training') or {}).get('training_data') or {}
     except storage.Damaged as error:
+        if isinstance(fault := error.__cause__, OSError):  # it may be whole
+            raise UserError(f'{path} cannot be read: {fault.strerror}. {storage.remedy(fault, True)}.') from fault
         print(spelling.shown(f'{error} It is made anew.'))
         return False
     chosen = planning.variant(config, name, seed)

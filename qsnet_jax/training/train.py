@@ -344,7 +344,7 @@ def compile_step(config: Any, state: TrainState, batch: dict[str, jax.Array]) ->
     if jax.config.values['jax_disable_jit']:
         print('JAX_DISABLE_JIT is set: the training step is not compiled, which is slow')
         return step
-    print('compiling the training step ...', end=' ', flush=True)
+    print('compiling the training step ...', flush=True)
     begun = time.perf_counter()
     lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
     try:
@@ -353,7 +353,7 @@ def compile_step(config: Any, state: TrainState, batch: dict[str, jax.Array]) ->
         if 'No such compile option' not in str(error):
             raise
         compiled = lowered.compile()  # a version of XLA that calls it otherwise: the same numbers, more memory
-    print(f'{time.perf_counter() - begun:.1f} s, {memory.needed(compiled) / 2**20:,.0f} MiB of memory')
+    print(f'compiled in {time.perf_counter() - begun:.1f} s, {memory.needed(compiled) / 2**20:,.0f} MiB of memory')
     memory.check(compiled, jax.local_devices()[0])
     return compiled
 

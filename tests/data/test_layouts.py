@@ -1,12 +1,14 @@
 """Pairs are found by their names, whatever stands in these; a name that cannot be a key is an error."""
 
 import os
+import unicodedata
 
 import numpy as np
 import pytest
 
 from qsnet_jax import UserError
 from qsnet_jax.data import images, layouts, sources
+from qsnet_jax.evidence import methods
 
 
 def pair(root, name):
@@ -37,6 +39,19 @@ def test_other_names_pair(tmp_path, name):
     assert found.problems == [] and [os.fsencode(item.name) + b'.png' for item in found.items] == [name]
     digests = {sources.digest([(item.name, 'content')]) for item in found.items} | {sources.digest([('x', 'content')])}
     assert len(digests) == 2
+
+
+def test_halves_whose_accents_are_spelled_otherwise_pair(tmp_path):
+    """As where one folder was copied from a Mac, which takes letters and accents apart; also of results."""
+    for side, form in (('input', 'NFD'), ('target', 'NFC')):
+        (tmp_path / side).mkdir()
+        image = np.full((4, 4, 3), 9, np.uint8)
+        images.save(tmp_path / side / f'{unicodedata.normalize(form, "é1")}.png', image)
+    found = layouts.find(tmp_path, layouts.PAIRS)
+    assert found.problems == [] and [item.name for item in found.items] == [unicodedata.normalize('NFC', 'é1')]
+    for form in ('NFD', 'NFC'):
+        name = unicodedata.normalize(form, 'é1')
+        assert list(methods.Place(tmp_path / 'input').find([name])) == [name]
 
 
 @pytest.mark.parametrize('extension', ['.jfif', '.JPE', '.jp2', '.ppm', '.tga'])

@@ -195,6 +195,13 @@ def test_patterns_and_names_are_what_they_were():
     assert methods.split('light,a=heavy') == ['light', 'a=heavy'] and methods.parse('a=heavy').label == 'a'
 
 
+@pytest.mark.parametrize('text', ['', ' ', 'a=', '='])
+def test_a_method_without_a_place_is_not_the_folder_at_hand(text):
+    """As of a variable that is not set, or behind a comma too many."""
+    with pytest.raises(UserError, match=f"'{text}' names no method"):
+        methods.parse(text)
+
+
 def test_a_folder_that_may_not_be_entered_is_named(root, deny):
     """Not a file in it, of which nobody knows whether it is there."""
     folder = root / 'photos'
@@ -238,6 +245,19 @@ def test_a_figure_of_something_else_stays(root, tmp_path):
             run(root, tmp_path, '9', named, **options)
     assert before == {path: path.read_bytes() for path in tmp_path.glob('fig-*')}
     run(root, tmp_path, '9', ['tiny.safetensors'], name='mine')
+
+
+def test_a_picture_that_is_no_figure_stays(root, tmp_path):
+    """Which is known by the data beside it; of a figure that was cut off there may be the data alone."""
+    path = tmp_path / 'fig-9-photos.png'
+    path.write_text('mine')
+    with pytest.raises(UserError, match='fig-9-photos.png would be replaced, and no fig-9-photos.json beside it'):
+        run(root, tmp_path, '9', ['out'])
+    assert path.read_text() == 'mine'
+    path.unlink()
+    first = run(root, tmp_path, '9', ['out'])[0]
+    path.unlink()
+    np.testing.assert_array_equal(run(root, tmp_path, '9', ['out'])[0], first)
 
 
 def test_figure_2_is_of_all_photos_and_of_no_method(root, tmp_path):

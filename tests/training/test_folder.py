@@ -559,6 +559,9 @@ def test_validations_without_a_finite_score_are_never_the_best(run, monkeypatch,
     assert [(line['validation_psnr'], line['validation_psnr/a']) for line in validations] == [(None, None), (20, 20)]
     with checkpoint.Checkpoints(tmp_path / 'new/checkpoints', read_only=True) as checkpoints:
         assert checkpoints.find('best') == 4
+        for other in ('04', '\uff14', '9' * 5000):  # a folder of scores is called as it is given
+            with pytest.raises(UserError, match='is not there; there are'):
+                checkpoints.find(other)
     assert checkpoint._psnr({'psnr': float('inf')}) < 0  # as it was written once
     assert study._curve(tmp_path / 'new')[-1]['validation_psnr'] == 20
 

@@ -1,5 +1,6 @@
 """Variants that are what they say, and studies that end in the same rows however they were interrupted."""
 
+import errno
 import importlib
 import json
 import os
@@ -565,6 +566,33 @@ def test_a_damaged_row_is_made_anew_or_left_out(tiny_study, done, tmp_path, caps
     path.write_text(json.dumps(row))
     assert 'flipped                      0' in study.summarize(tiny_study, tmp_path)
     assert 'sets.pairs.rgb is missing' in capsys.readouterr().out
+
+
+def test_a_row_that_may_not_be_read_is_not_made_anew(tiny_study, done, tmp_path, monkeypatch):
+    """It may be whole, and of somebody else."""
+    shutil.copytree(done / 'rows', tmp_path / 'rows')
+    path = tmp_path / 'rows/tiny-flipped-0.json'
+    real = pathlib.Path.read_bytes
+
+    def read(self):
+        if self == path:
+            raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+        return real(self)
+
+    monkeypatch.setattr(pathlib.Path, 'read_bytes', read)
+    with pytest.raises(UserError, match='tiny-flipped-0.json cannot be read: Permission denied. Take the rights to'):
+        study.is_done(tiny_study, 'flipped', 0, tmp_path)
+
+
+def test_folders_that_take_nothing_are_met_before_the_first_run(tiny_study, tmp_path, monkeypatch):
+    """Of the rows, which come last, as of the runs."""
+    monkeypatch.setattr(study, 'run', lambda *_: pytest.fail('trained'))
+    for taken, flag in (('out/rows', 'results'), ('runs', 'workdir')):
+        (tmp_path / taken).parent.mkdir(exist_ok=True)
+        (tmp_path / taken).write_text('a file')
+        with pytest.raises(UserError, match=f'--{flag}=.*{taken} cannot be written'):
+            study.study(tiny_study, tmp_path / 'runs', tmp_path / 'out')
+        (tmp_path / taken).unlink()
 
 
 def test_a_config_without_variants_is_refused(tiny_config, tmp_path):
