@@ -308,10 +308,13 @@ def launch(arguments: list[str]) -> int:
 def main(_: list[str]) -> int:
     jax.config.update('jax_platforms', 'cpu')  # a login node has no GPU, and needs none
     spelling.print_escaped()
+    signals.leave(spelling.with_patient_output(_end))
+
+
+def _end() -> int:
+    """The exit status, with one line for what is wrong."""
     try:
         return launch(sys.argv[1:])
-    except BrokenPipeError:  # who read what is printed has gone, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, OSError) as error:
         fault = storage.explained(error) if isinstance(error, OSError) else error
         print(spelling.shown(f'error: {fault}'), file=sys.stderr)
@@ -324,6 +327,7 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         source, rest = command_line.take(arguments, 'config')
         if source:
+            rest = command_line.last_of_tuples(rest, source)
             config = command_line.define_config(source, rest, flags.FLAGS)
         else:
             flags.DEFINE_string(

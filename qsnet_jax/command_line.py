@@ -85,7 +85,7 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
     if (source or fields) and not verb.config:
         raise UserError(f'--mode={name} reads no config. {_flags_of(table, name)}')
     if source:
-        rest = _last_of_tuples(rest, config_files.load(source))
+        rest = last_of_tuples(rest, source)
     config = define_config(source, rest, values) if source else None
     valued = {flag for flag in own if table.flags[flag].define is not flags.DEFINE_bool}
     held = config_fields.flat(config.to_dict()) if config is not None else {}
@@ -185,8 +185,12 @@ def check_tuples(arguments: list[str], config: Any, source: str) -> None:
             raise UserError(f'--{name}={",".join(map(str, value))}: expected numbers, as --{name}="(1, 2)".')
 
 
-def _last_of_tuples(arguments: list[str], config: Any) -> list[str]:
-    """The arguments with the last value alone of each field of several, which ml_collections would join."""
+def last_of_tuples(arguments: list[str], source: str) -> list[str]:
+    """The arguments with the last value alone of each field that holds several in --config=SOURCE.
+
+    ml_collections would join the values, though of all other fields the last one counts.
+    """
+    config = config_files.load(source)
     tuples = {
         f'config.{name}' for name, value in config_fields.flat(config.to_dict()).items() if isinstance(value, tuple)
     }

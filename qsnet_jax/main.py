@@ -293,10 +293,11 @@ def run(arguments: list[str]) -> int:
 
 
 def _end(arguments: list[str]) -> int:
+    """The exit status of a command line, and its last line."""
     try:
         status = _run(arguments)
         return signals.end(signals.received()) if signals.received() else status  # of one that was swallowed
-    except (UserError, OSError) as error:  # of a drive, met where nobody expected one
+    except (UserError, OSError) as error:  # the second of a drive, met where nobody expected one
         told = storage.explained(error) if isinstance(error, OSError) else error
         print(spelling.shown(f'error: {told}'), file=sys.stderr)
         return _leave(1)

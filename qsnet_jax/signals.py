@@ -87,11 +87,13 @@ def end(signum: int) -> int:
 
 def leave(status: int) -> NoReturn:
     """Ends the process; after a signal at once, for Python must not be taken down under threads that still compute."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:  # nobody reads it any more, or its disk is full: Python would try once more, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if not _watch.last:
         sys.exit(status)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # nobody reads it any more
-            stream.flush()
     os._exit(status)
 
 

@@ -1,7 +1,6 @@
 """How names and messages are spelled for people: what a terminal would obey, or cannot show, is escaped."""
 
 import codecs
-import contextlib
 import difflib
 import hashlib
 import os
@@ -74,24 +73,26 @@ def print_escaped() -> None:
 
 
 def with_patient_output(work: Callable[[], int]) -> int:
-    """The exit status of `work`, which goes on where standard output fails, as a log on a full disk does.
+    """The exit status of `work`, which goes on where its output fails, as a log on a full disk does.
 
-    What is printed then is lost; a line on stderr says so at the end, and the status is 1 instead of 0.
+    What is printed then is lost. Of standard output a line says so at the end, and a status of 0 becomes 1.
     """
-    before, patient = sys.stdout, _Patient(sys.stdout)
-    sys.stdout = cast(TextIO, patient)
+    before = sys.stdout, sys.stderr
+    patient = [stream and _Patient(stream) for stream in before]  # None: a program without a console
+    sys.stdout, sys.stderr = cast(list[Any], patient)
     try:
         status = work()
+        if not (output := patient[0]):
+            return status
+        output.flush()
+        if output.fault and not isinstance(output.fault, BrokenPipeError):  # whose reader has gone, as head does
+            fault = output.fault.strerror or output.fault
+            print(f'error: standard output: {fault}; not all was printed', file=sys.stderr)
+        return status or int(output.fault is not None)
     finally:
-        patient.flush()
-        sys.stdout = before
-    if not patient.fault:
-        return status
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # or Python tries again at the end, and complains
-        os.dup2(os.open(os.devnull, os.O_WRONLY), before.fileno())
-    if not isinstance(patient.fault, BrokenPipeError):  # who read what is printed has gone, as head does
-        print(f'error: standard output: {patient.fault.strerror}; not all was printed', file=sys.stderr)
-    return status or 1
+        for stream in filter(None, patient):
+            stream.flush()
+        sys.stdout, sys.stderr = before
 
 
 class _Patient:

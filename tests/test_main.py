@@ -461,7 +461,7 @@ def test_a_signal_while_a_library_loads_raises_nothing():
         'try:\n'
         '    ExtensionFileLoader().create_module(signal.SIGTERM)\n'
         'finally:\n'
-        '    print("went on")\n'
+        '    print("went on", flush=True)\n'
     )
     for name, printed in (('ExtensionFileLoader', ''), ('SourceFileLoader', 'went on\n')):
         command = [sys.executable, '-c', program.replace('ExtensionFileLoader', name)]

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from qsnet_jax import UserError, progress, storage
+from qsnet_jax import UserError, progress
 from qsnet_jax.data import sources
 
 
@@ -20,7 +20,7 @@ def check(name: str, source: sources.Source) -> None:
 def check_pictures(what: str, pictures: sources.Pictures) -> None:
     """Reads pictures once, whole. Raises one UserError for all that cannot be read. what: they are together.
 
-    The first Damaged of a prepared set is raised as it is: it speaks for the whole set, and names the remedy.
+    The first DamagedSet is raised as it is: it speaks for the whole set, and names the remedy.
     """
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(_fault, pictures.values())
@@ -38,7 +38,7 @@ def _fault(read: Callable[[], Any]) -> str:
     try:
         read()
         return ''
-    except storage.Damaged:
+    except sources.DamagedSet:
         raise
     except (UserError, OSError) as error:
         return str(error)

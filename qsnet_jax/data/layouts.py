@@ -99,14 +99,15 @@ def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[s
         raise UserError(
             f'The pattern {spelling.quoted(pattern)} must hold exactly one *, in its last part; it stands for the name.'
         )
-    expression = re.compile(re.escape(name).replace(r'\*', '(?P<key>.+)').replace(r'\+', r'(?P<number>\d+)'), re.DOTALL)
+    escaped = re.escape(composed(name))
+    expression = re.compile(escaped.replace(r'\*', '(?P<key>.+)').replace(r'\+', r'(?P<number>\d+)'), re.DOTALL)
     with_extension = '.' in name.partition('*')[2]
     found: dict[tuple[str, str], pathlib.Path] = {}
     home = below(root, folder)
 
     def key_of(path: pathlib.Path) -> tuple[str, str] | None:
-        matched = expression.fullmatch(path.name if with_extension else path.stem)
-        return (composed(matched['key']), matched.groupdict().get('number', '')) if matched else None
+        matched = expression.fullmatch(composed(path.name if with_extension else path.stem))
+        return (matched['key'], matched.groupdict().get('number', '')) if matched else None
 
     for path in image_files(home):
         key = key_of(path)

@@ -155,9 +155,9 @@ def _files(splits: dict[str, Any]) -> list[tuple]:
     ]
 
 
-def _damaged(folder: pathlib.Path, found: Any) -> storage.Damaged:
+def _damaged(folder: pathlib.Path, found: Any) -> sources.DamagedSet:
     """The one refusal of a prepared set that is not whole."""
-    return storage.Damaged(f'{folder} is damaged: {found}. Remove it and prepare again (--mode=prepare).')
+    return sources.DamagedSet(f'{folder} is damaged: {found}. Remove it and prepare again (--mode=prepare).')
 
 
 def _current(final: pathlib.Path, data: Any, found: downloads.Scan | None, replace: bool) -> pathlib.Path | None:

@@ -166,7 +166,7 @@ def parse_names(names: Any) -> list[tuple[str, float]]:
     parsed = [(name, weight) for name, weight in parsed if name]
     if len({name for name, _ in parsed}) < len(parsed):
         raise UserError(f'{names!r} names a data set twice; give it a weight instead, as in pairs:2.')
-    if not parsed or any(not 1e-9 < weight < 1e9 for _, weight in parsed):
+    if not parsed or any(not 1e-9 <= weight <= 1e9 for _, weight in parsed):
         raise UserError(
             f'{names!r} names a data set with a weight that is not positive and finite (1e-9 to 1e9), or none; '
             'expected for example drawn_light,pairs:2.'

@@ -26,6 +26,10 @@ Contents = list[tuple[str, str]]  # names of files or images and the sha256 of t
 DRAWN_SEED = 1911_10810  # of the drawn evaluation sets, the same for everyone; training draws follow config.seed
 
 
+class DamagedSet(UserError):
+    """A data set that is not whole; the message speaks for all of it, and names the remedy."""
+
+
 class Source(Protocol):
     """Items to train on or to score."""
 

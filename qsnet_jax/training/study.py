@@ -343,7 +343,8 @@ def summarize(config: Any, results: pathlib.Path) -> str:
             try:
                 rows.append(_read_row(path))
             except storage.Damaged as error:  # of a variant that --only leaves out
-                print(spelling.shown(f'left out: {error} Without --only it is made anew.'))
+                end = '' if isinstance(error.__cause__, OSError) else ' Without --only it is made anew.'
+                print(spelling.shown(f'left out: {error}{end}'))
         rows = [row for row in rows if 'failed' not in row]
         names = rows[0]['sets'] if rows else ()
         sets = {key: [row['sets'][key]['rgb']['psnr'] for row in rows if key in row['sets']] for key in names}

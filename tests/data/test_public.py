@@ -17,6 +17,7 @@ from qsnet_jax.configs import default
 
 from qsnet_jax import UserError
 from qsnet_jax.data import checking, images, overlap, prepare, prepared, public, sets, sources
+from qsnet_jax.training import study
 
 SIZE = (24, 40)
 
@@ -312,6 +313,7 @@ def test_a_damaged_prepared_set_is_said_once(data, tmp_path):
     with pytest.raises(UserError, match=r'is damaged: .*prepare again \(--mode=prepare\)\.$') as caught:
         checking.check('rain100h', open_source('rain100h', data))
     assert str(caught.value).count('is damaged') == 1
+    assert study._fault_of_one(caught.value) is None  # every run of a study would meet it
 
 
 def test_pairs_and_prepared_sets_have_one_fingerprint(data, tmp_path):

@@ -175,6 +175,13 @@ def test_what_can_start_is_submitted(stretches, tmp_path):
     assert all('--noconfig.data.flip' in line for line in lines[-2:])
 
 
+def test_of_seeds_given_twice_the_last_count(stretches):
+    """As in the program, which gets the same words."""
+    lines = run(sys.executable, LAUNCHER, *stretches, '--config.study.seeds=(4,)', '--dry_run').splitlines()
+    assert lines[-3].startswith('2 tasks')
+    assert all(re.findall(r'study.seeds=\((.*?)\)', line)[-1] == '4,' for line in lines[-2:])
+
+
 def test_on_this_machine_it_comes_after_the_other(stretches, tmp_path):
     shown = run(sys.executable, '-c', STARTS_NOTHING, *stretches, '--local', f'--logs={tmp_path}')
     assert re.findall(r'--only=(\w+)', shown) == ['paper', 'longer', 'further'] and shown.count('-0: done') == 3

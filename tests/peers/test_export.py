@@ -242,6 +242,22 @@ def test_a_full_folder_of_temporary_files_is_named(tmp_path, monkeypatch, capsys
     assert not (tmp_path / 'x.safetensors').exists()
 
 
+def test_a_folder_that_fills_up_is_named(tmp_path, monkeypatch, capsys):
+    """That of the output, once all that was tried in the other is right."""
+    pytest.importorskip('torch')
+    source = save(tmp_path)
+    real = export.storage.write_bytes
+
+    def write(path, content):
+        if path.parent == tmp_path:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        real(path, content)
+
+    monkeypatch.setattr(export.storage, 'write_bytes', write)
+    assert main.run(['--mode=export', f'--weights={source}', f'--output={tmp_path / "x.safetensors"}']) == 1
+    assert capsys.readouterr().err.startswith(f'error: {tmp_path} cannot be written: ')
+
+
 def example(suffix):
     """The example that WEIGHTS.md gives for a format."""
     text = (pathlib.Path(weights.__file__).parent / 'WEIGHTS.md').read_text().split('## Use elsewhere')[1]
