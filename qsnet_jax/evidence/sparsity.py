@@ -88,8 +88,8 @@ def check(settings: Any) -> None:
         raise UserError(f'sparsity.filter is {settings.filter!r}; it must be one of {", ".join(NAMES)}.')
     if settings.response not in ('absolute', 'signed'):
         raise UserError(f"sparsity.response is {settings.response!r}; it must be 'absolute' or 'signed'.")
-    if settings.bins < 3:
-        raise UserError(f'sparsity.bins is {settings.bins}; it must be at least 3.')
+    if not 3 <= settings.bins <= 100_000:
+        raise UserError(f'sparsity.bins is {settings.bins}; it must be in [3, 100000].')
 
 
 def _open_folder(folder: str, failures: list[str]) -> tuple[str, Photos, dict[str, Any]]:

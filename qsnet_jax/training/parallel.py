@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, memory
 from qsnet_jax.training import rendezvous
 
 _tether: rendezvous.Tether | None = None  # to the other processes, where there are any
@@ -106,12 +106,19 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.asarray(_find_devices() if devices is None else devices), ('data',))
 
 
-def check_batch(batch: int, mesh: Mesh) -> None:
-    """Refuses a global batch that the devices cannot share equally."""
+def check_batch(data: Any, mesh: Mesh) -> None:
+    """Refuses a global batch of `config.data` that the devices cannot share equally, or whose crops fill the memory."""
+    batch, crop = data.batch, data.crop
     if batch < 1 or batch % mesh.size:
         raise UserError(
             f'data.batch is {batch} and there are {mesh.size} devices; it must be a positive multiple of that. '
             'Change --config.data.batch, or hide devices (CUDA_VISIBLE_DEVICES).'
+        )
+    needed, free = batch // jax.process_count() * crop**2 * 6, memory.free()  # rainy and clean, uint8
+    if needed > free:
+        raise UserError(
+            f'A batch of {batch} x {crop} x {crop} takes {needed / 2**30:,.1f} GiB of memory and {free / 2**30:,.1f} '
+            'are free. Change --config.data.batch or --config.data.crop.'
         )
 
 

@@ -133,7 +133,7 @@ def study(
         if folder.is_begun(place):
             with contextlib.suppress(storage.Damaged):  # of this run, which then leaves a row that says so
                 folder.read_config(chosen, place)
-        parallel.check_batch(chosen.data.batch, parallel.make_mesh())
+        parallel.check_batch(chosen.data, parallel.make_mesh())
     for place, flag in ((results / 'rows', 'results'), (workdir, 'workdir')) if missing else ():
         storage.check_writable(place, flag)
     print(spelling.shown(f'{len(runs) - len(missing)} of {len(runs)} runs have their rows in {results / "rows"}'))

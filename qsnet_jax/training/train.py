@@ -163,7 +163,7 @@ def train(
         raise UserError('--checkpoint=best is for --mode=eval, which scores it; training goes on from the latest.')
     mesh = mesh or parallel.make_mesh()
     settings.check_fields(config)
-    parallel.check_batch(config.data.batch, mesh)
+    parallel.check_batch(config.data, mesh)
     with storage.writable(workdir, _KEEPS), folder.claimed(workdir), contextlib.ExitStack() as stack:
         config = folder.read_config(config, workdir) if folder.is_begun(workdir) else config
         opened = sets.open_run(config.data, sources.Cache(config.data.cache_gib * 2**30))

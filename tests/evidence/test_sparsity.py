@@ -118,7 +118,9 @@ def test_of_even_responses_signs_change_little():
         assert found == [expected, expected]
 
 
-@pytest.mark.parametrize(('field', 'value'), [('filter', 'sobel'), ('response', 'squared'), ('bins', 2)])
+@pytest.mark.parametrize(
+    ('field', 'value'), [('filter', 'sobel'), ('response', 'squared'), ('bins', 2), ('bins', 10**12)]
+)
 def test_settings_that_no_study_can_use(field, value):
     """Named, with what is expected."""
     settings = default.get_config().sparsity

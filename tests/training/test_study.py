@@ -318,6 +318,7 @@ def test_seeds_are_whole_numbers(tiny_study, seeds):
         ({'train': {'learning_rate': -1.0}}, 'wild: train.learning_rate is -1'),
         ({'model': {'units': 60}}, 'wild: model.units has 60'),
         ({'data': {'batch': 3}}, 'data.batch is 3'),
+        ({'data': {'batch': 10**9}}, r'A batch of 1000000000 x 24 x 24 takes 3,218.7 GiB of memory and .* are free'),
         ({'data': {'eval': 'pair'}}, "wild: Unknown data set 'pair'"),
         ({'data': {'validation': 'pair'}}, "wild: Unknown data set 'pair'"),
         ({'data': {'exclude': 'pair'}}, "wild: Unknown data set 'pair'"),
