@@ -34,8 +34,9 @@ def pytest_configure(config):
         'persistent_cache_min_entry_size_bytes': -1,
         'disable_most_optimizations': 'not slow' in config.getoption('markexpr'),
     }
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # by a shell that started the suite in the background
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(signum) == signal.SIG_IGN:  # by a shell in the background, by nohup
+            signal.signal(signum, handler)
     for name, value in settings.items():
         os.environ[f'JAX_{name.upper()}'] = str(value)
         jax.config.update(f'jax_{name}', value)
