@@ -30,6 +30,10 @@ def prepare(name: str, data: Any, replace: bool = False) -> pathlib.Path:
             raise
         found = None
     if ready := _current(base / name, data, found, replace):
+        if any(each.exists() for each in _left_overs(base, name)):  # of a run that was killed at its very end
+            with contextlib.suppress(OSError), storage.locked(base / f'.{name}.lock', waits=False) as is_alone:
+                if is_alone:
+                    _remove_left_overs(base, name)
         return ready
     if found is None:
         raise UserError(
@@ -192,12 +196,11 @@ def _write(name: str, base: pathlib.Path, data: Any, found: downloads.Scan) -> p
         str(base).encode()
     except UnicodeEncodeError as error:
         raise UserError(f'{base} is not UTF-8, as ArrayRecord asks. Name another --config.data.tfds_dir.') from error
-    final, building, old = base / name, base / f'.{name}.building', base / f'.{name}.old'
+    final, (building, old) = base / name, _left_overs(base, name)
     config = downloads.kind(found.layout) if public.SETS[name].BUILDER_CONFIGS else None
     try:
         _refuse_others(final)
-        for left_over in (building, old):  # of a run that was killed
-            shutil.rmtree(left_over, ignore_errors=True)
+        _remove_left_overs(base, name)  # of a run that was killed
         builder = public.SETS[name](config=config, data_dir=str(building), is_partial=data.partial)
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS names the folder that is renamed below
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(data.root)))
@@ -207,9 +210,18 @@ def _write(name: str, base: pathlib.Path, data: Any, found: downloads.Scan) -> p
     except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError when the disk is full
         raise _unwritable(base, error) from error
     finally:
-        for left_over in (building, old):
-            shutil.rmtree(left_over, ignore_errors=True)
+        _remove_left_overs(base, name)
     return _versions(final)[0]
+
+
+def _left_overs(base: pathlib.Path, name: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where a set is built, and where the one before lies until the new one has taken its place."""
+    return base / f'.{name}.building', base / f'.{name}.old'
+
+
+def _remove_left_overs(base: pathlib.Path, name: str) -> None:
+    for each in _left_overs(base, name):
+        shutil.rmtree(each, ignore_errors=True)
 
 
 def _refuse_others(final: pathlib.Path) -> None:

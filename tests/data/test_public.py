@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from qsnet_jax.configs import default
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, storage
 from qsnet_jax.data import checking, images, overlap, prepare, prepared, public, sets, sources
 from qsnet_jax.training import study
 
@@ -302,6 +302,18 @@ def test_changed_bytes_are_noticed_when_read(data, tmp_path):
     with pytest.raises(UserError, match=r'is damaged: the bytes of rain-1\.png have changed'):
         source.load(0)
     assert ready.is_dir()
+
+
+def test_what_a_kill_at_the_very_end_left_goes(data, tmp_path):
+    """By the next command, which finds the set whole; unless another process is at work there."""
+    write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})
+    ready = prepared.prepare('rain100h', data)
+    left = [tmp_path / f'tfds/.rain100h.{kind}' for kind in ('building', 'old')]
+    for folder in left:
+        (folder / 'rain100h').mkdir(parents=True)
+    with storage.locked(tmp_path / 'tfds/.rain100h.lock', waits=True):
+        assert prepared.prepare('rain100h', data) == ready and all(folder.exists() for folder in left)
+    assert prepared.prepare('rain100h', data) == ready and not any(folder.exists() for folder in left)
 
 
 def test_a_damaged_prepared_set_is_said_once(data, tmp_path):
