@@ -25,7 +25,7 @@ from typing import Any
 
 from absl import app, flags
 
-from qsnet_jax import UserError, command_line, devices, signals, spelling, storage
+from qsnet_jax import UserError, command_line, devices, signals, spelling, storage, streams
 
 try:
     on_interrupt = signal.getsignal(signal.SIGINT)
@@ -308,7 +308,7 @@ def launch(arguments: list[str]) -> int:
 def main(_: list[str]) -> int:
     jax.config.update('jax_platforms', 'cpu')  # a login node has no GPU, and needs none
     spelling.print_escaped()
-    signals.leave(spelling.with_patient_output(_end))
+    signals.leave(streams.with_patient_output(_end))
 
 
 def _end() -> int:
@@ -316,8 +316,7 @@ def _end() -> int:
     try:
         return launch(sys.argv[1:])
     except (UserError, OSError) as error:
-        fault = storage.explained(error) if isinstance(error, OSError) else error
-        print(spelling.shown(f'error: {fault}'), file=sys.stderr)
+        print(spelling.shown(f'error: {storage.explained(error)}'), file=sys.stderr)
     return 1
 
 
@@ -327,8 +326,8 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         source, rest = command_line.take(arguments, 'config')
         if source:
-            rest = command_line.last_of_tuples(rest, source)
             config = command_line.define_config(source, rest, flags.FLAGS)
+            rest = command_line.last_of_tuples(rest, config)
         else:
             flags.DEFINE_string(
                 'config', None, 'A study: NAME of the package, or FILE.py; with :small or :wide for less.'

@@ -84,9 +84,9 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
             raise UserError(_unknown(table, name, flag))
     if (source or fields) and not verb.config:
         raise UserError(f'--mode={name} reads no config. {_flags_of(table, name)}')
-    if source:
-        rest = last_of_tuples(rest, source)
     config = define_config(source, rest, values) if source else None
+    if config is not None:
+        rest = last_of_tuples(rest, config)
     valued = {flag for flag in own if table.flags[flag].define is not flags.DEFINE_bool}
     held = config_fields.flat(config.to_dict()) if config is not None else {}
     valued |= {f'config.{field}' for field, value in held.items() if not isinstance(value, bool)}
@@ -185,23 +185,21 @@ def check_tuples(arguments: list[str], config: Any, source: str) -> None:
             raise UserError(f'--{name}={",".join(map(str, value))}: expected numbers, as --{name}="(1, 2)".')
 
 
-def last_of_tuples(arguments: list[str], source: str) -> list[str]:
-    """The arguments with the last value alone of each field that holds several in --config=SOURCE.
+def last_of_tuples(arguments: list[str], config: config_dict.ConfigDict) -> list[str]:
+    """The arguments with the last value alone of each field that holds several in a config not yet changed by them.
 
     ml_collections would join the values, though of all other fields the last one counts.
     """
-    config = config_files.load(source)
-    tuples = {
-        f'config.{name}' for name, value in config_fields.flat(config.to_dict()).items() if isinstance(value, tuple)
-    }
+    held = config_fields.flat(config.to_dict())
+    tuples = {f'config.{name}' for name, value in held.items() if isinstance(value, tuple)}
     kept: dict[Any, list[str]] = {}
     pending = iter(arguments)
     for number, each in enumerate(pending):
         flag, separator, _ = each.lstrip('-').partition('=')
-        is_tuple = each.startswith('-') and flag in tuples
-        kept[flag if is_tuple else number] = (
-            [each] if separator or not is_tuple else [each, *itertools.islice(pending, 1)]
-        )
+        if each.startswith('-') and flag in tuples:
+            kept[flag] = [each] if separator else [each, *itertools.islice(pending, 1)]
+        else:
+            kept[number] = [each]
     return [each for words in kept.values() for each in words]
 
 

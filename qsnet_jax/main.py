@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from qsnet_jax import Stopped, UserError, command_line, devices, memory, signals, spelling, storage
+from qsnet_jax import Stopped, UserError, command_line, devices, memory, signals, spelling, storage, streams
 from qsnet_jax.command_line import Given, Verb
 from qsnet_jax.flag_table import FLAGS
 
@@ -289,7 +289,7 @@ LEARNING = ('train', 'study', 'compare', 'prepare')  # that read the sets of tra
 def run(arguments: list[str]) -> int:
     """Does what a command line says; returns the exit status. Mistakes and signals end in one line each."""
     spelling.print_escaped()
-    return spelling.with_patient_output(lambda: _end(arguments))
+    return streams.with_patient_output(lambda: _end(arguments))
 
 
 def _end(arguments: list[str]) -> int:
@@ -298,8 +298,7 @@ def _end(arguments: list[str]) -> int:
         status = _run(arguments)
         return signals.end(signals.received()) if signals.received() else status  # of one that was swallowed
     except (UserError, OSError) as error:  # the second of a drive, met where nobody expected one
-        told = storage.explained(error) if isinstance(error, OSError) else error
-        print(spelling.shown(f'error: {told}'), file=sys.stderr)
+        print(spelling.shown(f'error: {storage.explained(error)}'), file=sys.stderr)
         return _leave(1)
     except Stopped as stop:
         print(stop, file=sys.stderr)

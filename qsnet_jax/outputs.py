@@ -15,7 +15,6 @@ import hashlib
 import os
 import pathlib
 import re
-import unicodedata
 from collections.abc import Callable, Iterable
 
 from qsnet_jax import UserError, spelling, storage
@@ -219,7 +218,7 @@ def _try(folder: pathlib.Path) -> Callable[[str], str]:
 
 def _fold(name: str) -> str:
     """One spelling for all that such drives take for the same."""
-    return unicodedata.normalize('NFC', name).casefold()
+    return spelling.composed(name).casefold()
 
 
 def _check_inputs(jobs: list[Job], places: dict[pathlib.Path, str], fold: Callable[[str], str]) -> None:

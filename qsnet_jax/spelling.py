@@ -7,8 +7,9 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any, TextIO, cast
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
 
 from qsnet_jax import UserError
 
@@ -47,6 +48,11 @@ def with_ending(name: str, ending: str) -> str:
     return f'{os.fsdecode(content[:end])}~{hashlib.sha256(content).hexdigest()[:8]}{ending}'
 
 
+def composed(name: str) -> str:
+    """A name with its accents as one character each (NFC), however a system took them apart."""
+    return unicodedata.normalize('NFC', name)
+
+
 def check_file_name(name: str) -> None:
     """Raises UserError for a --name that cannot be part of a file's name on every system."""
     if not re.fullmatch(r'[\w.+-][\w .+-]*', name):
@@ -70,52 +76,6 @@ def print_escaped() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):  # not what notebooks and tests put there
             stream.reconfigure(errors=ESCAPED)
-
-
-def with_patient_output(work: Callable[[], int]) -> int:
-    """The exit status of `work`, which goes on where its output fails, as a log on a full disk does.
-
-    What is printed then is lost. Of standard output a line says so at the end, and a status of 0 becomes 1.
-    """
-    before = sys.stdout, sys.stderr
-    patient = [stream and _Patient(stream) for stream in before]  # None: a program without a console
-    sys.stdout, sys.stderr = cast(list[Any], patient)
-    try:
-        status = work()
-        if not (output := patient[0]):
-            return status
-        output.flush()
-        if output.fault and not isinstance(output.fault, BrokenPipeError):  # whose reader has gone, as head does
-            fault = output.fault.strerror or output.fault
-            print(f'error: standard output: {fault}; not all was printed', file=sys.stderr)
-        return status or int(output.fault is not None)
-    finally:
-        for stream in filter(None, patient):
-            stream.flush()
-        sys.stdout, sys.stderr = before
-
-
-class _Patient:
-    """A stream whose fault is noted instead of raised."""
-
-    def __init__(self, stream: TextIO):
-        self._stream, self.fault = stream, cast(OSError | None, None)
-
-    def write(self, text: str) -> int:
-        try:
-            return self._stream.write(text)
-        except OSError as error:
-            self.fault = error
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except OSError as error:
-            self.fault = error
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 def quoted(name: object) -> str:

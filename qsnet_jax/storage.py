@@ -247,8 +247,10 @@ def sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def explained(error: OSError) -> UserError:
-    """The same error in one line, with its file and what to do."""
+def explained(error: UserError | OSError) -> UserError:
+    """The same error in one line, with its file and what to do; a UserError says so already."""
+    if isinstance(error, UserError):
+        return error
     place = f'{error.filename}: ' if error.filename not in (None, '') else ''
     found = _EITHER if isinstance(error, PermissionError) else remedy(error)  # what was tried is not known here
     return UserError(f'{place}{error.strerror or error}. {found}.')

@@ -5,7 +5,6 @@ import dataclasses
 import os
 import pathlib
 import re
-import unicodedata
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -99,14 +98,14 @@ def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[s
         raise UserError(
             f'The pattern {spelling.quoted(pattern)} must hold exactly one *, in its last part; it stands for the name.'
         )
-    escaped = re.escape(composed(name))
+    escaped = re.escape(spelling.composed(name))
     expression = re.compile(escaped.replace(r'\*', '(?P<key>.+)').replace(r'\+', r'(?P<number>\d+)'), re.DOTALL)
     with_extension = '.' in name.partition('*')[2]
     found: dict[tuple[str, str], pathlib.Path] = {}
     home = below(root, folder)
 
     def key_of(path: pathlib.Path) -> tuple[str, str] | None:
-        matched = expression.fullmatch(composed(path.name if with_extension else path.stem))
+        matched = expression.fullmatch(spelling.composed(path.name if with_extension else path.stem))
         return (matched['key'], matched.groupdict().get('number', '')) if matched else None
 
     for path in image_files(home):
@@ -121,11 +120,6 @@ def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[s
             problems.append(f'{path} is not called {pattern}')
     problems += of_other_kinds(home, found, key_of)
     return {key: found[key] for key in sorted(found, key=lambda pair: (natural(pair[0]), natural(pair[1])))}
-
-
-def composed(name: str) -> str:
-    """A name with its accents as one character each (NFC), however a system took them apart."""
-    return unicodedata.normalize('NFC', name)
 
 
 def below(folder: pathlib.Path, names: str) -> pathlib.Path | None:

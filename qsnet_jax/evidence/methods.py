@@ -71,7 +71,7 @@ class Place:
             problems: list[str] = []
             matched = layouts.match(self.folder, pattern, problems)
             by_name = {f'{key}_{number}' if number else key: path for (key, number), path in matched.items()}
-            found = {name: by_name[key] for name in names if (key := layouts.composed(name)) in by_name}
+            found = {name: by_name[key] for name in names if (key := spelling.composed(name)) in by_name}
             if len(found) > len(best):
                 layouts.refuse(problems, f'the images in {self.folder}', {'image': pattern}, 'Remove one of each.')
                 best, chosen, rival = found, pattern, None
