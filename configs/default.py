@@ -92,6 +92,7 @@ def _training(config):
     # Sec. 5.1.
     config.train = config_dict.ConfigDict()
     config.train.steps = 100_000  # not in the paper
+    config.train.optimizer = 'adam'  # the paper's; 'muon': orthogonal updates of kernels as matrices, Adam of the rest
     config.train.learning_rate = 1e-3
     config.train.clip = 0.0  # largest norm of the gradients, which are scaled down to it; 0: any
     # Decay per step of averaged weights, .999 say, which are scored and kept; first (1 + step) / (10 + step), if less.

@@ -40,12 +40,13 @@ WIDE_VARIANTS = (
 )
 LARGE = {'data.crop': 96, 'data.batch': 8, 'train.schedule': 'cosine'}
 AS_THEY_FALL = {'data.batch': 4, 'data.turn_layers': 0.0, 'data.join_layers': 0.0}
+MUON = {'train.optimizer': 'muon', 'train.learning_rate': 1.5e-3}
 WIDE_STRETCHES = {
     'further': ('default', 0.6, LARGE),
     'longer': ('further', 1.0, LARGE),
     'fourth': ('longer', 0.3, LARGE | AS_THEY_FALL),
     'fifth': ('fourth', 1.0, LARGE | AS_THEY_FALL),
-    'sixth': ('fifth', 1.8, LARGE | AS_THEY_FALL),
+    'sixth': ('fifth', 1.1, LARGE | AS_THEY_FALL | MUON),
     'light': ('fifth', 0.6, LARGE | AS_THEY_FALL),
     'heavy': ('longer', 0.8, LARGE | {'data.batch': 4}),
     'heavier': ('heavy', 0.8, LARGE | AS_THEY_FALL),
@@ -83,11 +84,11 @@ def get_config(selection=''):
     study = f'release-{size}' if size else 'release'
     overrides = {variant: {'data.train': _mixture(mixture)} for variant, mixture in variants.items()}
     for variant, (start, steps, settings) in stretches.items():
-        overrides[variant] |= settings
         overrides[variant] |= {
             'train.start_from': f'{{workdir}}/{start}-{{seed}}/weights.safetensors',
             'train.learning_rate': config.train.learning_rate / 2,
             'train.steps': int(config.train.steps * steps),
+            **settings,
         }
     return studies.arrange(config, study, overrides, name, seeds=(0,), sizes=SIZES)
 

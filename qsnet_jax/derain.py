@@ -171,7 +171,8 @@ def choose_tile(settings: dict[str, Any]) -> int:
     """Side of the tiles, a multiple of 32 up to LARGEST_TILE, that need half of the memory which is free now."""
     network = model.from_config(settings)
     merged = (len(network.rates) + 1) * (network.scale_channels + 3 * network.encoder_stride**2)
-    width = max(network.channels, merged / 3) / network.encoder_stride
+    groups = network.decoder_groups or network.groups  # which are convolved one after the other
+    width = max(network.channels, merged / groups) / network.encoder_stride
     itemsize = layers.at_least_float32(network.dtype).itemsize  # CPUs compute 16 bits in 32
     side = int(math.sqrt(_free_memory() / 2 / (ACTIVATIONS * width * itemsize))) // BUCKET * BUCKET
     return max(min(side, LARGEST_TILE), _smallest_tile(network))

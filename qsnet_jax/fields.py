@@ -42,7 +42,7 @@ def check_seed(name: str, seed: Any) -> None:
 
 
 def nested(fields: dict[str, Any]) -> dict[str, Any]:
-    """The other way round."""
+    """{'a.b.c': value} as nested fields; undoes `flat`."""
     tree: dict[str, Any] = {}
     for name, value in fields.items():
         *sections, field = name.split('.')
@@ -96,6 +96,6 @@ def of_today(name: str, value: Any) -> Any:
 
 
 def _completed(stored: dict[str, Any]) -> dict[str, Any]:
-    """The same of flat fields."""
+    """`complete` of flat fields."""
     absent = {name: stored[other] for name, other in BEFORE.items() if name not in stored and other in stored}
     return default_fields() | {name: of_today(name, value) for name, value in stored.items()} | absent

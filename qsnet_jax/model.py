@@ -194,6 +194,8 @@ class QSNet(nn.Module):
             raise UserError(f'dtype is {self.dtype!r}; it must be one of {", ".join(DTYPES)}.')
         if self.norm not in ('batch', 'instance', 'none'):
             raise UserError(f"norm is {self.norm!r}; it must be 'batch', 'instance' or 'none'.")
+        if not self.units and self.norm != 'batch':
+            raise UserError(f"units is 0 and norm {self.norm!r}; a network without units is built with norm='batch'.")
         if self.encoder_stride not in (1, 2, 4):
             raise UserError(f'encoder_stride is {self.encoder_stride}; it must be 1, 2 or 4.')
 

@@ -109,6 +109,7 @@ def test_strides_keep_the_size(stride):
         ({'scale_channels': 9}, 'multiple of 2 x groups'),
         ({'encoder_stride': 3}, '1, 2 or 4'),
         ({'norm': 'layer'}, 'layer'),
+        ({'units': 0, 'norm': 'instance'}, "a network without units is built with norm='batch'"),
         ({'dtype': 'float16'}, 'float16'),
         ({'share_scales': 'some'}, 'features, all, none'),
         ({'decoder_groups': 2}, 'must divide'),

@@ -136,7 +136,7 @@ class Prepared:
 
 
 def _stored(ready: pathlib.Path) -> dict[str, Any]:
-    """The same, of a prepared set."""
+    """What metadata.json of a prepared set says. Raises DamagedSet."""
     names = ('layout', 'clean_half', 'seam', 'splits')
     try:
         stored = storage.read_json(ready / 'metadata.json', names)

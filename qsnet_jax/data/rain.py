@@ -105,7 +105,8 @@ def draw_layer(style: Style, height: int, width: int, seed: int, index: int) -> 
     """Draws streaks; uint8 (height, width), a function of the arguments only.
 
     The frame is a window on endless rain: streaks enter it from outside, and its size changes neither the settings
-    that `(seed, index)` draws for the layer nor the distribution of its streaks.
+    that `(seed, index)` draws for the layer nor the distribution of its streaks. But companions (`Style.clumps`) of
+    streaks far above and below are not drawn: the outermost rows of `light` have up to 7 % less rain.
     """
     if height < 1 or width < 1:
         raise ValueError(f'height and width must be at least 1, found {height} x {width}')

@@ -14,7 +14,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -26,7 +26,9 @@ from qsnet_jax.evidence import statistics
 PROTOCOLS = metrics.PROTOCOLS
 MEASURES = metrics.MEASURES
 PICTURES = 4  # before/after pictures written per data set
-Scores: TypeAlias = dict[str, dict[tuple[str, str], statistics.Column]]  # label -> (protocol, measure) -> column
+Key: TypeAlias = tuple[str, str]  # protocol, measure
+KEYS: list[Key] = [(protocol, measure) for protocol in PROTOCOLS for measure in MEASURES]
+Scores: TypeAlias = dict[str, dict[Key, statistics.Column]]  # label -> key -> column
 
 
 class Derainer(Protocol):
@@ -49,7 +51,7 @@ def evaluate(
     """
     results, scores = {}, {}
     with storage.writable(folder):
-        opened = sets.open_evaluation(config.data, config.data.eval, sources.Cache(0))  # nothing is read twice to score
+        opened = sets.open_evaluation(config.data, config.data.eval, sources.Cache(config.data.cache_gib * 2**30))
         folders = sets.folder_names(opened)
         for name, source in opened.items():
             checking.check(name, source)  # of all before any is scored
@@ -83,11 +85,10 @@ def validate(derainer: Callable[[np.ndarray], np.ndarray], source: sources.Sourc
 
 def format_table(results: dict[str, dict[str, Any]]) -> str:
     """Input and output scores of all sets and the intervals of the latter, as lines of text."""
-    columns = [(protocol, measure) for protocol in PROTOCOLS for measure in MEASURES]
-    lines = [f'{"":24}{"images":>7}' + ''.join(f'{f"{measure} {protocol}":>20}' for protocol, measure in columns)]
+    lines = [f'{"":24}{"images":>7}' + ''.join(f'{f"{measure} {protocol}":>20}' for protocol, measure in KEYS)]
     for name, result in results.items():
         means, intervals = [], []
-        for protocol, measure in columns:
+        for protocol, measure in KEYS:
             digits = 2 if measure == 'psnr' else 3
             means.append(' -> '.join(_text(tree[protocol][measure], digits) for tree in (result['input'], result)))
             ends = result['interval'][protocol][measure]
@@ -139,13 +140,13 @@ def _evaluate_source(
     for row, scene in zip(rows, scenes, strict=True):
         row['scene'] = scene
     write_csv(folder / 'per_image.csv', rows)
-    scores = _by_label(rows, scenes, len(outputs) - 1)
+    scales = [f'C_{number}' for number in range(1, len(outputs))]
+    scores = by_label(rows, scenes, ('output', 'input', *scales), gain=('output', 'input'))
     results = {
         'dataset': name,
         'count': len(rows),
         'scenes': len(set(scenes)),
-        **_tree(scores, lambda values, _: statistics.mean([values])),
-        'interval': _tree(scores, lambda values, most: statistics.interval([values], most)),
+        **summarize([scores]),
         'provenance': {
             **record,
             'dataset': fingerprint,
@@ -205,16 +206,12 @@ def _inside(record: dict[str, Any], field: str) -> dict[str, Any]:
 
 def _mean_of_sets(name: str, results: list[dict[str, Any]], scores: list[Scores]) -> dict[str, Any]:
     """The mean of the means of several sets, each with scenes of its own."""
-    together: Any = {
-        label: {key: [each[label][key] for each in scores] for key in scores[0][label]} for label in scores[0]
-    }
     prints = {result['dataset']: result['provenance']['dataset'] for result in results}
     seconds = sum(result['provenance']['evaluation_seconds'] for result in results)
     return {
         'dataset': name,
         'count': sum(result['count'] for result in results),
-        **_tree(together, lambda values, _: statistics.mean(values)),
-        'interval': _tree(together, statistics.interval),
+        **summarize(scores),
         'provenance': {**results[0]['provenance'], 'dataset': prints, 'evaluation_seconds': seconds},
     }
 
@@ -234,28 +231,26 @@ def _row(name: str, seconds: float | None, rainy: np.ndarray, clean: np.ndarray,
     return row
 
 
-def best(label: str, measure: str) -> float:
-    """The best score there is: 1 of SSIM; PSNR and gains have no such end."""
-    return 1.0 if measure == 'ssim' and label != 'gain' else math.inf
-
-
 def content(image: np.ndarray) -> str:
     """The hash of what a picture shows: equal pictures have the same, whatever their files are called."""
     return sources.sha256(f'{image.shape}'.encode() + image.tobytes())
 
 
-def _by_label(rows: list[dict[str, Any]], groups: list[str], num_scales: int) -> Scores:
-    """The columns of the table by label and (protocol, measure): the finite scores, and the group of each.
+def by_label(
+    rows: list[dict[str, Any]], groups: Sequence[Any], labels: Sequence[str], **gaps: tuple[str, str]
+) -> Scores:
+    """The columns of a table by label and (protocol, measure): the finite scores, and the group of each.
 
-    Images that have no finite score (infinite PSNR of identical images, no SSIM below 11 pixels) are left out.
+    gaps: further labels, the scores of one less those of another, as gain=('output', 'input'). Images that have no
+    finite score (infinite PSNR of identical images, no SSIM below 11 pixels, no rainy image) are left out.
     """
-    keys = [(protocol, measure) for protocol in PROTOCOLS for measure in MEASURES]
-    labels = ('output', 'input', *(f'C_{i}' for i in range(1, num_scales + 1)))
     columns = {
-        label: {(p, m): np.array([row[f'{label}_{p}_{m}'] for row in rows]) for p, m in keys} for label in labels
+        label: {(p, m): np.array([row.get(f'{label}_{p}_{m}', math.nan) for row in rows], np.float64) for p, m in KEYS}
+        for label in labels
     }
     with np.errstate(invalid='ignore'):
-        columns['gain'] = {key: columns['output'][key] - columns['input'][key] for key in keys}
+        for gap, (first, second) in gaps.items():
+            columns[gap] = {key: columns[first][key] - columns[second][key] for key in KEYS}
     numbers = np.unique(groups, return_inverse=True)[1]
     return {
         label: {key: (x[np.isfinite(x)], numbers[np.isfinite(x)]) for key, x in table.items()}
@@ -263,17 +258,28 @@ def _by_label(rows: list[dict[str, Any]], groups: list[str], num_scales: int) ->
     }
 
 
-def _tree(scores: Any, summarize: Callable[[Any, float], Any]) -> dict[str, Any]:
-    """What `results.json` holds: `summarize` of each column by protocol and measure, of the output at the top.
+def summarize(parts: Sequence[Scores]) -> dict[str, Any]:
+    """Means and intervals as `results.json` holds them: of output (at the top), input, gain and scales.
 
-    summarize: takes the column and the best score there is.
+    parts: `by_label` of one set, or of several for the mean of their means. None stands where nothing was scored.
     """
-    trees = {
-        label: {
-            protocol: {m: summarize(columns[protocol, m], best(label, m)) for m in MEASURES} for protocol in PROTOCOLS
-        }
-        for label, columns in scores.items()
-    }
+    together = {label: {key: [part[label][key] for part in parts] for key in KEYS} for label in parts[0]}
+    means = {label: branch(columns, lambda sets_, _: statistics.mean(sets_)) for label, columns in together.items()}
+    ends = {label: branch(columns, statistics.interval, label != 'gain') for label, columns in together.items()}
+    return {**_arranged(means), 'interval': _arranged(ends)}
+
+
+def branch(columns: Mapping[Key, Any], summary: Callable[[Any, float], Any], is_bounded: bool = False) -> Any:
+    """{protocol: {measure: summary of the column}}; its second argument is the best score there is, 1 of SSIM.
+
+    is_bounded: False for differences, which have no such end.
+    """
+    most = {'ssim': 1.0} if is_bounded else {}
+    return {p: {m: summary(columns[p, m], most.get(m, math.inf)) for m in MEASURES} for p in PROTOCOLS}
+
+
+def _arranged(trees: dict[str, Any]) -> dict[str, Any]:
+    """The output at the top, and the scales together."""
     scales = {label: tree for label, tree in trees.items() if label.startswith('C_')}
     return {**trees['output'], 'input': trees['input'], 'gain': trees['gain'], 'scales': scales}
 

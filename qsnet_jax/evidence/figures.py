@@ -213,7 +213,7 @@ def _layers(photo: subjects.Shown, results: Restored) -> dict[str, np.ndarray]:
 
 def curve(image: np.ndarray) -> dict[str, Any] | None:
     """Log-histogram of d_x of the luma and its chord, and whether it is sparse; None for a flat image."""
-    response = priors.respond(sparsity.luma(image)[None, ..., None], FILTER)
+    response = priors.respond(sparsity.to_gray(image)[None, ..., None], FILTER)
     if not response.any():
         return None
     centres, counts = priors.log_histogram(response)

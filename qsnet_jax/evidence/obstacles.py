@@ -22,7 +22,7 @@ _ALIASES = {'test_ii': 'rain100h', 'test_iii': rows_.STAND_IN}  # as data.sets t
 SEEDS = 3  # that both sides of a comparison need in common
 _RECIPE = (  # fields, by how they begin, that a run of full size leaves as the paper's or to its variant
     *('model.', 'loss.', 'data.crop', 'train.learning_rate', 'train.clip', 'train.average', 'train.start_from'),
-    *('train.rain_gain', 'train.schedule', 'train.plateau_'),
+    *('train.rain_gain', 'train.optimizer', 'train.schedule', 'train.plateau_'),
 )
 ROOT = pathlib.Path(__file__).parents[2]
 # Python files that change no score. All others compute, also those that nobody has thought of here.

@@ -13,7 +13,6 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,6 @@ LAYOUTS = (
     {'restored': '*', 'clean': 'norain-*'},
     {'restored': '*_+', 'clean': '*'},
 )
-KEYS = [(protocol, measure) for protocol in evaluate.PROTOCOLS for measure in evaluate.MEASURES]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,66 +293,26 @@ def _score_all(
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Means and intervals over scenes as `results.json` of `evaluate` has them; None where nothing was scored."""
-    labels = {label: _values(rows, label) for label in ('output', 'input')}
-    with np.errstate(invalid='ignore'):
-        labels['gain'] = {key: labels['output'][key] - labels['input'][key] for key in KEYS}
-    trees: dict[str, Any] = {label: _tree(columns, _mean) for label, columns in labels.items()}
-    scenes = np.array([row['scene'] for row in rows])
-    ends = {
-        label: {
-            protocol: {m: _interval(columns[protocol, m], scenes, evaluate.best(label, m)) for m in evaluate.MEASURES}
-            for protocol in evaluate.PROTOCOLS
-        }
-        for label, columns in labels.items()
-    }
-    return {
-        'count': len(rows),
-        'scenes': len(set(scenes)),
-        **trees['output'],
-        'input': trees['input'],
-        'gain': trees['gain'],
-        'scales': {},
-        'interval': {**ends['output'], 'input': ends['input'], 'gain': ends['gain'], 'scales': {}},
-    }
+    scenes = [row['scene'] for row in rows]
+    scores = evaluate.by_label(rows, scenes, ('output', 'input'), gain=('output', 'input'))
+    return {'count': len(rows), 'scenes': len(set(scenes)), **evaluate.summarize([scores])}
 
 
 def compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The other method's means, and how much better the first is: by image, with the interval over scenes."""
-    first, second = _values(rows, 'output'), _values(rows, 'against')
-    scenes = np.array([row['scene'] for row in rows])
-    with np.errstate(invalid='ignore'):
-        gaps = {key: first[key] - second[key] for key in KEYS}
+    scenes = [row['scene'] for row in rows]
+    scores = evaluate.by_label(rows, scenes, ('output', 'against'), difference=('output', 'against'))
     return {
-        **_tree(second, _mean),
-        'difference': _tree(gaps, _mean),
-        'interval': _tree(gaps, lambda x: _interval(x, scenes)),
-        'better': _tree(gaps, lambda x: _mean(np.where(np.isfinite(x), x > 0, np.nan))),
+        **evaluate.branch(scores['against'], _mean),
+        'difference': evaluate.branch(scores['difference'], _mean),
+        'interval': evaluate.branch(scores['difference'], lambda column, _: statistics.interval([column])),
+        'better': evaluate.branch(scores['difference'], lambda column, _: _mean((column[0] > 0, column[1]))),
     }
 
 
-def _values(rows: list[dict[str, Any]], label: str) -> dict[tuple[str, str], np.ndarray]:
-    """The scores by protocol and measure, NaN where there is none."""
-    return {(p, m): np.array([row.get(f'{label}_{p}_{m}', math.nan) for row in rows], np.float64) for p, m in KEYS}
-
-
-def _tree(columns: Mapping[tuple[str, str], np.ndarray], summary) -> dict[str, Any]:
-    """{protocol: {measure: summary of the column}}."""
-    return {
-        protocol: {measure: summary(columns[protocol, measure]) for measure in evaluate.MEASURES}
-        for protocol in evaluate.PROTOCOLS
-    }
-
-
-def _mean(values: np.ndarray) -> float | None:
-    """Of the finite ones, as `evaluate` counts: identical images have no PSNR, tiny ones no SSIM."""
-    held = values[np.isfinite(values)]
-    return float(held.mean()) if held.size else None
-
-
-def _interval(values: np.ndarray, scenes: np.ndarray, most: float = math.inf) -> list[float] | None:
-    """95 % over scenes, of the finite ones; `most` is the best score there is."""
-    held = np.isfinite(values)
-    return statistics.interval([(values[held], np.unique(scenes, return_inverse=True)[1][held])], most)
+def _mean(column: statistics.Column, _: float = math.inf) -> float | None:
+    """None where nothing was scored."""
+    return statistics.mean([column])
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -380,7 +338,7 @@ def _shown(row: dict[str, Any]) -> str:
 def format_comparison(first: str, second: str, found: dict[str, Any]) -> str:
     """'A - B' under both protocols, as lines of text."""
     lines = [f'{first} - {second}, in pairs by image']
-    for protocol, measure in KEYS:
+    for protocol, measure in evaluate.KEYS:
         mean, ends, better = (found[key][protocol][measure] for key in ('difference', 'interval', 'better'))
         digits = 2 if measure == 'psnr' else 4
         shown = '-' if mean is None else f'{mean:+.{digits}f}, better on {100 * better:.0f} % of the images'

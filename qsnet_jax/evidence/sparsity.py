@@ -123,7 +123,7 @@ def study(
     labels: list[tuple[str, str]] = []
     flat: list[str] = []
     for photo, image, shared in photos:
-        gray = luma(image)
+        gray = to_gray(image)
         try:
             verdicts[photo] = {**decide(gray, chance['excess'], settings), 'contrast': float(gray.std())}
         except ValueError:
@@ -132,7 +132,8 @@ def study(
         labels.append(shared)
         if len(examples) < EXAMPLES:
             restored = derainer(image)
-            examples.append((photo, gray, luma(restored), luma(photo_folders.removed(image, restored))))
+            layers = (to_gray(restored), to_gray(photo_folders.removed(image, restored)))
+            examples.append((photo, gray, *layers))
     if not verdicts:
         raise UserError(f'{name} holds no image that is not flat; there is nothing to decide.')
     scenes = grouping.join(*(list(each) for each in zip(*labels, strict=True)))
@@ -208,8 +209,8 @@ def pool(rows: list[dict[str, Any]], begun: dict[str, Any], results: pathlib.Pat
     return row
 
 
-def luma(image: np.ndarray) -> np.ndarray:
-    """Luma of a uint8 (H, W, 3) image, full range, float64 (H, W) in [0, 1]."""
+def to_gray(image: np.ndarray) -> np.ndarray:
+    """BT.601 luma of a uint8 (H, W, 3) image in full range, float64 (H, W) in [0, 1]; scores take `metrics.luma`."""
     return image @ np.array([0.299, 0.587, 0.114]) / 255.0
 
 

@@ -32,6 +32,8 @@ def compare(config: Any, workdir: pathlib.Path, results: pathlib.Path) -> dict[s
     PyTorch cannot use the device that JAX uses.
     """
     settings.check_fields(config)
+    if config.train.optimizer != 'adam':
+        raise UserError(f"train.optimizer is {config.train.optimizer!r}; the twin has 'adam' alone.")
     config = _without_average(config)
     mesh = parallel.make_mesh(jax.devices()[:1])
     cache = sources.Cache(config.data.cache_gib * 2**30)

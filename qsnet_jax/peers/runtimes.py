@@ -28,8 +28,11 @@ Restore = Callable[[np.ndarray], np.ndarray]
 def load(weights: str | os.PathLike, runtime: str) -> Restore:
     """A function that restores uint8 (1, H, W, 3), with the weights of a file or of a name of the package.
 
-    Raises UserError where a package is missing, and for weights that cannot be read or exported.
+    runtime: one of RUNTIMES. Raises UserError for another one, where a package is missing, and for weights that cannot
+    be read or exported.
     """
+    if runtime not in RUNTIMES:
+        raise UserError(f'The runtime is {runtime!r}; expected one of {", ".join(RUNTIMES)}.')
     need(runtime)
     files.load_record(weights)  # raises for what are no weights
     kept = _kept(weights)

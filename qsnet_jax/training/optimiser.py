@@ -1,4 +1,4 @@
-"""Adam, and how its learning rate falls (Sec. 5.1); `settings` is `config.train` everywhere."""
+"""Adam or Muon, and how the learning rate falls (Sec. 5.1); `settings` is `config.train` everywhere."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,14 +14,17 @@ PLATEAU_TOLERANCE = 1e-6  # a window's mean loss must fall by more than this to 
 
 
 def make_optimizer(settings: Any) -> optax.GradientTransformationExtraArgs:
-    """Adam with the schedule of `config.train`; update takes `value=loss` for the plateau rule."""
+    """The optimiser and schedule of `config.train`; update takes `value=loss` for the plateau rule."""
     if settings.clip:
-        return optax.chain(optax.clip_by_global_norm(settings.clip), _adam(settings))
-    return _adam(settings)
+        return optax.chain(optax.clip_by_global_norm(settings.clip), _scheduled(settings))
+    return _scheduled(settings)
 
 
-def _adam(settings: Any) -> optax.GradientTransformationExtraArgs:
-    """Adam with its schedule."""
+def _scheduled(settings: Any) -> optax.GradientTransformationExtraArgs:
+    """The optimiser with its schedule."""
+    if settings.optimizer not in ('adam', 'muon'):
+        raise UserError(f"train.optimizer is {settings.optimizer!r}; it must be 'adam' or 'muon'.")
+    make = {'adam': optax.adam, 'muon': _muon}[settings.optimizer]
     if settings.schedule == 'plateau':
         plateau = optax.contrib.reduce_on_plateau(
             factor=settings.plateau_factor,
@@ -31,15 +34,34 @@ def _adam(settings: Any) -> optax.GradientTransformationExtraArgs:
             accumulation_size=settings.plateau_window,
             min_scale=settings.plateau_floor,
         )
-        return optax.chain(optax.adam(settings.learning_rate), plateau)
+        return optax.chain(make(settings.learning_rate), plateau)
     if settings.schedule == 'previous':
         rule = reduce_on_previous(settings.plateau_factor, settings.plateau_window, settings.plateau_floor)
-        return optax.chain(optax.adam(settings.learning_rate), rule)
+        return optax.chain(make(settings.learning_rate), rule)
     if settings.schedule in ('cosine', 'constant'):
-        return optax.with_extra_args_support(optax.adam(_schedule(settings)))
+        return optax.with_extra_args_support(make(_schedule(settings)))
     raise UserError(
         f"train.schedule is {settings.schedule!r}; it must be 'plateau', 'previous', 'cosine' or 'constant'."
     )
+
+
+def _muon(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """Muon of kernels as matrices (h w in / groups, out), and Adam of all else, at one rate.
+
+    Adam has the depthwise kernels, which are one filter a channel, the rain layers, norms and biases. Updates of
+    matrices are scaled to an RMS of .2 times the rate, about Adam's (Liu et al. 2025, arXiv 2502.16982).
+    """
+    return optax.contrib.muon(rate, muon_weight_dimension_numbers=_as_matrices, consistent_rms=0.2)
+
+
+def _as_matrices(params: Any) -> Any:
+    """Of every parameter its axes as a matrix, or None where Adam is to update it."""
+
+    def axes(path: Any, value: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        is_matrix = value.ndim == 4 and value.shape[2] > 1 and not any(key.key == 'rain' for key in path)
+        return optax.contrib.MuonDimensionNumbers((0, 1, 2), 3) if is_matrix else None
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 class PreviousState(NamedTuple):

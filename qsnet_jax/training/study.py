@@ -22,7 +22,8 @@ from qsnet_jax.configs import studies
 from qsnet_jax.data import sets, sources
 from qsnet_jax.evidence import evaluate, shapes
 from qsnet_jax.evidence import rows as rows_
-from qsnet_jax.training import folder, log, parallel, planning, settings, train
+from qsnet_jax.training import folder as folder_
+from qsnet_jax.training import log, parallel, planning, settings, train
 from qsnet_jax.weights import files
 
 CURVE = ('step', 'seconds', 'total', 'psnr')  # what a row keeps of metrics.jsonl, besides validations
@@ -95,10 +96,10 @@ def evaluate_stored(
         variables, model_settings = files.load_weights(weights)
         record = files.load_record(weights)
         path = files.find_weights(weights)
-        folder = f'eval-{path.stem}-{sources.file_hash(path)[:8]}'
+        name = f'eval-{path.stem}-{sources.file_hash(path)[:8]}'
     else:
         variables, model_settings, record = train.restore_variables(config, workdir, which)
-        folder = 'eval' if which == 'latest' else f'eval-{which}'
+        name = 'eval' if which == 'latest' else f'eval-{which}'
     if weights or 'dtype' in asked:  # that of the computation; all else is the network's
         model_settings = {**model_settings, 'dtype': config.model.dtype}
     config = config.copy_and_resolve_references()
@@ -107,8 +108,8 @@ def evaluate_stored(
         shown = ', '.join(f'model.{name}={model_settings[name]}, not {config.model[name]}' for name in ignored)
         print(spelling.shown(f'the settings of {weights or workdir} count: {shown}'))
     config.model.update(model_settings)  # what is scored and recorded
-    folder = folder.replace('eval', 'eval-torch', 1) if notes else folder
-    return score(config, workdir / folder, make(variables, model_settings), record, notes)
+    name = name.replace('eval', 'eval-torch', 1) if notes else name
+    return score(config, workdir / name, make(variables, model_settings), record, notes)
 
 
 def study(
@@ -130,9 +131,9 @@ def study(
     parallel.agree_on({'the list of runs without a row': missing})
     for name, seed in missing:
         chosen, place = planning.variant(config, name, seed, workdir), workdir / f'{name}-{seed}'
-        if folder.is_begun(place):
+        if folder_.is_begun(place):
             with contextlib.suppress(storage.Damaged):  # of this run, which then leaves a row that says so
-                folder.read_config(chosen, place)
+                folder_.read_config(chosen, place)
         parallel.check_batch(chosen.data, parallel.make_mesh())
     for place, flag in ((results / 'rows', 'results'), (workdir, 'workdir')) if missing else ():
         storage.check_writable(place, flag)

@@ -35,7 +35,8 @@ from qsnet_jax import (
 )
 from qsnet_jax.data import arrays, batches, sets, sources
 from qsnet_jax.evidence import evaluate
-from qsnet_jax.training import checkpoint, folder, log, memory, optimiser, parallel, settings
+from qsnet_jax.training import checkpoint, folder, log, memory, optimiser, parallel
+from qsnet_jax.training import settings as settings_
 from qsnet_jax.weights import files
 
 _KEEPS = 'The same command goes on from the last whole checkpoint, if there is one.'
@@ -118,9 +119,10 @@ def refuse_another_network(config: Any, settings: dict[str, Any]) -> None:
 def train_step(
     state: TrainState, batch: dict[str, jax.Array], *, network: model.QSNet, settings: Any, weights: Any
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update. Pure. batch: {'rainy', 'clean'} uint8 (B, H, W, 3); returns scalars of every loss term besides.
+    """One update. Pure. batch: {'rainy', 'clean'} uint8 (B, H, W, 3).
 
-    settings, weights: `config.train` and `config.loss`.
+    settings, weights: `config.train` and `config.loss`. Returns the state after it, and scalars: the `total` loss and
+    its terms, `psnr` in dB of the batch (not clipped to [0, 1]), `gradient_norm` and `learning_rate`.
     """
     optimizer = optimiser.make_optimizer(settings)
     # Bytes travel to the device and become [0, 1] there: a quarter of the traffic of floats.
@@ -162,7 +164,7 @@ def train(
     if which == 'best':
         raise UserError('--checkpoint=best is for --mode=eval, which scores it; training goes on from the latest.')
     mesh = mesh or parallel.make_mesh()
-    settings.check_fields(config)
+    settings_.check_fields(config)
     parallel.check_batch(config.data, mesh)
     with storage.writable(workdir, _KEEPS), folder.claimed(workdir), contextlib.ExitStack() as stack:
         config = folder.read_config(config, workdir) if folder.is_begun(workdir) else config

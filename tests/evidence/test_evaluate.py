@@ -100,7 +100,7 @@ def test_images_without_a_finite_score_do_not_count_in_its_mean(tmp_path):
         {f'{label}_{p}_{m}': value for label in ('output', 'input') for p in ('rgb', 'y') for m in ('psnr', 'ssim')}
         for value in (30.0, math.inf)
     ]
-    assert evaluate._by_label(rows, ['a', 'b'], 0)['output']['rgb', 'psnr'][0].tolist() == [30.0]
+    assert evaluate.by_label(rows, ['a', 'b'], ['output'])['output']['rgb', 'psnr'][0].tolist() == [30.0]
 
 
 def test_validation_is_the_mean_over_the_first_images(pairs_root, tiny_config):

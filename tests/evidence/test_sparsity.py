@@ -159,7 +159,7 @@ def test_the_study_of_a_folder(photos, tmp_path, capsys):
     assert 'failed' in capsys.readouterr().out
     decided = [
         sparsity.decide(
-            sparsity.luma(images.open_photo(photos / f'{n}.png').rgb), sparsity.control()['excess'], SETTINGS
+            sparsity.to_gray(images.open_photo(photos / f'{n}.png').rgb), sparsity.control()['excess'], SETTINGS
         )
         for n in range(4)
     ]
@@ -308,7 +308,7 @@ def test_nothing_to_decide_is_an_error(tmp_path):
 def test_real_rain_is_mostly_sparse(data_root):
     """On photos of real rain the mean rule calls 85 % or more sparse, the strict rule far fewer."""
     files = find_photos(data_root / 'real').photos
-    decided = [sparsity.decide(sparsity.luma(images.open_photo(file).rgb), -1.5, SETTINGS)['d_x'] for file in files]
+    decided = [sparsity.decide(sparsity.to_gray(images.open_photo(file).rgb), -1.5, SETTINGS)['d_x'] for file in files]
     assert np.mean([each['mean'] for each in decided]) >= 0.85
     assert np.mean([each['every'] for each in decided]) <= 0.6
 

@@ -69,6 +69,13 @@ def test_coverage(count, pattern):
         assert 0.94 < coverage(sizes, between, within) < 0.96
 
 
+@pytest.mark.parametrize('sizes', [(20, 1, 1, 1, 1), (14, 1, 1, 1), (30, *[1] * 9)])
+def test_coverage_where_one_group_holds_more_than_half(sizes):
+    """It is less then, as the module says."""
+    for between, within in ((1.0, 1.0), (0.5, 1.0)):
+        assert 0.83 < coverage(sizes, between, within) < 0.92
+
+
 @pytest.mark.parametrize('freedom', [2, 9, 34])
 def test_the_smallest_effect_of_one_error_is_that_of_noncentral_t(freedom):
     found = statistics.detectable([statistics.Estimate(0.0, 2.0, freedom)])

@@ -122,6 +122,13 @@ def test_a_loss_that_is_not_finite_stops_it(tiny_config, tmp_path, lenient_promo
     assert not list(tmp_path.glob('results/rows/*'))
 
 
+def test_an_optimiser_that_the_twin_has_not_is_refused(tiny_config, tmp_path):
+    """Or the two would be of different recipes."""
+    tiny_config.train.optimizer = 'muon'
+    with pytest.raises(UserError, match="train.optimizer is 'muon'; the twin has 'adam' alone"):
+        compare.compare(tiny_config, tmp_path / 'run', tmp_path / 'results')
+
+
 def test_the_sides_are_told_apart_without_colours():
     """In every panel by dash or by mark, the validations too."""
     names = ('loss', 'psnr', 'seconds', 'validation')

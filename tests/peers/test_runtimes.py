@@ -89,6 +89,8 @@ def test_what_does_not_go_together_is_refused(capsys):
     """Half precision, and runtimes that are none."""
     assert 'computes in float32; leave --dtype=bfloat16 out' in say(capsys, '--runtime=openvino', '--dtype=bfloat16')
     assert 'tensorrt' in say(capsys, '--runtime=tensorrt')
+    with pytest.raises(UserError, match="The runtime is 'jax'; expected one of onnxruntime, openvino"):
+        runtimes.load('default', 'jax')
 
 
 def test_weights_that_are_none_are_named(capsys, tmp_path):

@@ -210,9 +210,10 @@ def test_an_undisturbed_run_writes_what_it_promises(tiny_config, tmp_path, mesh)
         np.testing.assert_array_equal(value, flat(variables)[name])
 
 
-def test_resume_is_bit_exact(tiny_config, tmp_path, mesh, monkeypatch):
+@pytest.mark.parametrize('name', ['adam', 'muon'])
+def test_resume_is_bit_exact(name, tiny_config, tmp_path, mesh, monkeypatch):
     """Ten steps equal six steps, a crash that loses two of them, a restart, and six more; averaged weights too."""
-    tiny_config.train.average = 0.9
+    tiny_config.train.update({'average': 0.9, 'optimizer': name})
     whole, _ = train.train(tiny_config, tmp_path / 'whole', mesh)
     with monkeypatch.context() as patch:
         interrupt(patch, 6, crash)
@@ -464,6 +465,34 @@ def test_gradients_are_clipped_to_their_norm(tiny_config):
     assert float(rate) == pytest.approx(tiny_config.train.learning_rate)
 
 
+def test_muon_turns_kernels_into_matrices_of_equal_singular_values(tiny_config):
+    """Its RMS is .2 times the rate; norms, depthwise kernels and rain layers are updated as by Adam."""
+    params = train.init_state(tiny_config).params
+    keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(params))))
+    gradients = jax.tree.map(
+        lambda value: jax.random.normal(next(keys), value.shape) * (1.0 + jnp.arange(value.shape[-1])), params
+    )
+    updates = {}
+    for name in ('adam', 'muon'):
+        tiny_config.train.optimizer = name
+        optimizer = optimiser.make_optimizer(tiny_config.train)
+        found, _ = optimizer.update(gradients, optimizer.init(params), params, value=jnp.float32(1))
+        updates[name] = flat(found)
+    rate = tiny_config.train.learning_rate
+    matrices = ('stem_2/conv/kernel', 'unit_1/expand/conv/kernel', 'main/conv_1/conv/kernel', 'A_2/conv_1/conv/kernel')
+    for name in matrices:
+        value = np.asarray(updates['muon'][name])
+        assert 0.15 * rate < np.sqrt(np.mean(value**2)) < 0.25 * rate
+        sizes, before = (
+            np.linalg.svd(np.reshape(each, (-1, each.shape[3])), compute_uv=False)
+            for each in (value, flat(gradients)[name])
+        )
+        assert sizes[0] / sizes[-1] < 3 < before[0] / before[-1]
+    others = ('unit_1/depthwise/conv/kernel', 'A_1/rain/kernel', 'main/rain/bias', 'C_1/norm/batch/scale')
+    for name in others:
+        np.testing.assert_allclose(updates['muon'][name], updates['adam'][name], rtol=1e-5)
+
+
 def test_cosine_schedule_falls_to_zero(tiny_config):
     """From the full rate at the first step, by half in the middle."""
     tiny_config.train.schedule = 'cosine'
@@ -475,6 +504,9 @@ def test_unknown_schedule_is_refused(tiny_config):
     """The message lists the known ones."""
     tiny_config.train.schedule = 'linear'
     with pytest.raises(UserError, match='plateau'):
+        optimiser.make_optimizer(tiny_config.train)
+    tiny_config.train.update({'schedule': 'cosine', 'optimizer': 'sgd'})
+    with pytest.raises(UserError, match="train.optimizer is 'sgd'; it must be 'adam' or 'muon'"):
         optimiser.make_optimizer(tiny_config.train)
 
 
