@@ -20,7 +20,14 @@ else
 fi
 results=runs/$size # or --results=FOLDER: results/ holds rows of the published trainings, which would count as done
 workdir=runs/$size
-for flag in "$@"; do case $flag in --results=*) results=${flag#*=} ;; --workdir=*) workdir=${flag#*=} ;; esac; done
+for flag in "$@"; do
+  case $flag in
+    --results=* | -results=*) results=${flag#*=} ;;
+    --workdir=* | -workdir=*) workdir=${flag#*=} ;;
+    -*) ;;
+    *) echo "error: write flags as --name=value, not $flag" >&2 && exit 1 ;;
+  esac
+done
 failed=0
 python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$root" \
   --results="$results" "$@" ||

@@ -245,4 +245,5 @@ def load(
     variables, settings = files.load_weights(files.INCLUDED / 'default.safetensors' if weights is None else weights)
     settings = {**settings, 'dtype': 'float32' if dtype is None else dtype}
     model.from_config(settings).check_settings()
-    return Derainer(variables, settings, choose_tile(settings) if tile == 0 else tile, few_shapes, runtime)
+    is_free = isinstance(tile, int | np.integer) and not isinstance(tile, bool) and tile == 0
+    return Derainer(variables, settings, choose_tile(settings) if is_free else tile, few_shapes, runtime)

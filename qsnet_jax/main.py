@@ -93,8 +93,6 @@ def _prepare(given: Given) -> int:
 def _sparsity(given: Given) -> int:
     from qsnet_jax.evidence import sparsity
 
-    if given.config is None and not given.values.input:
-        raise UserError('--mode=sparsity needs --input=FOLDER of photos, or --config=NAME for its data sets.')
     return int(sparsity.run(given.config, given.values.input, given.values.weights, _results(given)) > 0)
 
 
@@ -112,9 +110,11 @@ def _figures(given: Given) -> int:
     from qsnet_jax.evidence import figures, methods
 
     values, output = given.values, given.values.output or _results(given) / 'figures'
+    if given.fields_of('sparsity'):
+        raise UserError("config.sparsity is of --mode=sparsity; these figures are the paper's, of d_x.")
     named = {field: getattr(values, field) for field in ('clean', 'count', 'crop', 'name')}
-    compared = tuple(methods.split(values.methods))
-    figures.run(values.figure, values.input, storage.expanded(output), compared, given.config, **named)
+    named['named'] = tuple(methods.split(values.methods))
+    figures.run(values.figure, values.input, storage.expanded(output), config=given.config, **named)
     return 0
 
 

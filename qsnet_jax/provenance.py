@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from qsnet_jax import UserError, fields, spelling, storage
@@ -18,6 +18,7 @@ _PACKAGES = (
     *('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets', 'array-record', 'numpy'),
     *('opencv-python-headless', 'pillow'),
 )
+_OF_ANOTHER_REPOSITORY = ('GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE', 'GIT_COMMON_DIR')  # as its hooks set them
 
 
 def collect(config: dict[str, Any], seed: int | None) -> dict[str, Any]:
@@ -58,8 +59,11 @@ def _commit() -> str:
 def git(root: pathlib.Path, *arguments: str) -> str:
     """What git says of the checkout `root`. Raises OSError without git, CalledProcessError where it fails."""
     command, encoding = ['git', '-C', str(root), *arguments], sys.getfilesystemencoding()
+    own = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY}
     # names of folders may be none of the locale
-    return subprocess.run(command, capture_output=True, encoding=encoding, errors='surrogateescape', check=True).stdout
+    return subprocess.run(
+        command, capture_output=True, encoding=encoding, errors='surrogateescape', check=True, env=own
+    ).stdout
 
 
 def _command() -> list[str]:
@@ -101,3 +105,13 @@ def claim(path: pathlib.Path, told: Told, made: dict[str, Any], way_out: str) ->
         rest = f'; and {len(different) - 10} more' if len(different) > 10 else ''
         raise UserError(f'{path} holds another result: {"; ".join(different[:10])}{rest}. Remove it, or {way_out}.')
     return path
+
+
+def claim_beside(paths: Iterable[pathlib.Path], about: pathlib.Path, way_out: str) -> None:
+    """Raises UserError where pictures or pages would be replaced, and no record `about` says that they are ours."""
+    for path in paths:
+        if os.path.lexists(path) and not about.exists():
+            raise UserError(
+                f'{path} would be replaced, and no {about.name} beside it says that it is of this program. Remove it, '
+                f'or {way_out}.'
+            )

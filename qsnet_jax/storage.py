@@ -268,9 +268,10 @@ def file_to_write(path: str | os.PathLike) -> pathlib.Path:
     """The path of a file to be. Raises UserError for what is no path, and for a folder."""
     if not isinstance(path, str | os.PathLike) or not str(path) or '\0' in str(path):
         raise UserError(f'{path!r} names no file; expected a path as str or Path.')
-    if os.path.isdir(path):
+    path = expanded(path)
+    if path.is_dir():
         raise UserError(f'{path} is a folder; name a file in it.')
-    return pathlib.Path(path)
+    return path
 
 
 @contextlib.contextmanager

@@ -283,6 +283,8 @@ def test_another_runtime_takes_the_place_of_the_network(stride):
         ({'few_shapes': 'no'}, "few_shapes='no', runtime=None; expected a bool"),
         ({'tile': 'a'}, "tile is 'a'; expected a whole number"),
         ({'tile': 512.5}, 'tile is 512.5; expected a whole number'),
+        ({'tile': False}, 'tile is False; expected a whole number'),
+        ({'tile': np.array([256, 256])}, 'tile is array([256, 256]); expected a whole number'),
         ({'dtype': 'int8'}, "dtype is 'int8'; it must be one of float32"),
     ],
 )

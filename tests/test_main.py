@@ -133,6 +133,7 @@ def test_a_field_of_names_takes_names():
         (['--mode=study', '--config=losses:small', *DRAWN, '--config.seed=3'], '--config.seed changes nothing'),
         (['--mode=study', '--config=losses:small', *DRAWN, '--config.study.size=../x'], "which '../x' cannot"),
         (['--mode=figures', '--input=a', '--methods=light', '--name=../../x'], '--name=../../x: expected letters'),
+        (['--mode=figures', '--input=a', QUICK, '--config.sparsity.bins=8'], 'config.sparsity is of --mode=sparsity'),
         ([QUICK, '--config.data.train=drawn_light:1e-320,drawn_heavy'], 'not positive and finite'),
         ([QUICK, '--config.train.learning_rate=1e300'], 'below 1e38'),
         (

@@ -28,6 +28,14 @@ def test_a_checkout_may_have_a_name_that_the_locale_cannot_decode(tmp_path):
     assert pathlib.Path(provenance.git(folder, 'rev-parse', '--show-toplevel').strip()) == folder
 
 
+def test_the_commit_is_that_of_the_code_within_a_hook_of_another_repository(tmp_path, monkeypatch):
+    """Git sets GIT_DIR there, which would answer for every folder."""
+    subprocess.run(['git', 'init', '--quiet', tmp_path / 'own'], check=True)
+    subprocess.run(['git', 'init', '--quiet', tmp_path / 'other'], check=True)
+    monkeypatch.setenv('GIT_DIR', str(tmp_path / 'other/.git'))
+    assert provenance.git(tmp_path / 'own', 'rev-parse', '--absolute-git-dir').strip() == str(tmp_path / 'own/.git')
+
+
 def test_json_is_whole_or_absent(tmp_path):
     """A value that cannot be written leaves the old file and no other."""
     path = tmp_path / 'deep/x.json'

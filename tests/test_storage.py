@@ -221,3 +221,11 @@ def test_what_would_block_or_never_end_is_no_file(tmp_path, read, make):
         with contextlib.ExitStack() as stack:
             if isinstance(found := read(tmp_path / 'run.json'), contextlib.AbstractContextManager):
                 stack.enter_context(found)
+
+
+def test_a_file_below_the_home_folder(tmp_path, monkeypatch):
+    """~ is the home folder where a file is written too, or one called ~ would lie in the current one."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert storage.file_to_write('~/a/x.safetensors') == tmp_path / 'a/x.safetensors'
+    with pytest.raises(UserError, match=f'{tmp_path} is a folder'):
+        storage.file_to_write('~')

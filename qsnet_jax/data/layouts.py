@@ -70,10 +70,12 @@ def find(root: pathlib.Path | Mapping[str, pathlib.Path], layouts: Iterable[Layo
     Raises UserError with the number of files found for each layout tried where none has files on all sides.
     """
     tried, found = [], []
+    left: dict[str, None] = {}  # problems of all layouts, each once
     for layout in layouts:
         problems: list[str] = []
         roots = root if isinstance(root, Mapping) else dict.fromkeys(layout, root)
         sides = {side: match(roots[side], pattern, problems) for side, pattern in layout.items()}
+        left |= dict.fromkeys(problems)
         if all(sides.values()):
             found.append(_pair(layout, sides, problems))
         tried.append(f'{describe(layout)} ({" and ".join(str(len(files)) for files in sides.values())} files)')
@@ -83,7 +85,7 @@ def find(root: pathlib.Path | Mapping[str, pathlib.Path], layouts: Iterable[Layo
     raise UserError(
         f'No images to pair under {folders}. {remedy}Tried {"; ".join(tried)}; files are '
         f'{", ".join(sorted(images.EXTENSIONS))}. * stands for the key that pairs them, + for the '
-        'number of one of several rainy images.'
+        'number of one of several rainy images.' + ''.join(f' Not read: {problem}.' for problem in [*left][:3])
     )
 
 

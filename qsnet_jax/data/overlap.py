@@ -60,8 +60,9 @@ def refuse_one_folder(opened: dict[str, sources.Source], held_out: dict[str, sou
         for other, files in held.items():
             if own <= files:
                 raise UserError(
-                    f'Training on {name} and evaluation on {other} would both read the same files in {root}, and '
-                    'training leaves them out (--config.data.exclude). Make train/ and val/ there, of different scenes.'
+                    f'Training on {name} and evaluation on {other} would both read the same files in {root}, or '
+                    'copies of them, and training leaves them out (--config.data.exclude). Make train/ and val/ there, '
+                    'of different scenes.'
                 )
 
 

@@ -239,7 +239,10 @@ def _refuse_others(final: pathlib.Path) -> None:
 
 def _base(data: Any) -> pathlib.Path:
     """Folder of prepared sets."""
-    return storage.expanded(data.tfds_dir or tfds.core.constants.DATA_DIR)
+    place = str(data.tfds_dir or tfds.core.constants.DATA_DIR).removeprefix('file://')
+    if '://' in place:
+        raise UserError(f'Prepared sets lie in a folder of this machine, not in {place} (--config.data.tfds_dir).')
+    return storage.expanded(place)
 
 
 def _versions(final: pathlib.Path) -> list[pathlib.Path]:

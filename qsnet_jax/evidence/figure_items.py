@@ -26,7 +26,7 @@ def items(results: pathlib.Path) -> list[Any]:
     """A heading, and each figure with its table; nothing where there is none."""
     found: list[Any] = []
     paths = [path for path in storage.listed(results / 'figures', 'fig-*.json') if path.with_suffix('.png').is_file()]
-    paths = [path for path in paths if re.fullmatch(r'fig-\d+-.+', path.stem)]
+    paths = [path for path in paths if re.fullmatch(r'fig-\d+-.+', path.stem, re.DOTALL)]
     for path in sorted(paths, key=lambda path: (int(path.stem.split('-')[1]), path.stem)):
         data = storage.read_json(path, ('figure', 'methods', 'images'), _REMEDY)
         try:

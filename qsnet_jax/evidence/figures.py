@@ -119,12 +119,8 @@ def _place(output: pathlib.Path, name: str) -> pathlib.Path:
 
 def _claim(path: pathlib.Path, told: dict[str, Any]) -> None:
     """Raises UserError where a picture would replace a figure of other images, or what is no figure of ours."""
-    about = provenance.claim(path.with_suffix('.json'), _of, told, 'give a --name or another --output')
-    if os.path.lexists(path) and not about.exists():
-        raise UserError(
-            f'{path} would be replaced, and no {about.name} beside it says that it is a figure of ours. Give a --name '
-            'or another --output, or remove it.'
-        )
+    way_out = 'give a --name or another --output'
+    provenance.claim_beside([path], provenance.claim(path.with_suffix('.json'), _of, told, way_out), way_out)
 
 
 def _refuse_inputs(paths: list[pathlib.Path], found: list[methods.Method], images_: subjects.Found) -> None:

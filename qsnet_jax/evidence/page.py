@@ -5,8 +5,10 @@ import dataclasses
 import html as escaping
 import io
 import itertools
+import os
 import pathlib
 import re
+import urllib.parse
 from typing import Any
 
 import numpy as np
@@ -81,7 +83,8 @@ def markdown(items: list[Any], base: pathlib.Path) -> str:
             escaped = ([_plain(cell) for cell in line] for line in lines)
             parts.append(f'### {item.title}\n\n' + '\n'.join(f'| {" | ".join(line)} |' for line in escaped))
         elif isinstance(item, (Figure, Plot)):
-            parts.append(f'![{item.caption}]({item.path.relative_to(base).as_posix()})\n\n*{item.caption}*')
+            place = urllib.parse.quote(os.fsencode(item.path.relative_to(base).as_posix()))
+            parts.append(f'![{_plain(item.caption)}]({place})\n\n*{_plain(item.caption)}*')
     return '\n\n'.join(parts) + '\n'
 
 

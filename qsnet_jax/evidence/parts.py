@@ -134,7 +134,8 @@ def sparsity_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
         for rule, text in sparsity.RULES.items():
             shares = [row['share'][key][rule] for key in keys]
             shown = [claims_.percent(share, digits=1) for share in shares]
-            cells.append([f'{row["name"]} ({row["count"]})', text, *shown])
+            flat = f', {len(row["without_gradient"])} flat ones left out' if row.get('without_gradient') else ''
+            cells.append([f'{row["name"]} ({row["count"]}{flat})', text, *shown])
     items: list[Any] = [page.Heading('Sparsity of rainy images, Sec. 3.1')]
     items.append(page.Table('Share of images whose log-histogram is ...', ['images', 'rule', *keys], cells))
     least = [
@@ -147,7 +148,7 @@ def sparsity_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
     items.append(page.Table(title, columns, least))
     for row in found:
         caption = f'Log-histograms of {row["name"]}, and what contrast has to do with them'
-        items += _figures(results / 'figures' / f'sparsity-{row["name"]}.png', caption)
+        items += _figures(sparsity.places(results, row['name'])[1], caption)
     return items
 
 

@@ -11,7 +11,7 @@ import re
 import tempfile
 from typing import Any
 
-from qsnet_jax import UserError, spelling, storage
+from qsnet_jax import UserError, provenance, spelling, storage
 from qsnet_jax.evidence import claims as claims_
 from qsnet_jax.evidence import figure_items, forest, page, parts, pictures, scatter, tables
 from qsnet_jax.evidence import rows as rows_
@@ -29,6 +29,10 @@ def report(results: pathlib.Path) -> None:
     for name in ('README.md', 'tables.md', 'report.html', 'figures/verdicts.svg', 'figures/speed_and_quality.svg'):
         _refuse_foreign(results / name)
     rows = rows_.load(results)
+    drawn = ['scales.jpg', *(f'curves-{size}.png' for size in rows_.sizes(rows))]
+    drawn += ['release.png'] * any(map(rows_.is_released, rows))
+    mine = [results / 'figures' / name for name in drawn]
+    provenance.claim_beside(mine, results / 'README.md', 'name another --results')
     places = [folder / 'paper.json' for folder in (results, pathlib.Path(__file__).parents[2] / 'results')]
     place = next((each for each in places if each.exists()), None)
     if place is None:

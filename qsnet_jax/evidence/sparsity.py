@@ -39,8 +39,12 @@ def run(config: Any, folder: str | None, weights: str | None, results: pathlib.P
 
     Returns how many photos and folders could not be read; they are said.
     """
+    if config is None and not folder:
+        raise UserError('--mode=sparsity needs --input=FOLDER of photos, or --config=NAME for its data sets.')
     config = config or default.get_config()
     check(config.sparsity)
+    if folder and config.sparsity.pool:
+        raise UserError('sparsity.pool names the sets of a study; leave it, or --input, out.')
     record = provenance.collect(config.to_dict(), None)
     derainer, settings = derain.load(weights), config.sparsity
     failures: list[str] = []
@@ -116,7 +120,7 @@ def study(
     of their results and removed rain (Figs. 2 and 9), and excess against contrast. Returns the row.
     """
     begun = _begin(name, fingerprint, record, settings.to_dict())
-    path = _claimed(results, begun)
+    path, plot = _claimed(results, begun), places(results, name)[1]
     chance = control(settings.bins, settings.response == 'signed')
     verdicts: dict[str, dict[str, Any]] = {}
     examples: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
@@ -135,7 +139,7 @@ def study(
             layers = (to_gray(restored), to_gray(photo_folders.removed(image, restored)))
             examples.append((photo, gray, *layers))
     if not verdicts:
-        raise UserError(f'{name} holds no image that is not flat; there is nothing to decide.')
+        raise UserError(f'{name} holds no image that can be read and is not flat; there is nothing to decide.')
     scenes = grouping.join(*(list(each) for each in zip(*labels, strict=True)))
     row = {
         **begun,
@@ -147,18 +151,25 @@ def study(
         'not_sparse': _not_sparse(verdicts),
         'without_gradient': flat,
     }
-    plot = results / 'figures' / f'sparsity-{name}.png'
+    storage.write_json(path, row)  # first, so that the picture is known as ours
     with storage.replacing(plot) as temporary:
         draw(row, verdicts, examples).savefig(temporary, format='png', dpi=110)
-    storage.write_json(path, row)  # last, since it says that the study is whole
     print(format_table(row), spelling.shown(path), spelling.shown(plot), sep='\n')
     return row
 
 
+def places(results: pathlib.Path, name: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """Of the row of a study, and of its figure."""
+    plot = results / 'figures' / spelling.with_ending(f'sparsity-{name}', '.png')
+    return results / 'sparsity' / spelling.with_ending(name, '.json'), plot
+
+
 def _claimed(results: pathlib.Path, row: dict[str, Any]) -> pathlib.Path:
-    """The path of a row, in whose place none of other images, settings or weights lies."""
-    path = results / 'sparsity' / f'{row["name"]}.json'
-    return provenance.claim(path, _told, row, 'name another --results')
+    """The path of a row, in whose place none of other images, settings or weights lies, nor a strange figure."""
+    path, plot = places(results, row['name'])
+    way_out = 'name another --results'
+    provenance.claim_beside([plot], provenance.claim(path, _told, row, way_out), way_out)
+    return path
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:
@@ -267,6 +278,9 @@ def format_table(row: dict[str, Any]) -> str:
     chance = ', '.join(f'{rule} {100 * share:.1f} %' for rule, share in row['control']['share'].items())
     lines.append(f'  of Laplacian samples, neither sparse nor not: {chance}')
     lines.append('  ' + '; '.join(f'{rule}: {text}' for rule, text in RULES.items()))
+    if flat := row.get('without_gradient'):
+        names = ', '.join(map(spelling.shown, flat[:3])) + (', ...' if len(flat) > 3 else '')
+        lines.append(f'  left out, without a gradient in some direction: {len(flat)} ({names})')
     contrast = row['contrast']
     if contrast is None:
         return '\n'.join(lines)

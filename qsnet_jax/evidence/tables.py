@@ -1,5 +1,6 @@
 """Tables of the report: the paper's numbers with ours below them, and where ours come from."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -222,6 +223,11 @@ def _precision(record: dict[str, Any]) -> str:
     return '-' if 'bench' in config else (config.get('model') or {}).get('dtype') or '-'
 
 
+def _commit(name: str) -> str:
+    """Ten digits of a commit with what follows it; the version of an installed package as it is."""
+    return re.sub('^([0-9a-f]{10})[0-9a-f]{30}', r'\1', name)
+
+
 def provenance(rows: rows_.Rows) -> page.Table:
     """Where each number comes from."""
     cells = []
@@ -229,7 +235,7 @@ def provenance(rows: rows_.Rows) -> page.Table:
         record = row['provenance']
         training = record.get('training') or {}
         seconds = training.get('training_seconds')
-        cells.append([row['file'], row['kind'], str(record['seed']), record['commit'][:10] + record['commit'][40:],
+        cells.append([row['file'], row['kind'], str(record['seed']), _commit(record['commit']),
                       f'{record["device"]["kind"]} x {record["device"]["count"]}', _precision(record),
                       f'{seconds / 60:.1f}' if seconds else '', record['date'][:10], record['command']])  # fmt: skip
     columns = ['row', 'kind', 'seed', 'commit', 'device', 'precision', 'training, min', 'date', 'command']

@@ -39,11 +39,7 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
         config = ml_collections.ConfigDict(config.to_dict())
         config.bench.models = ml_collections.ConfigDict(choices.models(), sort_keys=False)
         settings = config.bench
-    unknown = set(settings.precisions) - set(model.DTYPES)
-    if unknown or settings.rounds < 1:
-        raise UserError(
-            f'bench.precisions knows {tuple(model.DTYPES)} and bench.rounds is 1 or more; found {settings}.'
-        )
+    _check(settings)
     stem = results / _name(settings)
     report = _begin(config, stem)
     cases = _cases(settings)
@@ -65,6 +61,27 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
     return stem.with_suffix('.json')
 
 
+def _check(settings: Any) -> None:
+    """Refuses values of `config.bench` that nothing can be timed with."""
+    if settings.rounds < 1:
+        raise UserError(f'bench.rounds is {settings.rounds}; it must be at least 1.')
+    known = {'precisions': tuple(model.DTYPES), 'beside': ('', *settings.models)}
+    for name, values in known.items():
+        given = (settings.beside,) if name == 'beside' else settings[name]
+        if unknown := [each for each in given if each not in values]:
+            raise UserError(f'bench.{name} holds {unknown[0]!r}; expected some of {", ".join(map(repr, values))}.')
+    counts = {'sizes': settings.sizes, 'batches': settings.batches}
+    for name, values in counts.items():
+        if not all(_is_count(each) for each in values):
+            raise UserError(f'bench.{name} is {values}; expected whole numbers from 1, as (2,).')
+    if not all(isinstance(pair, tuple | list) and [*map(_is_count, pair)] == [True] * 2 for pair in settings.training):
+        raise UserError(f'bench.training is {settings.training}; expected pairs of images and side, as ((2, 96),).')
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _begin(config: Any, stem: pathlib.Path) -> dict[str, Any]:
     """The report without its cases; raises UserError where one of other settings or another machine lies there."""
     record = {
@@ -73,7 +90,8 @@ def _begin(config: Any, stem: pathlib.Path) -> dict[str, Any]:
         'peers': {name: provenance.version(name) for name in ('torch', 'onnxruntime', 'openvino')},
     }
     way_out = 'give --config.bench.name=NAME, or name another --results'
-    provenance.claim(stem.with_suffix('.json'), compiled.told, {'provenance': record}, way_out)
+    claimed = provenance.claim(stem.with_suffix('.json'), compiled.told, {'provenance': record}, way_out)
+    provenance.claim_beside([stem.with_suffix(ending) for ending in ('.md', '.png')], claimed, way_out)
     ceilings = {precision: machine.ceilings(precision) for precision in config.bench.precisions}
     return {'provenance': record, 'ceilings': ceilings, 'cases': []}
 

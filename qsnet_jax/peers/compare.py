@@ -41,7 +41,8 @@ def compare(config: Any, workdir: pathlib.Path, results: pathlib.Path) -> dict[s
     opened = sets.open_training(config.data, cache)
     record = {**provenance.collect(config.to_dict(), config.seed), 'dataset': sources.fingerprint(validation_set)}
     record['training_data'] = batches.fingerprints(opened)
-    _check(workdir.name, results, record, [*opened.items(), (set_name, validation_set)])
+    own_name = workdir.resolve().name  # also of '.'
+    _check(own_name, results, record, [*opened.items(), (set_name, validation_set)])
     training = batches.deal(opened, config.data, config.seed)
     state = train.start_state(config)
     twin = _Twin(config, train.export(state))
@@ -64,7 +65,7 @@ def compare(config: Any, workdir: pathlib.Path, results: pathlib.Path) -> dict[s
                 evaluate.write_csv(workdir / 'compare' / 'steps.csv', rows)
         count = min(config.train.eval_images, len(validation_set.names))
         summary = _summarize(rows, {'dataset': set_name, 'count': count}, twin, record)
-        _write(rows, summary, workdir.name, results)
+        _write(rows, summary, own_name, results)
     return summary
 
 
@@ -162,7 +163,8 @@ def _check(name: str, results: pathlib.Path, record: dict[str, Any], opened: lis
     """Raises UserError for a row of that name that is of something else, and for pictures that cannot be read."""
     path = results / 'rows' / f'compare-{name}.json'
     way_out = 'give --workdir=FOLDER another name, or name another --results'
-    provenance.claim(path, _told, {'provenance': record}, way_out)
+    claimed = provenance.claim(path, _told, {'provenance': record}, way_out)
+    provenance.claim_beside([results / 'figures' / f'compare-{name}.png'], claimed, way_out)
     for set_name, source in opened:
         checking.check(set_name, source)
 

@@ -120,8 +120,8 @@ class Checkpoints:
                     f"'latest' or one of the steps {steps}."
                 )
             return best
-        if which in (by_name := {str(step): step for step in steps}):
-            return by_name[which]
+        if str(which) in (by_name := {str(step): step for step in steps}):  # a number too
+            return by_name[str(which)]
         raise UserError(f"--checkpoint={which} is not there; there are 'latest', 'best' and the steps {steps}.")
 
     def refuse_to_lose_after(self, step: int, like: Any) -> None:

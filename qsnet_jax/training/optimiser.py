@@ -48,8 +48,9 @@ def _scheduled(settings: Any) -> optax.GradientTransformationExtraArgs:
 def _muon(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     """Muon of kernels as matrices (h w in / groups, out), and Adam of all else, at one rate.
 
-    Adam has the depthwise kernels, which are one filter a channel, the rain layers, norms and biases. Updates of
-    matrices are scaled to an RMS of .2 times the rate, about Adam's (Liu et al. 2025, arXiv 2502.16982).
+    Both with Nesterov momentum. Adam has the depthwise kernels, which are one filter a channel, the rain layers, norms
+    and biases. Updates of matrices are scaled to an RMS of .2 times the rate, about Adam's (Liu et al. 2025, arXiv
+    2502.16982).
     """
     return optax.contrib.muon(rate, muon_weight_dimension_numbers=_as_matrices, consistent_rms=0.2)
 

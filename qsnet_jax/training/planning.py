@@ -11,7 +11,7 @@ import ml_collections
 
 from qsnet_jax import UserError, fields, model, storage
 from qsnet_jax.configs import studies
-from qsnet_jax.data import sets, sources
+from qsnet_jax.data import overlap, sets, sources
 from qsnet_jax.training import settings, train
 
 
@@ -115,7 +115,10 @@ def say_overridden(config: Any, runs: list[tuple[str, int]], given: Sequence[str
 def _check_sources(data: str) -> None:
     """Raises UserError where sets of a `config.data`, as JSON, cannot be opened."""
     settings = ml_collections.ConfigDict(json.loads(data))
-    for name, _ in sets.parse_names(settings.train):
-        sets.open_source(name, settings, 'train', sources.Cache(0))
-    for names, role in sets.beside_training(settings):
-        sets.open_evaluation(settings, names, sources.Cache(0), role)
+    names = [name for name, _ in sets.parse_names(settings.train)]
+    opened = {name: sets.open_source(name, settings, 'train', sources.Cache(0)) for name in names}
+    if settings.exclude:
+        excluded = sets.open_evaluation(settings, settings.exclude, sources.Cache(0))
+        overlap.refuse_one_folder(opened, excluded, settings.root)
+    for beside, role in sets.beside_training(settings):
+        sets.open_evaluation(settings, beside, sources.Cache(0), role)

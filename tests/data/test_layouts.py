@@ -117,3 +117,13 @@ def test_pictures_of_other_kinds_do_not_vanish(tmp_path, name):
         f"'{tmp_path}/{side}/{name}' is of a kind that is not read; convert it, or take it away"
         for side in ('input', 'target')
     ]
+
+
+@pytest.mark.parametrize('name', ['1.heic', 'a\nb.png'])
+def test_pictures_that_are_not_read_are_named_where_nothing_pairs(tmp_path, name):
+    """Nothing but them may be there, and 0 files would be a riddle."""
+    for side in ('input', 'target'):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / name).write_bytes(b'')
+    with pytest.raises(UserError, match=r'No images to pair .*Not read: .*(of a kind that is not read|line break)'):
+        layouts.find(tmp_path, layouts.PAIRS)

@@ -532,6 +532,18 @@ def test_a_folder_whose_name_is_not_utf_8_is_refused(data, tmp_path):
         prepared.prepare('rain100h', data)
 
 
+def test_prepared_sets_lie_in_a_folder(data, tmp_path, monkeypatch):
+    """file:// is a folder; any other address would become one called gs: below the current folder."""
+    monkeypatch.chdir(tmp_path)
+    write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})
+    data.tfds_dir = f'file://{tmp_path}/there'
+    assert prepared.prepare('rain100h', data).is_relative_to(tmp_path / 'there')
+    data.tfds_dir = 'gs://bucket/there'
+    with pytest.raises(UserError, match='a folder of this machine, not in gs://bucket/there .--config.data.tfds_dir'):
+        prepared.prepare('rain100h', data)
+    assert not (tmp_path / 'gs:').exists()
+
+
 def test_files_replaced_by_others_of_the_same_size_are_noticed(data, tmp_path):
     """--mode=prepare compares contents, not only names and sizes."""
     from PIL import Image

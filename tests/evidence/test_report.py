@@ -256,6 +256,19 @@ def test_what_no_report_wrote_stays(reported, name, monkeypatch):
     path.write_bytes(own)
 
 
+def test_a_picture_of_somebody_else_stays(found, monkeypatch):
+    """Where no report lies yet; beside one of ours pictures are replaced."""
+    path = found / 'figures/scales.jpg'
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('mine')
+    monkeypatch.setattr(report, '_make', lambda *_: {})
+    with pytest.raises(UserError, match=r'scales.jpg would be replaced, and no README.md beside it says'):
+        report.report(found)
+    (found / 'README.md').write_text(f'# {report.TITLES[0]}\n')
+    report.report(found)
+    assert path.read_text() == 'mine'
+
+
 def test_an_obstacle_of_every_claim_is_said_once(found, without_pictures):
     """One seed forbids every verdict on a set; the sentences leave that out and one line says it."""
     for path in (found / 'rows').glob('*-[12].json'):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import shutil
 
@@ -358,3 +359,44 @@ def test_versions_of_one_picture_are_one_scene():
     alone = sparsity._share(hits, 'd_x', 'mean', [f'{n}' for n in range(30)])
     assert found['share'] == alone['share'] == pytest.approx(2 / 3)
     assert found['interval'][0] < 0.2 and alone['interval'][0] > 0.4
+
+
+@pytest.mark.parametrize('is_input', [True, False])
+def test_a_picture_that_is_no_figure_of_ours_stays(tmp_path, is_input):
+    """Neither a photo of the study nor any other is replaced; without it the same command makes its figure."""
+    folder = tmp_path / 'figures'
+    for path in (folder / 'sparsity-figures.png', folder / 'a.png', tmp_path / 'photos/a.png'):
+        path.parent.mkdir(exist_ok=True)
+        images.save(path, draw_pair(0)[0])
+    picture = folder / ('sparsity-figures.png' if is_input else 'sparsity-photos.png')
+    picture.write_bytes((folder / 'a.png').read_bytes())
+    before = picture.read_bytes()
+    with pytest.raises(UserError, match=r'sparsity-\w+.png would be replaced, and no \w+.json beside it says'):
+        sparsity.run(None, str(folder if is_input else tmp_path / 'photos'), None, tmp_path)
+    assert picture.read_bytes() == before and not list(tmp_path.glob('sparsity/*'))
+
+
+def test_names_of_any_length_have_room():
+    """The row and the figure of a folder whose name is as long as a name can be."""
+    for path in sparsity.places(pathlib.Path(), 'L' * 255):
+        assert len(path.name) <= 255
+
+
+def test_images_that_cannot_be_decided_are_counted(photos, tmp_path, capsys):
+    """A row of pixels and stripes have no gradient in some direction, and are named, not dropped silently."""
+    shutil.copytree(photos, tmp_path / 'in')
+    images.save(tmp_path / 'in/row.png', draw_pair(0)[0][:1])
+    images.save(tmp_path / 'in/stripes.png', np.tile(draw_pair(0)[0][:1], (20, 1, 1)))
+    sparsity.run(None, str(tmp_path / 'in'), None, tmp_path)
+    flat = json.loads((tmp_path / 'sparsity/in.json').read_text())['without_gradient']
+    assert {'row.png', 'stripes.png'} <= {*flat}
+    names = ', '.join(flat[:3]) + (', ...' if len(flat) > 3 else '')
+    assert f'left out, without a gradient in some direction: {len(flat)} ({names})' in capsys.readouterr().out
+
+
+def test_a_pool_and_a_folder_are_not_studied_together(photos, tmp_path):
+    """Or the pool would be left out silently."""
+    config = default.get_config()
+    config.sparsity.pool = f'{photos}:1'
+    with pytest.raises(UserError, match='leave it, or --input, out'):
+        sparsity.run(config, str(photos), None, tmp_path)

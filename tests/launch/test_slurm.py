@@ -152,7 +152,13 @@ def test_what_a_job_would_refuse_is_refused_at_once(slurm, fakes, tmp_path, flag
 @pytest.mark.parametrize('config', ['losses:small', 'configs/losses.py:small'])
 def test_a_config_is_found_by_name_and_path_from_any_folder(pairs_root, tmp_path, config):
     """As `qsnet` finds it, which the tasks are told to run with the same words."""
-    flags = (f'--config={config}', f'--config.data.root={pairs_root}', '--config.study.seeds=(0,)', '--only=V1,V2')
+    flags = (
+        f'--config={config}',
+        f'--config.data.root={pairs_root}',
+        '--config.study.seeds=(0,)',
+        '--only=V1,V2',
+        '--config.data.exclude=',
+    )  # which may be empty
     lines = run(sys.executable, LAUNCHER, *flags, '--dry_run', folder=tmp_path).splitlines()
     assert lines[-3].startswith('2 tasks') and all(f' --config={config} ' in line for line in lines[-2:])
 
@@ -355,6 +361,16 @@ def test_scripts_say_what_they_compute_on(script, platform, tmp_path):
             [ROOT / 'launch' / f'{script}.sh', tmp_path], env={**environment, **own}, capture_output=True, text=True
         )
         assert done.returncode == 143 and done.stdout.splitlines() == [f'on {expected}']  # as of SIGTERM
+
+
+@pytest.mark.parametrize('script', ['gpu', 'local', 'release'])
+def test_scripts_refuse_flags_whose_value_stands_alone(script, tmp_path):
+    """Which the studies would take, while the script looked for rows and weights elsewhere."""
+    (tmp_path / 'python').write_text('#!/bin/sh\necho run\n')
+    (tmp_path / 'python').chmod(stat.S_IRWXU)
+    path = f'{tmp_path}:{os.environ["PATH"]}'
+    words = run(ROOT / 'launch' / f'{script}.sh', tmp_path, '--results', 'mine', status=1, PATH=path)
+    assert words == 'error: write flags as --name=value, not mine\n'
 
 
 def test_weights_are_taken_from_where_the_runs_lie(tmp_path):

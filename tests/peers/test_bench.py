@@ -3,6 +3,7 @@
 import json
 import logging
 import pathlib
+import re
 import time
 
 import numpy as np
@@ -62,6 +63,37 @@ def test_peers_run_or_are_named(tmp_path):
     assert {'PyTorch NCHW', 'PyTorch NHWC'} <= set(inference['peers'])
     assert set(training['peers']) == {'JAX', 'PyTorch NCHW', 'PyTorch NHWC'}
     assert all(reason for reason in inference['absent'].values())
+
+
+@pytest.mark.parametrize(
+    'name, value, message',
+    [
+        ('training', (2, 32), 'expected pairs of images and side'),
+        ('training', ((2, 0),), 'expected pairs of images and side'),
+        ('beside', 'foo', "bench.beside holds 'foo'; expected some of '', 'tiny'"),
+        ('sizes', (64.5,), 'whole numbers from 1'),
+        ('sizes', (0, 32), 'whole numbers from 1'),
+        ('batches', (0,), 'whole numbers from 1'),
+        ('precisions', ('float8',), "bench.precisions holds 'float8'"),
+        ('rounds', 0, 'at least 1'),
+    ],
+)
+def test_what_cannot_be_timed_is_refused(tmp_path, monkeypatch, name, value, message):
+    """Before anything is."""
+    monkeypatch.setattr(bench, '_measure', lambda *_: pytest.fail('a case was timed'))
+    with pytest.raises(UserError, match=re.escape(message)):
+        bench.bench(tiny(**{name: value}), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_notes_in_the_place_of_the_page_stay(tmp_path):
+    """Neither a page nor a plot that no record of ours stands beside is replaced."""
+    config = tiny()
+    path = (tmp_path / bench._name(config.bench)).with_suffix('.md')
+    path.write_text('my notes')
+    with pytest.raises(UserError, match=r'\.md would be replaced, and no .*json beside it says'):
+        bench.bench(config, tmp_path)
+    assert path.read_text() == 'my notes'
 
 
 def test_the_first_network_or_every_one_takes_all_shapes():

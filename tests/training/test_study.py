@@ -634,3 +634,14 @@ def test_rows_hold_names_as_they_are(tmp_path):
     result = {'dataset': 'pairs', 'scales': {}, 'provenance': {'dataset': {}, 'evaluation_seconds': 1}}
     images = study._set(result, tmp_path)['images']
     assert images['name'] == images['scene'] == names and images[columns[0]] == [-1.5] * 4
+
+
+def test_a_set_that_trains_and_scores_the_same_pictures_is_met_before_the_first_run(tiny_study, pairs_root, tmp_path):
+    """Also copies of them in two folders; not where no set is left out of training."""
+    for side in ('train', 'val'):
+        shutil.copytree(pairs_root / 'train', tmp_path / 'pairs' / side)
+    tiny_study.data.update({'root': str(tmp_path / 'pairs'), 'exclude': 'pairs'})
+    with pytest.raises(UserError, match='paper: Training on pairs and evaluation on pairs would both read the same'):
+        planning.check(tiny_study, planning.plan(tiny_study), tmp_path)
+    tiny_study.data.exclude = ''
+    planning.check(tiny_study, planning.plan(tiny_study), tmp_path)
