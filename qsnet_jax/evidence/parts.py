@@ -153,8 +153,9 @@ def sparsity_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
 
 
 def _excess(row: dict[str, Any], entry: dict[str, Any]) -> str:
-    """How far an image is from sparse, and by which filter; rows of before say it of the row's own alone."""
-    return f'{entry["excess"]:+.2f} ({entry.get("excess_of", row["filter"])})'
+    """How far an image is from sparse, and by which filter; '-' where a row of before says it of another one alone."""
+    of = entry.get('excess_of', row['filter'])
+    return f'{entry["excess"]:+.2f} ({of})' if of in entry['filters'] else '-'
 
 
 def beside_torch_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:

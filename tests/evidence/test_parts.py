@@ -47,10 +47,10 @@ def test_a_network_that_is_not_the_default_is_said_so():
 
 
 def test_the_excess_of_an_image_that_is_not_sparse_is_said_with_its_filter(tmp_path):
-    """Today's rows have the largest; those of before that of the row's filter, whatever refuses the image."""
+    """Today's rows have the largest; those of before that of the row's filter, which may not be what refuses it."""
     share = {'d_x': {rule: {'share': 0.5, 'interval': [0.4, 0.6]} for rule in ('mean', 'every', 'beyond')}}
     row = {'kind': 'sparsity', 'name': 'real', 'count': 9, 'filter': 'd_x', 'share': share}
     old = {'name': 'a.png', 'filters': ['d_y'], 'excess': -2.06, 'contrast': 0.2}
     new = {**old, 'excess': 0.31, 'excess_of': 'd_y'}
     cells = [parts.sparsity_items([{**row, 'not_sparse': [each]}], tmp_path)[2].rows[0][2:4] for each in (old, new)]
-    assert cells == [['d_y', '-2.06 (d_x)'], ['d_y', '+0.31 (d_y)']]
+    assert cells == [['d_y', '-'], ['d_y', '+0.31 (d_y)']]
