@@ -79,8 +79,10 @@ def test_loss_falls_on_one_batch(tiny_config, mesh):
     assert int(state.step) == 30
 
 
-def test_one_device_equals_four(tiny_config):
+@pytest.mark.parametrize('name', ['adam', pytest.param('muon', marks=pytest.mark.slow)])
+def test_one_device_equals_four(tiny_config, name):
     """The update of a global batch does not depend on how many devices share it, up to the order of sums."""
+    tiny_config.train.optimizer = name
     tiny_config.model.dtype = 'float64'  # so that a difference in rounding cannot hide one in what is computed
     results = []
     with jax.enable_x64(True):
