@@ -112,9 +112,9 @@ def _figures(given: Given) -> int:
     values, output = given.values, given.values.output or _results(given) / 'figures'
     if given.fields_of('sparsity'):
         raise UserError("config.sparsity is of --mode=sparsity; these figures are the paper's, of d_x.")
-    named = {field: getattr(values, field) for field in ('clean', 'count', 'crop', 'name')}
-    named['named'] = tuple(methods.split(values.methods))
-    figures.run(values.figure, values.input, storage.expanded(output), config=given.config, **named)
+    fields = {field: getattr(values, field) for field in ('clean', 'count', 'crop', 'name')}
+    named, output = tuple(methods.split(values.methods)), storage.expanded(output)
+    figures.run(values.figure, values.input, output, named, given.config, **fields)
     return 0
 
 

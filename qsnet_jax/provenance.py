@@ -18,7 +18,10 @@ _PACKAGES = (
     *('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets', 'array-record', 'numpy'),
     *('opencv-python-headless', 'pillow'),
 )
-_OF_ANOTHER_REPOSITORY = ('GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE', 'GIT_COMMON_DIR')  # as its hooks set them
+_OF_ANOTHER_REPOSITORY = (
+    *('GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE', 'GIT_COMMON_DIR', 'GIT_OBJECT_DIRECTORY'),
+    'GIT_ALTERNATE_OBJECT_DIRECTORIES',
+)  # as its hooks set them
 
 
 def collect(config: dict[str, Any], seed: int | None) -> dict[str, Any]:
@@ -109,9 +112,10 @@ def claim(path: pathlib.Path, told: Told, made: dict[str, Any], way_out: str) ->
 
 def claim_beside(paths: Iterable[pathlib.Path], about: pathlib.Path, way_out: str) -> None:
     """Raises UserError where pictures or pages would be replaced, and no record `about` says that they are ours."""
-    for path in paths:
-        if os.path.lexists(path) and not about.exists():
-            raise UserError(
-                f'{path} would be replaced, and no {about.name} beside it says that it is of this program. Remove it, '
-                f'or {way_out}.'
-            )
+    foreign = [] if about.exists() else [path for path in paths if os.path.lexists(path)]
+    if foreign:
+        where = f'{about.name} beside it' if foreign[0].parent == about.parent else f'{about}'
+        raise UserError(
+            f'{" and ".join(map(str, foreign))} would be replaced, and no {where} says that this program made it. '
+            f'Move it away, or {way_out}.'
+        )

@@ -269,7 +269,7 @@ def file_to_write(path: str | os.PathLike) -> pathlib.Path:
     if not isinstance(path, str | os.PathLike) or not str(path) or '\0' in str(path):
         raise UserError(f'{path!r} names no file; expected a path as str or Path.')
     path = expanded(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f'{path} is a folder; name a file in it.')
     return path
 

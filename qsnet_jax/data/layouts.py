@@ -104,6 +104,7 @@ def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[s
     expression = re.compile(escaped.replace(r'\*', '(?P<key>.+)').replace(r'\+', r'(?P<number>\d+)'), re.DOTALL)
     with_extension = '.' in name.partition('*')[2]
     found: dict[tuple[str, str], pathlib.Path] = {}
+    unnumbered: list[str] = []
     home = below(root, folder)
 
     def key_of(path: pathlib.Path) -> tuple[str, str] | None:
@@ -119,7 +120,8 @@ def match(root: pathlib.Path, pattern: str, problems: list[str]) -> dict[tuple[s
                 problems.append(f'{found[key]} and {path} are both called {spelling.quoted(key[0])}')
             found[key] = path
         elif folder and name == '*_+':
-            problems.append(f'{path} is not called {pattern}')
+            unnumbered.append(f'{path} is not called {pattern}')
+    problems += unnumbered if found else []
     problems += of_other_kinds(home, found, key_of)
     return {key: found[key] for key in sorted(found, key=lambda pair: (natural(pair[0]), natural(pair[1])))}
 

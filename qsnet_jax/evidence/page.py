@@ -143,7 +143,7 @@ def _text(text: str) -> str:
 
 def _plain(text: str) -> str:
     """A cell of a Markdown table, in which nothing is markup."""
-    return re.sub(r'([\\`*<&|\[])', r'\\\1', text.replace('\n', ' '))
+    return re.sub(r'([\\`*<&|\[\]])', r'\\\1', text.replace('\n', ' '))
 
 
 def _table(table: Table, number: int) -> str:

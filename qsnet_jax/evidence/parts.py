@@ -134,7 +134,7 @@ def sparsity_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
         for rule, text in sparsity.RULES.items():
             shares = [row['share'][key][rule] for key in keys]
             shown = [claims_.percent(share, digits=1) for share in shares]
-            flat = f', {len(row["without_gradient"])} flat ones left out' if row.get('without_gradient') else ''
+            flat = f', {len(row["without_gradient"])} without gradients left out' if row.get('without_gradient') else ''
             cells.append([f'{row["name"]} ({row["count"]}{flat})', text, *shown])
     items: list[Any] = [page.Heading('Sparsity of rainy images, Sec. 3.1')]
     items.append(page.Table('Share of images whose log-histogram is ...', ['images', 'rule', *keys], cells))
@@ -153,7 +153,7 @@ def sparsity_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
 
 
 def _excess(row: dict[str, Any], entry: dict[str, Any]) -> str:
-    """How far an image is from sparse, and by which filter; '-' where a row of before says it of another one alone."""
+    """How far an image is from sparse, and by which filter; '-' where an old row knows it of another one."""
     of = entry.get('excess_of', row['filter'])
     return f'{entry["excess"]:+.2f} ({of})' if of in entry['filters'] else '-'
 

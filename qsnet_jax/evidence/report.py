@@ -30,9 +30,11 @@ def report(results: pathlib.Path) -> None:
         _refuse_foreign(results / name)
     rows = rows_.load(results)
     drawn = ['scales.jpg', *(f'curves-{size}.png' for size in rows_.sizes(rows))]
-    drawn += ['release.png'] * any(map(rows_.is_released, rows))
+    drawn += ['release.png'] * any(rows_.is_released(row) and row['sets'] for row in rows)
     mine = [results / 'figures' / name for name in drawn]
     provenance.claim_beside(mine, results / 'README.md', 'name another --results')
+    if not (results / 'README.md').exists():  # by which pictures are known as ours, also after an interruption
+        storage.write_bytes(results / 'README.md', f'# {TITLES[0]}\n\n{_UNFINISHED}\n'.encode())
     places = [folder / 'paper.json' for folder in (results, pathlib.Path(__file__).parents[2] / 'results')]
     place = next((each for each in places if each.exists()), None)
     if place is None:
@@ -163,6 +165,7 @@ def standing(found: list[Claim]) -> str:
     return f'At full size: {full}.' if full else _NO_FULL_SIZE
 
 
+_UNFINISHED = 'This report was not finished; `--mode=report` makes it.'
 _NO_FULL_SIZE = "No run at full size yet: nothing here confirms or refutes the paper's numbers."
 _SHORT = (
     'QSNet takes rain streaks out of a photo. This page holds what its paper claims against our own runs. '

@@ -33,13 +33,13 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
             ':choices, :sharing, or :h100, :a100, :rtx4090, which compile only.'
         )
     settings = config.bench
-    if settings.card:
-        return compiled.bench(config, results)
     if settings.shipped:
         config = ml_collections.ConfigDict(config.to_dict())
         config.bench.models = ml_collections.ConfigDict(choices.models(), sort_keys=False)
         settings = config.bench
-    _check(settings)
+    _check(config)
+    if settings.card:
+        return compiled.bench(config, results)
     stem = results / _name(settings)
     report = _begin(config, stem)
     cases = _cases(settings)
@@ -61,21 +61,26 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
     return stem.with_suffix('.json')
 
 
-def _check(settings: Any) -> None:
+def _check(config: Any) -> None:
     """Refuses values of `config.bench` that nothing can be timed with."""
+    settings = config.bench
     if settings.rounds < 1:
         raise UserError(f'bench.rounds is {settings.rounds}; it must be at least 1.')
-    known = {'precisions': tuple(model.DTYPES), 'beside': ('', *settings.models)}
-    for name, values in known.items():
-        given = (settings.beside,) if name == 'beside' else settings[name]
-        if unknown := [each for each in given if each not in values]:
-            raise UserError(f'bench.{name} holds {unknown[0]!r}; expected some of {", ".join(map(repr, values))}.')
-    counts = {'sizes': settings.sizes, 'batches': settings.batches}
-    for name, values in counts.items():
+    if settings.beside not in ('', *settings.models):
+        raise UserError(f'bench.beside is {settings.beside!r}; expected one of {", ".join(settings.models)}, or none.')
+    needed = {'precisions': settings.precisions, **({'forms': settings.forms} if settings.card else {})}
+    for name, values in needed.items():
+        if not values:
+            raise UserError(f'bench.{name} is empty; give at least one.')
+    if unknown := [each for each in settings.precisions if each not in model.DTYPES]:
+        raise UserError(f'bench.precisions holds {unknown[0]!r}; expected some of {", ".join(model.DTYPES)}.')
+    for name, values in {'sizes': settings.sizes, 'batches': settings.batches}.items():
         if not all(_is_count(each) for each in values):
             raise UserError(f'bench.{name} is {values}; expected whole numbers from 1, as (2,).')
     if not all(isinstance(pair, tuple | list) and [*map(_is_count, pair)] == [True] * 2 for pair in settings.training):
         raise UserError(f'bench.training is {settings.training}; expected pairs of images and side, as ((2, 96),).')
+    if settings.training and settings.peers and config.train.optimizer != 'adam':
+        raise UserError(f"train.optimizer is {config.train.optimizer!r}; trainings in PyTorch have 'adam' alone.")
 
 
 def _is_count(value: Any) -> bool:
@@ -91,7 +96,8 @@ def _begin(config: Any, stem: pathlib.Path) -> dict[str, Any]:
     }
     way_out = 'give --config.bench.name=NAME, or name another --results'
     claimed = provenance.claim(stem.with_suffix('.json'), compiled.told, {'provenance': record}, way_out)
-    provenance.claim_beside([stem.with_suffix(ending) for ending in ('.md', '.png')], claimed, way_out)
+    endings = ('.md',) if config.bench.beside else ('.md', '.png')
+    provenance.claim_beside([stem.with_suffix(ending) for ending in endings], claimed, way_out)
     ceilings = {precision: machine.ceilings(precision) for precision in config.bench.precisions}
     return {'provenance': record, 'ceilings': ceilings, 'cases': []}
 

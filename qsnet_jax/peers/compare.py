@@ -1,6 +1,7 @@
 """Trains QSNet in JAX and its PyTorch twin side by side, from the same weights on the same batches, step by step."""
 
 import math
+import os
 import pathlib
 import time
 from collections.abc import Mapping
@@ -41,7 +42,7 @@ def compare(config: Any, workdir: pathlib.Path, results: pathlib.Path) -> dict[s
     opened = sets.open_training(config.data, cache)
     record = {**provenance.collect(config.to_dict(), config.seed), 'dataset': sources.fingerprint(validation_set)}
     record['training_data'] = batches.fingerprints(opened)
-    own_name = workdir.resolve().name  # also of '.'
+    own_name = os.path.basename(os.path.abspath(workdir))  # also of '.'
     _check(own_name, results, record, [*opened.items(), (set_name, validation_set)])
     training = batches.deal(opened, config.data, config.seed)
     state = train.start_state(config)

@@ -40,7 +40,8 @@ def bench(config: Any, results: pathlib.Path) -> pathlib.Path:
         'card': {**vars(card), 'attained': cards.ATTAINED},
         'cases': [],
     }
-    provenance.claim(stem.with_suffix('.json'), told, report, 'name another --results')
+    claimed = provenance.claim(stem.with_suffix('.json'), told, report, 'name another --results')
+    provenance.claim_beside([stem.with_suffix('.md')], claimed, 'name another --results')
     with storage.writable(results), progress.bar(list(_cases(settings)), 'cases') as bar:
         for case in bar:
             try:

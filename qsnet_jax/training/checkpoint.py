@@ -105,8 +105,8 @@ class Checkpoints:
             raise self._damaged(step, 'its values are not those that were saved')
         return state
 
-    def find(self, which: str) -> int:
-        """Step of the checkpoint called 'latest' or 'best', or of a number as text. Raises UserError for none."""
+    def find(self, which: str | int) -> int:
+        """Step of the checkpoint called 'latest' or 'best', or of a number. Raises UserError for none."""
         steps = self.steps()
         if not steps:
             raise UserError(f'No checkpoint under {self.directory}. Train first (--mode=train) or name --workdir.')
@@ -120,7 +120,7 @@ class Checkpoints:
                     f"'latest' or one of the steps {steps}."
                 )
             return best
-        if str(which) in (by_name := {str(step): step for step in steps}):  # a number too
+        if str(which) in (by_name := {str(step): step for step in steps}):
             return by_name[str(which)]
         raise UserError(f"--checkpoint={which} is not there; there are 'latest', 'best' and the steps {steps}.")
 

@@ -117,8 +117,7 @@ def _check_sources(data: str) -> None:
     settings = ml_collections.ConfigDict(json.loads(data))
     names = [name for name, _ in sets.parse_names(settings.train)]
     opened = {name: sets.open_source(name, settings, 'train', sources.Cache(0)) for name in names}
-    if settings.exclude:
-        excluded = sets.open_evaluation(settings, settings.exclude, sources.Cache(0))
-        overlap.refuse_one_folder(opened, excluded, settings.root)
     for beside, role in sets.beside_training(settings):
-        sets.open_evaluation(settings, beside, sources.Cache(0), role)
+        found = sets.open_evaluation(settings, beside, sources.Cache(0), role)
+        if (beside, role) == (settings.exclude, 'eval'):
+            overlap.refuse_one_folder(opened, found, settings.root)

@@ -137,7 +137,8 @@ def train_step(
         return loss, ({**terms, 'psnr': -10.0 * jnp.log10(squared_error)}, updates['batch_stats'])
 
     (loss, (metrics, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, value=loss)
+    with jax.default_matmul_precision(model.DTYPES[network.dtype][1]):  # of Muon's products
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, value=loss)
     metrics |= {
         'gradient_norm': optax.tree.norm(gradients),
         'learning_rate': optimiser.learning_rate(state.step, opt_state, settings),

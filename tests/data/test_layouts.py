@@ -127,3 +127,12 @@ def test_pictures_that_are_not_read_are_named_where_nothing_pairs(tmp_path, name
         (tmp_path / side / name).write_bytes(b'')
     with pytest.raises(UserError, match=r'No images to pair .*Not read: .*(of a kind that is not read|line break)'):
         layouts.find(tmp_path, layouts.PAIRS)
+
+
+def test_a_side_that_is_missing_is_not_told_as_names_that_are_wrong(tmp_path):
+    """Of other layouts, which nobody meant."""
+    pair(tmp_path, '1.png')
+    (tmp_path / 'target/1.png').unlink()
+    with pytest.raises(UserError, match='No images to pair') as caught:
+        layouts.find(tmp_path, (*layouts.PAIRS, *layouts.SEVERAL))
+    assert 'is not called' not in str(caught.value)

@@ -20,7 +20,7 @@ def test_pictures_of_any_name_are_linked(tmp_path):
     """Spaces and line breaks end a link in Markdown, and brackets a caption."""
     path = tmp_path / 'figures/a (b)\n\udce4.png'
     text = page.markdown([page.Heading('H'), page.Figure(path, 'of a [b]\nc')], tmp_path)
-    assert r'![of a \[b] c](figures/a%20%28b%29%0A%E4.png)' in text
+    assert r'![of a \[b\] c](figures/a%20%28b%29%0A%E4.png)' in text
 
 
 @pytest.fixture(scope='module')

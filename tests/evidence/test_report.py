@@ -257,16 +257,25 @@ def test_what_no_report_wrote_stays(reported, name, monkeypatch):
 
 
 def test_a_picture_of_somebody_else_stays(found, monkeypatch):
-    """Where no report lies yet; beside one of ours pictures are replaced."""
+    """Where no report lies yet; those of a report that was interrupted are replaced."""
     path = found / 'figures/scales.jpg'
     path.parent.mkdir(exist_ok=True)
     path.write_text('mine')
     monkeypatch.setattr(report, '_make', lambda *_: {})
-    with pytest.raises(UserError, match=r'scales.jpg would be replaced, and no README.md beside it says'):
+    with pytest.raises(UserError, match=r'scales.jpg would be replaced, and no .*/README.md says that this'):
         report.report(found)
-    (found / 'README.md').write_text(f'# {report.TITLES[0]}\n')
+    path.unlink()
+
+    def interrupted(*_):
+        path.write_text('ours')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, '_make', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        report.report(found)
+    monkeypatch.setattr(report, '_make', lambda *_: {'tables.md': 'made'})
     report.report(found)
-    assert path.read_text() == 'mine'
+    assert (found / 'tables.md').read_text() == 'made'
 
 
 def test_an_obstacle_of_every_claim_is_said_once(found, without_pictures):

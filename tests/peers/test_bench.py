@@ -70,7 +70,8 @@ def test_peers_run_or_are_named(tmp_path):
     [
         ('training', (2, 32), 'expected pairs of images and side'),
         ('training', ((2, 0),), 'expected pairs of images and side'),
-        ('beside', 'foo', "bench.beside holds 'foo'; expected some of '', 'tiny'"),
+        ('beside', 'foo', "bench.beside is 'foo'; expected one of tiny, or none"),
+        ('precisions', (), 'bench.precisions is empty'),
         ('sizes', (64.5,), 'whole numbers from 1'),
         ('sizes', (0, 32), 'whole numbers from 1'),
         ('batches', (0,), 'whole numbers from 1'),
@@ -91,7 +92,7 @@ def test_notes_in_the_place_of_the_page_stay(tmp_path):
     config = tiny()
     path = (tmp_path / bench._name(config.bench)).with_suffix('.md')
     path.write_text('my notes')
-    with pytest.raises(UserError, match=r'\.md would be replaced, and no .*json beside it says'):
+    with pytest.raises(UserError, match=r'\.md would be replaced, and no .*json beside it says that this'):
         bench.bench(config, tmp_path)
     assert path.read_text() == 'my notes'
 

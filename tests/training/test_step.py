@@ -2,8 +2,10 @@
 
 import functools
 import json
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -92,12 +94,25 @@ def test_the_clock_stands_while_a_run_is_scored_and_saved(tiny_config, tmp_path,
     assert now[0] > 1200 and [line['seconds'] for line in lines] == [float(line['step']) for line in lines]
 
 
-def test_a_checkpoint_is_read_whatever_precision_jax_has(tiny_config, tmp_path):
+@pytest.mark.parametrize('name', ['adam', 'muon'])
+def test_a_checkpoint_is_read_whatever_precision_jax_has(tiny_config, tmp_path, name):
     """JAX_ENABLE_X64 is no part of a config, so that what it changes would read as damage."""
-    tiny_config.train.update({'schedule': 'previous', 'plateau_window': 2})
+    tiny_config.train.update({'schedule': 'previous', 'plateau_window': 2, 'optimizer': name})
     with jax.enable_x64(True), checkpoint.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, train.init_state(tiny_config))
         checkpoints.wait()
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
         state = checkpoints.restore(1, train.init_state(tiny_config))
     assert float(state.opt_state[-1].scale) == 1
+
+
+@pytest.mark.parametrize('name', ['adam', 'muon'])
+def test_every_product_of_a_step_has_the_precision_of_the_config(tiny_config, name):
+    """Those of the optimiser too, or a GPU would round them to 10 bits in a run that calls itself float32."""
+    tiny_config.train.optimizer = name
+    network = model.from_config(tiny_config.model)
+    images = jnp.zeros((1, 24, 24, 3), jnp.uint8)
+    step = functools.partial(train.train_step, network=network, settings=tiny_config.train, weights=tiny_config.loss)
+    made = jax.make_jaxpr(step)(train.init_state(tiny_config), {'rainy': images, 'clean': images})
+    found = re.findall(r'\bprecision=([^\n ]+)', str(made))
+    assert len(found) > 20 and 'None' not in found

@@ -468,8 +468,8 @@ def test_gradients_are_clipped_to_their_norm(tiny_config):
     assert float(rate) == pytest.approx(tiny_config.train.learning_rate)
 
 
-def test_muon_turns_kernels_into_matrices_of_equal_singular_values(tiny_config):
-    """Their RMS is .2 times the rate; norms, depthwise kernels and rain layers have Adam with Nesterov momentum."""
+def test_muon_turns_kernels_into_matrices_of_like_singular_values(tiny_config):
+    """Their RMS is about .2 times the rate; norms, depthwise kernels and rain layers have Adam with such momentum."""
     params = train.init_state(tiny_config).params
     generator = np.random.default_rng(0)
 
@@ -487,7 +487,7 @@ def test_muon_turns_kernels_into_matrices_of_equal_singular_values(tiny_config):
     matrices = ('stem_2/conv/kernel', 'main/conv_1/conv/kernel', 'C_1/conv/kernel', 'A_2/conv_1/conv/kernel')
     for name in matrices:
         value = np.asarray(found[name])
-        assert 0.15 * rate < np.sqrt(np.mean(value**2)) < 0.25 * rate
+        assert 0.15 * rate < np.sqrt(np.mean(value**2)) < 0.21 * rate
         sizes, before = (
             np.linalg.svd(np.reshape(each, (-1, each.shape[3])), compute_uv=False)
             for each in (value, flat(gradients)[name])
