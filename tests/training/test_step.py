@@ -2,7 +2,6 @@
 
 import functools
 import json
-import re
 
 import jax
 import jax.numpy as jnp
@@ -114,5 +113,16 @@ def test_every_product_of_a_step_has_the_precision_of_the_config(tiny_config, na
     images = jnp.zeros((1, 24, 24, 3), jnp.uint8)
     step = functools.partial(train.train_step, network=network, settings=tiny_config.train, weights=tiny_config.loss)
     made = jax.make_jaxpr(step)(train.init_state(tiny_config), {'rainy': images, 'clean': images})
-    found = re.findall(r'\bprecision=([^\n ]+)', str(made))
-    assert len(found) > 20 and 'None' not in found
+    found = list(precisions(made.jaxpr))
+    assert len(found) > 50 and None not in found
+
+
+def precisions(jaxpr):
+    """Of every product and convolution, also within what it calls."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ('dot_general', 'conv_general_dilated'):
+            yield equation.params['precision']
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda value: hasattr(value, 'eqns')):
+            inner = getattr(inner, 'jaxpr', inner)
+            if hasattr(inner, 'eqns'):
+                yield from precisions(inner)
