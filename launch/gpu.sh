@@ -9,13 +9,8 @@ root=$(realpath --relative-to=. "$root")
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda} # or a broken driver would leave 48 trainings to the CPU
 export XLA_FLAGS="--xla_gpu_deterministic_ops=true ${XLA_FLAGS:-}" # or a resumed run would differ in its last digits
 results=runs/full # or --results=FOLDER: results/ holds rows of published trainings, of other images and settings
-for flag in "${@:2}"; do
-  case $flag in
-    --results=* | -results=*) results=${flag#*=} ;;
-    -*) ;;
-    *) echo "error: write flags as --name=value, not $flag" >&2 && exit 1 ;;
-  esac
-done
+source launch/flags.sh
+read_flags "${@:2}"
 failed=0
 for name in losses sharing atrous_rates; do
   python -m qsnet_jax.main --mode=study --config="configs/$name.py" --config.data.root="$root" \

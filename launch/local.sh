@@ -9,13 +9,8 @@ root=$(realpath --relative-to=. "$root")
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 # large pages, where the system gives them on request
 results=runs/small # or --results=FOLDER: results/ holds rows of published trainings, of other images and settings
-for flag in "${@:2}"; do
-  case $flag in
-    --results=* | -results=*) results=${flag#*=} ;;
-    -*) ;;
-    *) echo "error: write flags as --name=value, not $flag" >&2 && exit 1 ;;
-  esac
-done
+source launch/flags.sh
+read_flags "${@:2}"
 failed=0
 study() { # status 3: some run failed and left a row that says so; the others go on
   python -m qsnet_jax.main --mode=study --config="configs/$1.py:small" --config.data.root="$root" \

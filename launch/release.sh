@@ -20,14 +20,8 @@ else
 fi
 results=runs/$size # or --results=FOLDER: results/ holds rows of the published trainings, which would count as done
 workdir=runs/$size
-for flag in "$@"; do
-  case $flag in
-    --results=* | -results=*) results=${flag#*=} ;;
-    --workdir=* | -workdir=*) workdir=${flag#*=} ;;
-    -*) ;;
-    *) echo "error: write flags as --name=value, not $flag" >&2 && exit 1 ;;
-  esac
-done
+source launch/flags.sh
+read_flags "$@"
 failed=0
 python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$root" \
   --results="$results" "$@" ||

@@ -32,14 +32,15 @@ def report(results: pathlib.Path) -> None:
     drawn = ['scales.jpg', *(f'curves-{size}.png' for size in rows_.sizes(rows))]
     drawn += ['release.png'] * any(rows_.is_released(row) and row['sets'] for row in rows)
     mine = [results / 'figures' / name for name in drawn]
-    provenance.claim_beside(mine, results / 'README.md', 'name another --results')
-    if not (results / 'README.md').exists():  # by which pictures are known as ours, also after an interruption
-        storage.write_bytes(results / 'README.md', f'# {TITLES[0]}\n\n{_UNFINISHED}\n'.encode())
+    readme, plot = results / 'README.md', results / 'figures' / 'verdicts.svg'  # by which they are known as ours
+    provenance.claim_beside(mine, plot if plot.exists() else readme, 'name another --results')
     places = [folder / 'paper.json' for folder in (results, pathlib.Path(__file__).parents[2] / 'results')]
     place = next((each for each in places if each.exists()), None)
     if place is None:
         raise UserError(f"The paper's figures are missing: {places[0]}, which comes with the repository.")
     paper = storage.read_json(place, remedy='Bring back the one that comes with the repository.')
+    if not readme.exists():  # also after an interruption
+        storage.write_bytes(readme, f'# {TITLES[0]}\n\n{_UNFINISHED}\n'.encode())
     try:
         made = _make(rows, paper, results)
     except figure_items.SLIPS as error:

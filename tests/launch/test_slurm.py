@@ -378,7 +378,8 @@ def test_weights_are_taken_from_where_the_runs_lie(tmp_path):
     copy, runs = tmp_path / 'copy', tmp_path / 'runs'
     for folder in (copy / 'launch', copy / 'qsnet_jax/weights', copy / 'runs/release-wide/light-0', tmp_path / 'bin'):
         folder.mkdir(parents=True)
-    shutil.copy(ROOT / 'launch/release.sh', copy / 'launch')
+    for name in ('release.sh', 'flags.sh'):
+        shutil.copy(ROOT / 'launch' / name, copy / 'launch')
     (copy / 'runs/release-wide/light-0/weights.safetensors').write_text('older')
     for name in ('default', 'fourth', 'heavy', 'heavier'):
         (runs / f'{name}-0').mkdir(parents=True)
