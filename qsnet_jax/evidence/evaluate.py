@@ -51,7 +51,7 @@ def evaluate(
     """
     results, scores = {}, {}
     with storage.writable(folder):
-        opened = sets.open_evaluation(config.data, config.data.eval, sources.Cache(config.data.cache_gib * 2**30))
+        opened = sets.open_evaluation(config.data, config.data.eval, sources.Cache(0))  # decoding is a small part
         folders = sets.folder_names(opened)
         for name, source in opened.items():
             checking.check(name, source)  # of all before any is scored
