@@ -65,6 +65,7 @@ def test_images_that_were_trained_on():
         ('model.channels', 24, 'model.channels=24'),
         ('loss.content', 2.0, 'loss.content=2.0'),
         ('train.schedule', 'cosine', "train.schedule='cosine'"),
+        ('train.optimizer', 'muon', "train.optimizer='muon'"),
         ('train.steps', 400, 'train.steps=400'),
         ('train.steps', 200_000, ''),  # more than the config's own
         ('model.dtype', 'bfloat16', ''),  # of the computation
