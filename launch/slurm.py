@@ -104,9 +104,8 @@ def find_flags(arguments: list[str]) -> list[str]:
     """The flags that go on to the study; its seeds do not, for each task gets its own."""
     if loose := [each for each in arguments if not each.startswith('-')]:  # absl takes --gpus 4, jobs would get the 4
         raise UserError(f'{loose[0]!r} stands alone; write flags as --name=value.')
-    empty = [each for each in arguments if each.partition('=')[1:] == ('=', '')]
-    empty = [each for each in empty if not each.endswith('data.exclude=')]  # which may be: no set is left out
-    if empty:
+    valued = [each for each in arguments if not each.endswith('data.exclude=')]  # may be empty: no set is left out
+    if empty := [each for each in valued if each.partition('=')[1:] == ('=', '')]:
         raise UserError(f'{empty[0]} has no value (a variable that is not set?); give one, or leave the flag out.')
     names = [each.lstrip('-').partition('=')[0] for each in arguments]
     kept = ('config', 'results', 'workdir', 'compilation_cache')

@@ -120,7 +120,7 @@ def study(
     of their results and removed rain (Figs. 2 and 9), and excess against contrast. Returns the row.
     """
     begun = _begin(name, fingerprint, record, settings.to_dict())
-    path, plot = _claimed(results, begun), places(results, name)[1]
+    path, plot = _claimed(results, begun)
     chance = control(settings.bins, settings.response == 'signed')
     verdicts: dict[str, dict[str, Any]] = {}
     examples: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
@@ -164,12 +164,12 @@ def places(results: pathlib.Path, name: str) -> tuple[pathlib.Path, pathlib.Path
     return results / 'sparsity' / spelling.with_ending(name, '.json'), plot
 
 
-def _claimed(results: pathlib.Path, row: dict[str, Any]) -> pathlib.Path:
-    """The path of a row, in whose place none of other images, settings or weights lies, nor a strange figure."""
+def _claimed(results: pathlib.Path, row: dict[str, Any]) -> tuple[pathlib.Path, pathlib.Path]:
+    """`places` of a row, where none of other images, settings or weights lies, nor a strange figure."""
     path, plot = places(results, row['name'])
     way_out = 'name another --results'
     provenance.claim_beside([plot], provenance.claim(path, _told, row, way_out), way_out)
-    return path
+    return path, plot
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def pool(rows: list[dict[str, Any]], begun: dict[str, Any], results: pathlib.Pat
         'contrast': None,
         'not_sparse': [],
     }
-    storage.write_json(_claimed(results, row), row)
+    storage.write_json(_claimed(results, row)[0], row)
     print(format_table(row))
     return row
 

@@ -22,9 +22,9 @@ def make_optimizer(settings: Any) -> optax.GradientTransformationExtraArgs:
 
 def _scheduled(settings: Any) -> optax.GradientTransformationExtraArgs:
     """The optimiser with its schedule."""
-    if settings.optimizer not in ('adam', 'muon'):
+    make = {'adam': optax.adam, 'muon': _muon}.get(settings.optimizer)
+    if make is None:
         raise UserError(f"train.optimizer is {settings.optimizer!r}; it must be 'adam' or 'muon'.")
-    make = {'adam': optax.adam, 'muon': _muon}[settings.optimizer]
     if settings.schedule == 'plateau':
         plateau = optax.contrib.reduce_on_plateau(
             factor=settings.plateau_factor,
