@@ -2,7 +2,7 @@
 
 Run:      launch/release.sh FOLDER, which trains `default`, goes on with `further` and from there with two specialists;
           `wide` has more stretches: `longer`, from which its `heavy` begins, `heavier`, which goes on with that,
-          `fourth`, `fifth`, from which `light` begins, and `sixth`
+          `fourth`, `fifth`, from which `light` begins, `sixth` and `seventh`
 On CPUs:  launch/release.sh FOLDER wide: full width, everything after the first convolution at half the resolution;
           launch/release.sh FOLDER cpu: 48 channels and 6 units, images exchanged too, as released first
 Expect:   cpu, 94, 112, 41 and 44 minutes on two cores; the general weights y 33.5 dB on RainTrainL/val (rainy 27.0),
@@ -34,7 +34,7 @@ WIDE = {LIGHT: 4, HEAVY: 4, GARG06: 1, RAIN800: 2, DRAWN_LIGHT: 0.5, DRAWN_HEAVY
 WIDER = WIDE | {LIGHT: 6, HEAVY: 3, GARG06: 0.5, DRAWN_HEAVY: 0.5}  # thin streaks had further to go
 WIDE_VARIANTS = (
     {'default': WIDE, 'further': WIDE, 'longer': WIDER}
-    | dict.fromkeys(('fourth', 'fifth', 'sixth'), WIDER | {LIGHT: 8})
+    | dict.fromkeys(('fourth', 'fifth', 'sixth', 'seventh'), WIDER | {LIGHT: 8})
     | {'light': VARIANTS['light']}
     | dict.fromkeys(('heavy', 'heavier'), VARIANTS['heavy'])
 )
@@ -47,6 +47,7 @@ WIDE_STRETCHES = {
     'fourth': ('longer', 0.3, LARGE | AS_THEY_FALL),
     'fifth': ('fourth', 1.0, LARGE | AS_THEY_FALL),
     'sixth': ('fifth', 1.1, LARGE | AS_THEY_FALL | MUON),
+    'seventh': ('sixth', 1.0, LARGE | AS_THEY_FALL | MUON),
     'light': ('fifth', 0.6, LARGE | AS_THEY_FALL),
     'heavy': ('longer', 0.8, LARGE | {'data.batch': 4}),
     'heavier': ('heavy', 0.8, LARGE | AS_THEY_FALL),
