@@ -12,7 +12,6 @@ each, and train one run together. --local runs the tasks here, without Slurm, on
 """
 
 import concurrent.futures
-import contextlib
 import os
 import pathlib
 import queue
@@ -20,7 +19,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from absl import app, flags
@@ -200,31 +198,6 @@ def submit(config: Any, runs: list[cluster.Run], forwarded: list[str], workdir: 
     return 0
 
 
-def tell(child: subprocess.Popen, signum: int) -> None:
-    """Passes a signal on to a run. SIGHUP, of a terminal that was closed, would end it unsaved: it gets a SIGTERM."""
-    child.send_signal(signal.SIGTERM if signum == signal.SIGHUP else signum)
-
-
-@contextlib.contextmanager
-def passing_on(children: list[subprocess.Popen]) -> Iterator[list[int]]:
-    """Signals that would end this program go to its children instead; a list of those that came."""
-    came: list[int] = []
-
-    def note(signum: int, _frame: Any) -> None:
-        came.append(signum)
-        for child in list(children):
-            tell(child, signum)
-
-    three = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    heeded = [each for each in three if signal.getsignal(each) != signal.SIG_IGN]  # nohup and the like
-    before = {each: signal.signal(each, note) for each in heeded}
-    try:
-        yield came
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
 def run_here(config: Any, runs: list[cluster.Run], forwarded: list[str], workdir: pathlib.Path) -> int:
     """The tasks on this machine, one at a time or, with several GPUs, one on each; returns 1 where one failed.
 
@@ -236,7 +209,6 @@ def run_here(config: Any, runs: list[cluster.Run], forwarded: list[str], workdir
     free: queue.SimpleQueue[str] = queue.SimpleQueue()
     for device in cluster.visible_gpus(gpus) if gpus > 1 else ['']:
         free.put(device)
-    children: list[subprocess.Popen] = []
 
     def run(task: tuple[cluster.Run, list[str]]) -> bool:
         (name, seed), command = task
@@ -245,10 +217,10 @@ def run_here(config: Any, runs: list[cluster.Run], forwarded: list[str], workdir
         environment |= {'XLA_FLAGS': f'{_DETERMINISTIC} {os.environ.get("XLA_FLAGS", "")}'} if gpus else {}
         environment |= {'CUDA_VISIBLE_DEVICES': device} if gpus > 1 else {}
         try:
-            status = 1 if came else start(command, environment, log)
+            status = 1 if relay.came else start(command, environment, log)
         finally:
             free.put(device)
-        if not came:
+        if not relay.came:
             end = f'failed with status {status}' if status else 'done'
             print(f'{name}-{seed}: {end}, log in {log}\n', end='', flush=True)  # in one piece, for others write too
         return status == 0
@@ -257,19 +229,17 @@ def run_here(config: Any, runs: list[cluster.Run], forwarded: list[str], workdir
         with log.open('a') as file:  # in a group of its own, or Ctrl-C would reach the run twice, which ends it unsaved
             child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=file,
                                      stderr=subprocess.STDOUT, process_group=0)  # fmt: skip
-            children.append(child)
-            for signum in came[:1]:  # which came meanwhile
-                tell(child, signum)
+            relay.add(child)
             return child.wait()
 
     ended: list[bool] = []
-    with passing_on(children) as came, concurrent.futures.ThreadPoolExecutor(max(gpus, 1)) as pool:
-        while runs and not came:
+    with signals.passed_on() as relay, concurrent.futures.ThreadPoolExecutor(max(gpus, 1)) as pool:
+        while runs and not relay.came:
             later = planning.waiting(config, runs, workdir)
             now = [each for each in runs if each not in later]
             ended += pool.map(run, zip(now, commands(config, now, forwarded, False), strict=True))
             runs = list(later)
-    return signals.end(came[0]) if came else int(not all(ended))
+    return signals.end(relay.came[0]) if relay.came else int(not all(ended))
 
 
 def launch(arguments: list[str]) -> int:

@@ -7,6 +7,7 @@ swallows the exception, a second thread hears of the signal by a pipe and ends t
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -130,6 +131,50 @@ def deferred() -> Iterator[list[int]]:
         for number, handler in previous.items():
             signal.signal(number, handler)
         _watch.is_deferred = False
+
+
+class Relay:
+    """Signals that came, and the child processes that get each of them once; a second SIGINT ends a run unsaved."""
+
+    def __init__(self) -> None:
+        self.came: list[int] = []
+        self._children: list[subprocess.Popen] = []
+        self._lock = threading.RLock()  # a signal may come while another one is noted
+
+    def add(self, child: subprocess.Popen) -> None:
+        """Minds a child from now on, which is told of a signal that came before; from any thread."""
+        with self._lock:
+            self._children.append(child)
+            missed = self.came[:1]
+        for signum in missed:
+            self._tell(child, signum)
+
+    def note(self, signum: int, _frame: Any = None) -> None:
+        """Passes a signal on."""
+        with self._lock:
+            self.came.append(signum)
+            children = list(self._children)
+        for child in children:
+            self._tell(child, signum)
+
+    @staticmethod
+    def _tell(child: subprocess.Popen, signum: int) -> None:
+        """SIGHUP, of a terminal that was closed, would end a run unsaved: it gets a SIGTERM."""
+        child.send_signal(signal.SIGTERM if signum == signal.SIGHUP else signum)
+
+
+@contextlib.contextmanager
+def passed_on() -> Iterator[Relay]:
+    """Signals that would end this program go to its children instead, those that were added to what this yields."""
+    relay = Relay()
+    three = (*BOTH, signal.SIGHUP)
+    heeded = [each for each in three if signal.getsignal(each) != signal.SIG_IGN]  # nohup and the like
+    before = {each: signal.signal(each, relay.note) for each in heeded}
+    try:
+        yield relay
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _raise(signum: int, frame: Any) -> None:

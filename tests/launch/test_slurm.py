@@ -391,5 +391,6 @@ def test_weights_are_taken_from_where_the_runs_lie(tmp_path):
     placed = {file.name: file.read_text() for file in (copy / 'qsnet_jax/weights').iterdir()}
     assert placed == {'default.safetensors': 'fourth', 'heavy.safetensors': 'heavier'}
     missing = [line for line in output.splitlines() if line.startswith('not found: ')]
-    expected = [f'{runs}/{name}-0/weights.safetensors' for name in ('further', 'longer', 'fifth', 'sixth', 'seventh', 'light')]
+    absent = ('further', 'longer', 'fifth', 'sixth', 'seventh', 'light')
+    expected = [f'{runs}/{name}-0/weights.safetensors' for name in absent]
     assert [line.split()[2].rstrip(',') for line in missing] == expected
