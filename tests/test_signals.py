@@ -29,7 +29,7 @@ def test_every_child_is_told_once(signum, told):
 
 
 def test_a_signal_that_comes_while_a_child_is_added_is_told_once():
-    """A second SIGINT would end the child unsaved. The signal is noted while the child's thread looks for earlier ones."""
+    """A second SIGINT would end the child unsaved. It is noted while the child's thread looks for earlier ones."""
 
     class Meanwhile(list):
         def __getitem__(self, key):
