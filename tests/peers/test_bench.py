@@ -225,7 +225,7 @@ def test_choices_are_the_trained_networks_with_their_scores(tmp_path):
     path = bench.bench(config, tmp_path)
     assert path.name.startswith('choices-')
     lines = path.with_suffix('.md').read_text().splitlines()
-    for name in ('default', 'light', 'heavy'):
+    for name in ('default', 'narrow', 'light', 'heavy'):
         scores = choices.quality(name)
         assert scores['psnr'] > scores['input'] or name == 'heavy'
         (line,) = [line for line in lines if line.startswith(f'| `{name}` | JAX |')]

@@ -191,7 +191,7 @@ def test_a_run_does_not_go_on_with_other_images(tiny_config, pairs_root, tmp_pat
 def test_weights_of_another_network_are_no_start(tiny_config):
     """Every field that differs is named, but for the precision of the computation."""
     tiny_config.train.start_from = 'default'
-    with pytest.raises(UserError, match=r'channels is 48 there and 12 here; .*rates is \(1, 2, 4, 6\) there'):
+    with pytest.raises(UserError, match=r'channels is 132 there and 12 here; .*rates is \(1, 2, 4, 6\) there'):
         train.start_state(tiny_config)
 
 
