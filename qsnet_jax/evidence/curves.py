@@ -48,7 +48,7 @@ def draw_curves(found: dict[str, rows_.Rows], panels: dict[str, Iterable[str]]) 
             shortest = min(len(psnr) for _, psnr in curves)
             mean = np.mean([psnr[:shortest] for _, psnr in curves], axis=0)
             axis.plot(curves[0][0][:shortest], mean, **styles.both(number), markersize=4, label=name)
-        axis.set(xlabel='step', ylabel='validation PSNR, dB', title=title)
+        axis.set(xlabel='step', ylabel='validation PSNR rgb, dB', title=title)
         axis.legend(fontsize=7)
         axis.grid(alpha=0.3)
     return figure
@@ -84,7 +84,7 @@ def table_of_curves(found: dict[str, rows_.Rows], size: str) -> page.Table:
         for step, psnr in by_step.items():
             spread = f'{np.std(psnr, ddof=1):.2f}' if len(psnr) > 1 else '-'
             cells.append([name, str(step), str(len(psnr)), f'{np.mean(psnr):.2f}', spread])
-    columns = ['variant', 'step', 'seeds', 'mean, dB', 'standard deviation']
+    columns = ['variant', 'step', 'seeds', 'mean PSNR rgb, dB', 'standard deviation']
     return page.Table(f'Validation while training, {size} size', columns, cells)
 
 

@@ -65,7 +65,7 @@ def evaluate(
                 name, [results[each] for each in repacked], [scores[each] for each in repacked]
             )
             storage.write_json(folder / 'rain13k' / 'results.json', results[name])
-    print(format_table(results))
+    print('\n'.join([format_table(results), *_unequal(results, scores)]))
     return results
 
 
@@ -96,6 +96,21 @@ def format_table(results: dict[str, dict[str, Any]]) -> str:
         lines.append(f'{name:22}{_count(result):>9}' + ''.join(f'{cell:>20}' for cell in means))
         lines.append(f'{"  95 % interval":31}' + ''.join(f'{cell:>20}' for cell in intervals))
     return '\n'.join(lines)
+
+
+def _unequal(results: dict[str, dict[str, Any]], scores: dict[str, Scores]) -> list[str]:
+    """Says of which sets input and output have means over different images, so that their difference is no gain."""
+    lines = []
+    for name, result in results.items():
+        scored = {label: scores[name][label]['rgb', 'psnr'][0].size for label in ('input', 'output')}
+        if len(set(scored.values())) > 1 and not name.startswith('mean of '):
+            gain = result['gain']['rgb']['psnr']
+            lines.append(
+                f'note: {name}: images equal to their true ones have no PSNR. The mean of the input is over '
+                f'{scored["input"]} images, that of the output over {scored["output"]}; the gain where both have one: '
+                f'{_text(gain, 2)} dB rgb.'
+            )
+    return lines
 
 
 def _count(result: dict[str, Any]) -> str:

@@ -305,7 +305,7 @@ def _scores(photo: subjects.Shown, restored: dict[str, np.ndarray]) -> dict[str,
 
 def _caption(label: str, scores: dict[str, Any]) -> str:
     psnr = scores.get(label, {}).get('rgb_psnr')
-    return label if psnr is None else f'{label}, {psnr:.2f} dB'
+    return label if psnr is None else f'{label}, {psnr:.2f} dB rgb'
 
 
 def _scales(shown: list[subjects.Shown], results: Restored, images_: subjects.Found) -> Made:

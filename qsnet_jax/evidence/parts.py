@@ -170,7 +170,7 @@ def beside_torch_items(rows: rows_.Rows, results: pathlib.Path) -> list[Any]:
         psnr = [f'{value:.2f}' if math.isfinite(value) else '-' for value in (ours, theirs, abs(ours - theirs))]
         first = f'{row["loss_difference"]["first"]:.0e}'
         cells.append([row['file'].removesuffix('.json'), str(row['steps']), *psnr, first])
-    columns = ['row', 'steps', 'JAX, dB', 'PyTorch, dB', 'apart, dB', 'first losses differ by']
+    columns = ['row', 'steps', 'JAX, dB rgb', 'PyTorch, dB rgb', 'apart, dB', 'first losses differ by']
     items: list[Any] = [page.Heading('Beside PyTorch'), page.Table('The same training in both', columns, cells)]
     for row in found:
         path = (results / 'figures' / row['file']).with_suffix('.png')

@@ -58,10 +58,17 @@ def points(rows: Rows, included: dict[str, list[str]]) -> list[Point]:
             continue
         seconds, device = _time(row, rows)
         for name, each in sets.items():
-            gain = each['y']['psnr'] - each['input']['y']['psnr']
-            shown = label(name, {**row, 'sets': sets})
-            found.append(Point(names, shown, gain, seconds, device))
+            gain = _gain(each)
+            if gain is not None:
+                found.append(Point(names, label(name, {**row, 'sets': sets}), gain, seconds, device))
     return found
+
+
+def _gain(scores: dict[str, Any]) -> float | None:
+    """Of PSNR y over images that have one before and after; None where none has. Older rows hold the means alone."""
+    if 'gain' in scores:
+        return scores['gain']['y']['psnr']
+    return scores['y']['psnr'] - scores['input']['y']['psnr']
 
 
 def _images(name: str, row: dict[str, Any], scores: dict[str, Any]) -> str:

@@ -105,14 +105,13 @@ def against_paper_settings(found: dict[str, rows_.Rows], names: Any, heading: st
 def table_1(rows: rows_.Rows, paper: dict[str, Any]) -> page.Table:
     cells = [[f'{name} (paper)', *(f'{each[test][0]:.2f} / {each[test][1]:.3f}' for test in claims_.TESTS)]
              for name, each in paper['table_1'].items()]  # fmt: skip
-    for size in dict.fromkeys(['full', *rows_.sizes(rows)]):
-        found = rows_.by_variant(rows, size).get(studies.PAPER, [])
-        ours = {test: '-' for test in claims_.TESTS}
-        for name in found[0]['sets'] if found else ():
-            test, is_same = rows_.test_of(name, found[0])
-            if is_same:
-                ours[test] = scores(found, name, 'rgb')
-        cells.append([f'ours, {size} (rgb)', *ours.values()])
+    found = rows_.by_variant(rows, 'full').get(studies.PAPER, [])  # reduced networks have tables of their own
+    ours = {test: '-' for test in claims_.TESTS}
+    for name in found[0]['sets'] if found else ():
+        test, is_same = rows_.test_of(name, found[0])
+        if is_same:
+            ours[test] = scores(found, name, 'rgb')
+    cells.append(['ours, full (rgb)', *ours.values()])
     cells += [_scored_test(row) for row in rows if row['kind'] == 'score' and row['dataset'] in rows_.IS_TEST]
     return page.Table("The paper's tests", ['method', *claims_.TESTS], cells)
 

@@ -103,6 +103,24 @@ def test_images_without_a_finite_score_do_not_count_in_its_mean(tmp_path):
     assert evaluate.by_label(rows, ['a', 'b'], ['output'])['output']['rgb', 'psnr'][0].tolist() == [30.0]
 
 
+def test_means_over_different_images_are_no_gain(pairs_root, tmp_path, capsys):
+    """A pair without rain counts in the mean of the output alone: a line says so, and what the gain is."""
+    from qsnet_jax.configs import default
+
+    shutil.copytree(pairs_root / 'val', tmp_path / 'val')
+    shutil.copy(tmp_path / 'val/norain-6.png', tmp_path / 'val/rain-6.png')
+    config = default.get_config()
+    config.data.update({'eval': 'pairs', 'root': str(tmp_path)})
+    results = evaluate.evaluate(make(), config, tmp_path / 'eval', {})['pairs']
+    with (tmp_path / 'eval/pairs/per_image.csv').open() as file:
+        rows = list(csv.DictReader(file))[1:]
+    gains = [float(row['output_rgb_psnr']) - float(row['input_rgb_psnr']) for row in rows]
+    assert len(gains) == 2 and results['gain']['rgb']['psnr'] == pytest.approx(np.mean(gains))
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert 'The mean of the input is over 2 images, that of the output over 3' in said
+    assert said.endswith(f'the gain where both have one: {np.mean(gains):.2f} dB rgb.')
+
+
 def test_validation_is_the_mean_over_the_first_images(pairs_root, tiny_config):
     """What training watches equals the mean PSNR of those images."""
     source = sets.open_source('pairs', tiny_config.data, 'eval', sources.Cache(1e9))

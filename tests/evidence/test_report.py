@@ -423,6 +423,16 @@ def test_what_is_scored_again_is_drawn_once():
     assert [each.sample for each in points] == ['none (3)', 'one (3)', 'root 0 (3)', 'root 1 (3)']
 
 
+def test_a_set_without_rain_is_no_point():
+    """Its rainy images equal the true ones and have no PSNR; of others the gain is the paired one."""
+    both = {protocol: {'psnr': 30.0, 'ssim': 0.9} for protocol in ('rgb', 'y')}
+    none = {protocol: {'psnr': None, 'ssim': 1.0} for protocol in ('rgb', 'y')}
+    part = {'count': 3, 'input': none, 'gain': none, 'fingerprint': {}, **both}
+    paired = {**part, 'gain': {'y': {'psnr': 1.5}}, 'input': both}
+    row = make_row('paper', 0, size='release') | {'file': 'a.json', 'sets': {'none': part, 'some': paired}}
+    assert [point.gain for point in scatter.points([row], {'a.json': ['light']})] == [1.5]
+
+
 def test_names_in_the_plot_of_speed_do_not_cover_each_other():
     """Every point has its name, a line below that of the point before, also where both have one place."""
     points = [scatter.Point(f'net {number}', 'set (6)', 1.0, None, 'cpu') for number in range(3)]

@@ -187,6 +187,15 @@ def test_contrast_of_the_images_that_are_not_sparse(sign, p):
     assert (found['median_not_sparse'], found['median_sparse']) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    'p, word', [(0.02, 'reproduced'), (0.03, 'no evidence'), (0.97, 'no evidence'), (0.98, 'opposite')]
+)
+def test_contrast_is_judged_at_95_percent_to_both_sides(p, word):
+    """As every claim."""
+    contrast = {'count_not_sparse': 99, 'p_lower': p, 'median_not_sparse': 0.1, 'median_sparse': 0.2}
+    assert claims._of_contrast({'contrast': contrast}, 'a set', '')[-1] == word
+
+
 def test_contrast_counts_scenes():
     """Fourteen versions of each of three photos are as little as three: the darkest one is not sparse."""
     verdicts = {
@@ -336,6 +345,14 @@ def test_several_sets_are_pooled_with_weights(photos, pairs_root, tmp_path, caps
     pooled = next(line for line in table.rows if line[2].startswith('25 %'))
     assert pooled[1:3] == ['Rainy images are sparse in d_y', f'25 % {photos.name}, 75 % pairs-train (10)']
     assert pooled[-1] == 'too few: 4 of 30 scenes'
+    words = {True: [], False: []}
+    for row in (row | {'fewest': 99, 'count': 99, 'scenes': 99} for row in rows):
+        (first, *_) = claims.others([{**row, 'kind': 'sparsity', 'name': 'a'}], paper).rows
+        words['pooled' in row].append(first[-1])
+    assert words[False] == ["not the paper's mixture"] * 2 and words[True][0].split(',')[0] in (
+        'consistent',
+        'inconsistent',
+    )
     report.report(tmp_path)  # a pool has neither contrast nor names
 
 

@@ -217,6 +217,21 @@ def test_other_configs_are_refused():
         bench.bench(config, None)
 
 
+def test_what_is_short_is_repeated_and_told_of_one_call():
+    """A call of 2 ms lasts 2 ms, though a round runs it until it has lasted 20."""
+    times = machine.take_turns({'short': lambda: time.sleep(0.002)}, 3)['short']
+    assert 0.002 <= min(times) < 0.015
+
+
+@pytest.mark.parametrize('is_training, passes', [(False, 1), (True, 3)])
+def test_operations_are_those_of_the_median(is_training, passes):
+    """Two for each multiplication with its addition; training counts three passes."""
+    case = {'batch': 2, 'size': 10, 'training': is_training}
+    found = bench._speed(case, 5.0, [1.0, 4.0, 2.0], {contenders.OURS: [2.0, 2.0, 2.0]})
+    assert found['tflops'] == pytest.approx(passes * 2 * 5e9 / 2.0 / 1e12)
+    assert (found['ratio'], found['images_per_second'], found['megapixels_per_second']) == (1.0, 1.0, 1e-4)
+
+
 @pytest.mark.slow
 def test_choices_are_the_trained_networks_with_their_scores(tmp_path):
     """Every weights file of the package has a line for each runtime, with the score that it holds."""
