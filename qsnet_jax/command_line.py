@@ -108,7 +108,7 @@ def parse(name: str, arguments: list[str], table: Table) -> Given:
         raise UserError(f'--config={source} says what is timed; --mode=bench reads it.')
     check_tuples(rest, config, source)
     if config is not None:
-        config_fields.check_numbers(config)
+        config_fields.check_values(config)
     _refuse_empty(values, verb, _fields_of(rest), config)
     missing = [flag for flag in verb.needed if not values[flag].value]
     if missing:

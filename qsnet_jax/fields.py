@@ -2,6 +2,7 @@
 
 import json
 import math
+import numbers
 from typing import Any
 
 from qsnet_jax import UserError
@@ -14,6 +15,14 @@ WITHOUT_EFFECT = (  # on what a run computes
 )
 PLACES = ('data.root', 'train.start_from')  # where files lie; whether they are the same, their contents say
 BEFORE = {'data.validation': 'data.eval'}  # a field that did not exist yet, and the one that did its work
+KINDS = (  # of a default, what may stand in its place, and what that is called
+    (bool, bool, 'True or False'),
+    (int, numbers.Integral, 'a whole number'),
+    (float, numbers.Real, 'a number'),
+    (str, str, 'text'),
+    (list, (list, tuple), 'several values, as (1, 2)'),
+)
+SETS = ('data.train', 'data.eval', 'data.validation')  # names, as text or one by one
 SEEDS = 2**63  # as many as NumPy and JAX take
 FORMER = {'model.share_scales': {True: 'all', False: 'none', 'True': 'all', 'False': 'none'}}  # values of today
 
@@ -26,13 +35,26 @@ def flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     return fields
 
 
-def check_numbers(config: Any) -> None:
-    """Raises UserError for NaN and infinity in any field of a config, and for a seed that no generator takes."""
+def check_values(config: Any) -> None:
+    """Raises UserError for values of another kind than their field, NaN, infinity, seeds that no generator takes."""
+    known = default_fields()
     for name, value in flat(config.to_dict()).items():
+        _check_kind(name, of_today(name, value), known.get(name))
         for each in value if isinstance(value, list | tuple) else (value,):
             if isinstance(each, float) and not math.isfinite(each):
                 raise UserError(f'{name} is {value}; expected a finite number, as --config.{name}=VALUE.')
     check_seed('seed', config.seed)
+
+
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    """Raises UserError where a value is not what the field's default is; a default of None says nothing."""
+    if name in SETS and isinstance(value, list | tuple):
+        return
+    for kind, allowed, told in KINDS:
+        if isinstance(default, kind):  # the first, for a bool is an int too
+            if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+                raise UserError(f'{name} is {value!r}; expected {told}.')
+            return
 
 
 def check_seed(name: str, seed: Any) -> None:

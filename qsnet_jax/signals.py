@@ -134,7 +134,10 @@ def deferred() -> Iterator[list[int]]:
 
 
 class Relay:
-    """Signals that came, and the child processes that get each of them once; a second SIGINT ends a run unsaved."""
+    """Signals that came, and the child processes that get each of them once; a second SIGINT ends a run unsaved.
+
+    Of SIGHUP only the first is passed on: when a terminal closes, its shell and the system may both send one.
+    """
 
     def __init__(self) -> None:
         self.came: list[int] = []
@@ -152,8 +155,9 @@ class Relay:
     def note(self, signum: int, _frame: Any = None) -> None:
         """Passes a signal on."""
         with self._lock:
+            is_known = signum == signal.SIGHUP and signum in self.came
             self.came.append(signum)
-            children = list(self._children)
+            children = [] if is_known else list(self._children)
         for child in children:
             self._tell(child, signum)
 

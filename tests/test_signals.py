@@ -45,6 +45,16 @@ def test_a_signal_that_comes_while_a_child_is_added_is_told_once():
     assert child.told == [signal.SIGINT]
 
 
+@pytest.mark.parametrize('signum, times', [(signal.SIGINT, 2), (signal.SIGHUP, 1)])
+def test_a_second_signal_is_passed_on_but_for_a_hangup(signum, times):
+    """Who presses Ctrl-C twice means it; a terminal that closes sends SIGHUP more than once."""
+    relay, child = signals.Relay(), Child()
+    relay.add(child)
+    relay.note(signum)
+    relay.note(signum)
+    assert len(child.told) == times
+
+
 def test_a_signal_within_a_signal_is_passed_on():
     """As the handler of one runs, the next may come, in the same thread."""
     relay, child = signals.Relay(), Child()

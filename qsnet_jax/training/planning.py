@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from qsnet_jax import UserError, fields, model, storage
+from qsnet_jax import UserError, config_files, fields, model, storage
 from qsnet_jax.configs import studies
 from qsnet_jax.data import overlap, sets, sources
 from qsnet_jax.training import settings, train
@@ -24,6 +24,8 @@ def plan(config: Any, only: str | None = None) -> list[tuple[str, int]]:
         raise UserError(f'study.seeds is {seeds!r}; give at least one, as in --config.study.seeds="(0,)".')
     for seed in seeds:
         fields.check_seed('one of study.seeds', seed)
+    if not isinstance(config.study.variants, ml_collections.ConfigDict) or not config.study.variants:
+        raise UserError(f'study.variants is {config.study.variants!r}; expected at least one, by its name.')
     names = [name.strip() for name in only.split(',')] if only else list(config.study.variants)
     for name in (config.study.size, *config.study.variants):
         if not isinstance(name, str) or name[:1] in ('', '.') or pathlib.PurePath(name).name != name:
@@ -42,10 +44,20 @@ def variant(config: Any, name: str, seed: int, workdir: pathlib.Path | None = No
     try:
         chosen = studies.select(config, name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # of somebody's own study
+        _check_names(config, name)
         fault = ' '.join(str(error).strip('"').split())[:300]
         raise UserError(f'study.variants.{name} does not fit the config: {fault}') from error
     chosen.seed = seed
     return studies.fill(chosen, workdir) if workdir else chosen
+
+
+def _check_names(config: Any, name: str) -> None:
+    """Raises UserError where a variant is no table of fields, or names one that there is not."""
+    overrides = config.study.variants[name]
+    if not isinstance(overrides, ml_collections.ConfigDict):
+        raise UserError(f'study.variants.{name} is {overrides!r}; expected fields, as {{"model.units": 6}}.')
+    for field in fields.flat(overrides.to_dict()):
+        config_files.check_field(field, config, f'study.variants.{name}')
 
 
 def check(config: Any, runs: list[tuple[str, int]], workdir: pathlib.Path) -> None:

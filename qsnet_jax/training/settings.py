@@ -17,7 +17,7 @@ from qsnet_jax.weights import checks
 
 def check_fields(config: Any) -> None:
     """Refuses what no run can use, before it begins: numbers, a loss, and a network that nobody could read again."""
-    fields.check_numbers(config)
+    fields.check_values(config)
     _check_whole(config)
     _check_ranges(config)
     optimiser.make_optimizer(config.train)

@@ -210,7 +210,7 @@ def test_a_signal_is_passed_on_to_the_runs_on_this_machine(slurm, tmp_path, sign
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signum, output
     assert output.splitlines()[-1].startswith(f'Stopped by {signum.name}. ') and 'Traceback' not in output
-    assert re.findall('^told (.*)', output, re.MULTILINE) == [told]
+    assert re.findall('^told (.*)', output, re.MULTILINE) == [told], output
     assert list(tmp_path.glob('*.log')) == [log]
     with pytest.raises(ProcessLookupError):
         os.kill(int(log.read_text()), 0)

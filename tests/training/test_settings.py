@@ -74,3 +74,34 @@ def test_the_largest_network_that_can_be_read_may_be_trained(tiny_config):
     tiny_config.model.update({'units': 48, 'rates': (1024, *range(1, 12))})
     tiny_config.seed = 2**63 - 1
     settings.check_fields(tiny_config)
+
+
+@pytest.mark.parametrize(
+    'field, value, expected',
+    [
+        ('train.clip', None, 'a number'),
+        ('train.steps', 2.5, 'a whole number'),
+        ('train.steps', True, 'a whole number'),
+        ('data.flip', None, 'True or False'),
+        ('data.eval', None, 'text'),
+        ('data.validation', 5, 'text'),
+        ('model.rates', None, r'several values, as \(1, 2\)'),
+        ('sparsity.bins', None, 'a whole number'),
+    ],
+)
+def test_a_value_of_another_kind_is_told_as_such(tiny_config, field, value, expected):
+    """As somebody's own config may hold; fields that are None by default take what they take."""
+    section, name = field.split('.')
+    with tiny_config.ignore_type():
+        tiny_config[section][name] = value
+    with pytest.raises(UserError, match=f'{field} is {value}; expected {expected}'):
+        settings.check_fields(tiny_config)
+
+
+def test_what_stands_for_a_value_is_taken(tiny_config):
+    """A whole number for any number, names of sets one by one, rates as a list."""
+    tiny_config.train.clip = 1
+    with tiny_config.ignore_type():
+        tiny_config.data.eval = ('pairs',)
+        tiny_config.model.rates = [2]
+    settings.check_fields(tiny_config)

@@ -645,3 +645,29 @@ def test_a_set_that_trains_and_scores_the_same_pictures_is_met_before_the_first_
         planning.check(tiny_study, planning.plan(tiny_study), tmp_path)
     tiny_study.data.exclude = ''
     planning.check(tiny_study, planning.plan(tiny_study), tmp_path)
+
+
+@pytest.mark.parametrize(
+    'field, said',
+    [
+        ('model.scale_chanels', "study.variants.w: there is no field 'scale_chanels' of model .did you mean scale_cha"),
+        ('modle.units', "study.variants.w: there is no section 'modle' .did you mean model"),
+    ],
+)
+def test_a_misspelt_field_of_a_variant_is_told_with_the_nearest(field, said):
+    """In one line, without the fields that there are."""
+    config = studies.make({'w': {field: 24}}, 'small').lock()
+    with pytest.raises(UserError, match=said):
+        planning.variant(config, 'w', 0)
+
+
+def test_a_study_without_variants_is_none():
+    """And one of its variants that holds no fields."""
+    config = studies.make({'w': {'model.units': 1}}, 'small')
+    with config.unlocked():
+        config.study.variants.w = None
+        with pytest.raises(UserError, match='study.variants.w is None; expected fields'):
+            planning.variant(config, 'w', 0)
+        config.study.variants = None
+        with pytest.raises(UserError, match='study.variants is None; expected at least one'):
+            planning.plan(config)
