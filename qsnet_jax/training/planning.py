@@ -57,7 +57,7 @@ def _check_names(config: Any, name: str) -> None:
     if not isinstance(overrides, ml_collections.ConfigDict):
         raise UserError(f'study.variants.{name} is {overrides!r}; expected fields, as {{"model.units": 6}}.')
     for field in fields.flat(overrides.to_dict()):
-        config_files.check_field(field, config, f'study.variants.{name}')
+        config_files.check_field(field, config, f'study.variants.{name} does not fit the config')
 
 
 def check(config: Any, runs: list[tuple[str, int]], workdir: pathlib.Path) -> None:

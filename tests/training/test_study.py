@@ -650,8 +650,11 @@ def test_a_set_that_trains_and_scores_the_same_pictures_is_met_before_the_first_
 @pytest.mark.parametrize(
     'field, said',
     [
-        ('model.scale_chanels', "study.variants.w: there is no field 'scale_chanels' of model .did you mean scale_cha"),
-        ('modle.units', "study.variants.w: there is no section 'modle' .did you mean model"),
+        (
+            'model.scale_chanels',
+            "study.variants.w does not fit the config: there is no field 'scale_chanels' of model .did you mean",
+        ),
+        ('modle.units', "study.variants.w does not fit the config: there is no section 'modle' .did you mean model"),
     ],
 )
 def test_a_misspelt_field_of_a_variant_is_told_with_the_nearest(field, said):
