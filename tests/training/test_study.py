@@ -652,15 +652,15 @@ def test_a_set_that_trains_and_scores_the_same_pictures_is_met_before_the_first_
     [
         (
             'model.scale_chanels',
-            "study.variants.w does not fit the config: there is no field 'scale_chanels' of model .did you mean",
+            "there is no field 'scale_chanels' of model .did you mean scale_ch",
         ),
-        ('modle.units', "study.variants.w does not fit the config: there is no section 'modle' .did you mean model"),
+        ('modle.units', "there is no section 'modle' .did you mean model"),
     ],
 )
 def test_a_misspelt_field_of_a_variant_is_told_with_the_nearest(field, said):
     """In one line, without the fields that there are."""
     config = studies.make({'w': {field: 24}}, 'small').lock()
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=f'study.variants.w does not fit the config: {said}'):
         planning.variant(config, 'w', 0)
 
 
