@@ -12,13 +12,12 @@ import dataclasses
 import fractions
 import os
 import pathlib
-import struct
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from qsnet_jax import UserError, progress, spelling, storage
+from qsnet_jax import UserError, containers, progress, spelling, storage
 
 EXTENSIONS = ('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi')
 # Of the codecs that can be written: PyAV's name of the encoder, and options close to no visible loss. Others get H.264.
@@ -325,41 +324,13 @@ def _check(source: pathlib.Path, reader: Any) -> Any:
 
 
 def _check_end(source: pathlib.Path, container: str) -> None:
-    """Refuses truncated files of the kinds that do not list how many pictures they hold."""
+    """Refuses truncated files, which may have lost sound behind the last picture."""
     with _reading(source), source.open('rb') as file:
         size = os.fstat(file.fileno()).st_size
-        listed = _segment_end(file) if 'matroska' in container else _fragments_end(file, size)
+        listed = containers.listed_end(file, size, container)
     if listed > size:
-        found = f'holds {size} of the {listed} bytes that it lists'
+        found = f'is truncated, damaged or still being written: holds {size} of the {listed} bytes that it lists'
         raise VideoError(f'{source}: {found}; expected a whole video; fetch or export it again')
-
-
-def _segment_end(file: BinaryIO) -> int:
-    """Where a Matroska file says that it ends; 0 where it does not, as recordings of live pictures."""
-    head = file.read(4096)
-    start = head.find(b'\x18\x53\x80\x67') + 4  # of the length of the segment, which all pictures are in
-    if start < 4 or head[start : start + 1] in (b'', b'\0'):
-        return 0
-    count = 9 - head[start].bit_length()  # its bytes: one more than the zeros before the first one
-    unknown = (1 << 7 * count) - 1
-    length = int.from_bytes(head[start : start + count]) & unknown
-    return 0 if length == unknown else start + count + length
-
-
-def _fragments_end(file: BinaryIO, size: int) -> int:
-    """Where the last fragment of an MP4 file says that it ends; 0 of files without."""
-    place = end = 0
-    while place + 8 <= size:
-        file.seek(place)
-        length, kind = struct.unpack('>I4s', file.read(8))
-        if length == 1:  # too long for four bytes
-            length = int.from_bytes(file.read(8))
-        if length < 8:  # 0: all the rest; others are no part of a video
-            break
-        place += length
-        if kind == b'moof' or (kind == b'mdat' and end):  # a fragment's table, and its pictures
-            end = place
-    return end
 
 
 def _rate(stream: Any) -> fractions.Fraction:
