@@ -107,6 +107,7 @@ class _Job:
         self.notes: list[str] = []
         self.output: Any = None
         self.copied: dict[int, Any] = {}
+        self.places: list[int] | None = [] if reader.format.name == 'avi' else None  # of pictures not yet shown
         self.frames = self.packets = 0
         self.shape: tuple[int, ...] = (0, 0)
         self.turns = 0
@@ -142,7 +143,9 @@ class _Job:
         for packet in self.reader.demux([self.picture, *wanted]):
             if packet.stream.index == self.picture.index:
                 if packet.dts is not None:  # AVI lists places, of which some stand empty: the picture before stays
-                    self.packets = packet.dts + 1 if self.reader.format.name == 'avi' else self.packets + 1
+                    self.packets = self.packets + 1 if self.places is None else packet.dts + 1
+                    if self.places is not None:
+                        self.places.append(packet.dts)
                 for frame in packet.decode():
                     yield frame, waiting
                     waiting = []
@@ -169,6 +172,8 @@ class _Job:
         if context.pix_fmt == 'yuv420p' and max(chroma) > 4:
             self.notes.append(f'colour samples of {frame.format.name} reduced to those of yuv420p')
         context.time_base = output.time_base = self.picture.time_base
+        if self.places is not None:
+            context.max_b_frames = 0  # AVI would show pictures in the order in which they are decoded
         if given.sample_aspect_ratio:
             context.sample_aspect_ratio = given.sample_aspect_ratio
         for tag in ('color_range', 'color_primaries', 'color_trc', 'colorspace'):
@@ -237,7 +242,9 @@ class _Job:
         self.frames += 1
 
     def _time(self, frame: Any) -> int:
-        """The frame's own time; where a file has none, by its rate."""
+        """The frame's own time; in AVI, which has none, its place in the order of showing; else by the rate."""
+        if self.places:
+            return self.places.pop(0)
         if frame.pts is not None:
             return frame.pts
         return round(self.frames / (_rate(self.picture) * self.picture.time_base))

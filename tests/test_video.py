@@ -457,6 +457,22 @@ def test_what_is_whole_is_taken(tmp_path, name, options):
     assert video.derain_video(identity, tmp_path / name, tmp_path / f'out-{name}', show_progress=False).frames == 20
 
 
+@pytest.mark.parametrize('codec', ['libx264', 'mpeg4'])
+def test_frames_of_avi_come_in_order(tmp_path, codec):
+    """It stores places, no times: pictures that lean on later ones are put in order, and no such ones are written."""
+
+    def places(path):
+        with av.open(str(path)) as container:
+            return [packet.dts for packet in container.demux(video=0) if packet.size]
+
+    write_clip(tmp_path / 'x.avi', 12, codec=codec, sound=False, gaps=True)
+    video.derain_video(identity, tmp_path / 'x.avi', tmp_path / 'out.avi', show_progress=False)
+    (images, times, *_), (copies, new_times, *_) = read(tmp_path / 'x.avi'), read(tmp_path / 'out.avi')
+    assert (sorted(times) == list(times)) == (codec == 'mpeg4')  # else the clip tests nothing
+    assert places(tmp_path / 'out.avi') == places(tmp_path / 'x.avi') and sorted(new_times) == list(new_times)
+    assert min(metrics.psnr(a, b, 'rgb') for a, b in zip(images, copies, strict=True)) > 36
+
+
 def test_what_stands_behind_a_whole_video_is_no_fault(tmp_path):
     """Also where the pictures' box has its size in 64 bits, or reaches to the end of the file."""
     write_clip(tmp_path / 'first.mp4', 4)
