@@ -12,13 +12,12 @@ import dataclasses
 import fractions
 import os
 import pathlib
-import struct
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from qsnet_jax import UserError, progress, spelling, storage
+from qsnet_jax import UserError, containers, progress, spelling, storage
 
 EXTENSIONS = ('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi')
 # Of the codecs that can be written: PyAV's name of the encoder, and options close to no visible loss. Others get H.264.
@@ -108,6 +107,7 @@ class _Job:
         self.notes: list[str] = []
         self.output: Any = None
         self.copied: dict[int, Any] = {}
+        self.places: list[int] | None = [] if reader.format.name == 'avi' else None  # of pictures not yet shown
         self.frames = self.packets = 0
         self.shape: tuple[int, ...] = (0, 0)
         self.turns = 0
@@ -143,7 +143,9 @@ class _Job:
         for packet in self.reader.demux([self.picture, *wanted]):
             if packet.stream.index == self.picture.index:
                 if packet.dts is not None:  # AVI lists places, of which some stand empty: the picture before stays
-                    self.packets = packet.dts + 1 if self.reader.format.name == 'avi' else self.packets + 1
+                    self.packets = self.packets + 1 if self.places is None else packet.dts + 1
+                    if self.places is not None:
+                        self.places.append(packet.dts)
                 for frame in packet.decode():
                     yield frame, waiting
                     waiting = []
@@ -170,6 +172,8 @@ class _Job:
         if context.pix_fmt == 'yuv420p' and max(chroma) > 4:
             self.notes.append(f'colour samples of {frame.format.name} reduced to those of yuv420p')
         context.time_base = output.time_base = self.picture.time_base
+        if self.places is not None:
+            context.max_b_frames = 0  # AVI would show pictures in the order in which they are decoded
         if given.sample_aspect_ratio:
             context.sample_aspect_ratio = given.sample_aspect_ratio
         for tag in ('color_range', 'color_primaries', 'color_trc', 'colorspace'):
@@ -238,7 +242,9 @@ class _Job:
         self.frames += 1
 
     def _time(self, frame: Any) -> int:
-        """The frame's own time; where a file has none, by its rate."""
+        """The frame's own time; in AVI, which has none, its place in the order of showing; else by the rate."""
+        if self.places:
+            return self.places.pop(0)
         if frame.pts is not None:
             return frame.pts
         return round(self.frames / (_rate(self.picture) * self.picture.time_base))
@@ -325,41 +331,13 @@ def _check(source: pathlib.Path, reader: Any) -> Any:
 
 
 def _check_end(source: pathlib.Path, container: str) -> None:
-    """Refuses truncated files of the kinds that do not list how many pictures they hold."""
+    """Refuses truncated files, which may have lost sound behind the last picture."""
     with _reading(source), source.open('rb') as file:
         size = os.fstat(file.fileno()).st_size
-        listed = _segment_end(file) if 'matroska' in container else _fragments_end(file, size)
+        listed = containers.listed_end(file, size, container)
     if listed > size:
-        found = f'holds {size} of the {listed} bytes that it lists'
+        found = f'is truncated, damaged or still being written: holds {size} of the {listed} bytes that it lists'
         raise VideoError(f'{source}: {found}; expected a whole video; fetch or export it again')
-
-
-def _segment_end(file: BinaryIO) -> int:
-    """Where a Matroska file says that it ends; 0 where it does not, as recordings of live pictures."""
-    head = file.read(4096)
-    start = head.find(b'\x18\x53\x80\x67') + 4  # of the length of the segment, which all pictures are in
-    if start < 4 or head[start : start + 1] in (b'', b'\0'):
-        return 0
-    count = 9 - head[start].bit_length()  # its bytes: one more than the zeros before the first one
-    unknown = (1 << 7 * count) - 1
-    length = int.from_bytes(head[start : start + count]) & unknown
-    return 0 if length == unknown else start + count + length
-
-
-def _fragments_end(file: BinaryIO, size: int) -> int:
-    """Where the last fragment of an MP4 file says that it ends; 0 of files without."""
-    place = end = 0
-    while place + 8 <= size:
-        file.seek(place)
-        length, kind = struct.unpack('>I4s', file.read(8))
-        if length == 1:  # too long for four bytes
-            length = int.from_bytes(file.read(8))
-        if length < 8:  # 0: all the rest; others are no part of a video
-            break
-        place += length
-        if kind == b'moof' or (kind == b'mdat' and end):  # a fragment's table, and its pictures
-            end = place
-    return end
 
 
 def _rate(stream: Any) -> fractions.Fraction:

@@ -361,6 +361,30 @@ def cut_fragments(path):
     cut_a_fifth(path)
 
 
+def cut_the_sound(path):
+    """Of a file whose table comes first and whose sound is longer than its pictures."""
+    with av.open(str(path), 'w', options={'movflags': 'faststart'}) as container:
+        stream = container.add_stream('libx264', rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, 'yuv420p'
+        tone = container.add_stream('aac', rate=8000, layout='mono')
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(next(moving_photo(1))[0], format='rgb24')))
+        container.mux(stream.encode())
+        for start in range(0, 16000, 1024):
+            wave = np.sin(np.arange(start, start + 1024) / 5).astype(np.float32)[None]
+            part = av.AudioFrame.from_ndarray(wave, format='fltp', layout='mono')
+            part.sample_rate, part.pts = 8000, start
+            container.mux(tone.encode(part))
+        container.mux(tone.encode())
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def cut_the_table(path):
+    """Takes the sound from a table that comes last: it is listed behind the pictures."""
+    write_clip(path, 4)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b'trak') - 4])
+
+
 def forget_codec(path):
     """Its four letters become others that nobody knows."""
     path.write_bytes(path.read_bytes().replace(b'FMP4', b'ZZZZ').replace(b'fmp4', b'ZZZZ'))
@@ -394,6 +418,8 @@ def cut_behind_the_table(path):
         ('.mp4', cut, 'truncated, damaged'),
         ('.mp4', cut_behind_the_table, 'holds . of the 4 pictures|truncated, damaged'),
         ('.mp4', cut_fragments, 'bytes that it lists'),
+        ('.mp4', cut_the_sound, 'bytes that it lists'),
+        ('.mp4', cut_the_table, 'bytes that it lists'),
         ('.avi', cut_a_fifth, 'pictures that it lists'),
         ('.mkv', cut_a_fifth, 'bytes that it lists'),
         ('.webm', cut_a_fifth, 'bytes that it lists'),
@@ -429,6 +455,41 @@ def test_what_is_whole_is_taken(tmp_path, name, options):
         (tmp_path / name).rename(tmp_path / f'first-{name}')
         write_again(tmp_path / name, tmp_path / f'first-{name}', **options)
     assert video.derain_video(identity, tmp_path / name, tmp_path / f'out-{name}', show_progress=False).frames == 20
+
+
+@pytest.mark.parametrize('codec', ['libx264', 'mpeg4'])
+def test_frames_of_avi_come_in_order(tmp_path, codec):
+    """It stores places, no times: pictures that lean on later ones are put in order, and no such ones are written."""
+
+    def places(path):
+        with av.open(str(path)) as container:
+            return [packet.dts for packet in container.demux(video=0) if packet.size]
+
+    write_clip(tmp_path / 'x.avi', 12, codec=codec, sound=False, gaps=True)
+    video.derain_video(identity, tmp_path / 'x.avi', tmp_path / 'out.avi', show_progress=False)
+    (images, times, *_), (copies, new_times, *_) = read(tmp_path / 'x.avi'), read(tmp_path / 'out.avi')
+    assert (sorted(times) == list(times)) == (codec == 'mpeg4')  # else the clip tests nothing
+    assert places(tmp_path / 'out.avi') == places(tmp_path / 'x.avi') and sorted(new_times) == list(new_times)
+    assert min(metrics.psnr(a, b, 'rgb') for a, b in zip(images, copies, strict=True)) > 36
+
+
+def test_what_stands_behind_a_whole_video_is_no_fault(tmp_path):
+    """Also where the pictures' box has its size in 64 bits, or reaches to the end of the file."""
+    write_clip(tmp_path / 'first.mp4', 4)
+    write_again(tmp_path / 'x.mp4', tmp_path / 'first.mp4', movflags='faststart')
+    content = (tmp_path / 'x.mp4').read_bytes()
+    at = content.index(b'mdat') - 4
+    assert content[at - 4 : at] == b'free'  # whose eight bytes the longer size takes
+    longer = struct.pack('>I4sQ', 1, b'mdat', len(content) - at + 8)
+    for changed in (
+        content + b'garbage' * 99,
+        content + struct.pack('>I4s', 99, b'free'),
+        content[: at - 8] + longer + content[at + 8 :],
+        content[:at] + bytes(4) + content[at + 4 :],
+    ):
+        (tmp_path / 'x.mp4').write_bytes(changed)
+        summary = video.derain_video(identity, tmp_path / 'x.mp4', tmp_path / 'out.mp4', show_progress=False)
+        assert summary.frames == 4 and read(tmp_path / 'out.mp4')[2] == read(tmp_path / 'first.mp4')[2]
 
 
 def test_what_is_no_video_file_is_refused_at_once(tmp_path):
