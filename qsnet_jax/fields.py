@@ -22,7 +22,7 @@ KINDS = (  # of a default, what may stand in its place, and what that is called
     (str, str, 'text'),
     (list, (list, tuple), 'several values, as (1, 2)'),
 )
-SETS = ('data.train', 'data.eval', 'data.validation')  # names, as text or one by one
+SETS = ('data.train', 'data.eval', 'data.validation', 'data.exclude')  # names, as text or one by one
 SEEDS = 2**63  # as many as NumPy and JAX take
 FORMER = {'model.share_scales': {True: 'all', False: 'none', 'True': 'all', 'False': 'none'}}  # values of today
 
@@ -50,6 +50,8 @@ def _check_kind(name: str, value: Any, default: Any) -> None:
     """Raises UserError where a value is not what the field's default is; a default of None says nothing."""
     if name in SETS and isinstance(value, list | tuple):
         return
+    if name in SETS and value is not None:
+        default = ''  # also of data.exclude, which may be None
     for kind, allowed, told in KINDS:
         if isinstance(default, kind):  # the first, for a bool is an int too
             if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):

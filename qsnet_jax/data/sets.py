@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qsnet_jax import UserError, spelling, storage
+from qsnet_jax import UserError, fields, spelling, storage
 from qsnet_jax.data import checking, held_out, layouts, overlap, prepared, public, rain, sources
 
 # Photos that come with the dependencies, as 'package: file': title and licence. Training and held-out photos share no
@@ -191,9 +191,8 @@ def note_unread_root(config: Any, is_learning: bool) -> None:
     """
     data, pool = config.data, config.sparsity.pool
     given = [data.train, *(names for names, _ in beside_training(data))] if is_learning else [data.eval, pool]
-    for variant in config.study.variants.values() if 'study' in config else ():
-        own = variant.get('data') or {}
-        given += [own.get(field) for field in ('train', 'eval', 'validation', 'exclude')]
+    held = fields.flat(config.to_dict())  # whatever stands in place of a variant, which a study says later
+    given += [held[field] for field in held if field.startswith('study.variants.') and field.endswith(fields.SETS)]
     names = [name for each in given if each and isinstance(each, str | tuple) for name, _ in parse_names(each)]
     if not any(_reads_root(name) for name in names):
         print(

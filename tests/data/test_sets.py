@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from ml_collections import config_dict
 from PIL import Image
 from qsnet_jax.configs import default
 
@@ -515,6 +516,25 @@ def test_a_root_that_no_set_reads_is_told(capsys, train, scored, is_learning, is
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == is_told
     assert all(line.startswith('note: no named set reads --config.data.root=mine;') for line in lines)
+
+
+@pytest.mark.parametrize('variants', [None, 5, {'a': None}, {'a': 5}, {'a': {'data': 5}}])
+def test_a_study_that_is_none_is_left_to_be_told_later(capsys, variants):
+    """The note on the root comes first, and reads of variants what there is."""
+    config = default.get_config()
+    config.data.update({'root': 'mine', 'eval': 'pairs'})
+    config.study = config_dict.ConfigDict({'variants': variants})
+    sets.note_unread_root(config, True)
+    assert not capsys.readouterr().out
+
+
+def test_a_variant_that_reads_the_root_is_heeded(capsys):
+    """Also where the config itself does not."""
+    config = default.get_config()
+    config.data.update({'root': 'mine', 'train': 'drawn_light', 'eval': 'drawn_light'})
+    config.study = config_dict.ConfigDict({'variants': {'a': {'data': {'eval': 'pairs'}}}})
+    sets.note_unread_root(config, True)
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

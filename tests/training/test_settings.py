@@ -85,6 +85,8 @@ def test_the_largest_network_that_can_be_read_may_be_trained(tiny_config):
         ('data.flip', None, 'True or False'),
         ('data.eval', None, 'text'),
         ('data.validation', 5, 'text'),
+        ('data.exclude', 5, 'text'),
+        ('data.exclude', True, 'text'),
         ('model.rates', None, r'several values, as \(1, 2\)'),
         ('sparsity.bins', None, 'a whole number'),
     ],
@@ -102,6 +104,6 @@ def test_what_stands_for_a_value_is_taken(tiny_config):
     """A whole number for any number, names of sets one by one, rates as a list."""
     tiny_config.train.clip = 1
     with tiny_config.ignore_type():
-        tiny_config.data.eval = ('pairs',)
+        tiny_config.data.eval = tiny_config.data.exclude = ('pairs',)
         tiny_config.model.rates = [2]
     settings.check_fields(tiny_config)
