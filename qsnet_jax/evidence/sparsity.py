@@ -187,7 +187,12 @@ def _begin(name: str, fingerprint: dict[str, Any], record: dict[str, Any], setti
 def _begin_pool(
     weighted: list[tuple[str, str, float]], record: dict[str, Any], settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """What a pool's row says first. weighted: name, hash and weight of each part."""
+    """What a pool's row says first. weighted: name, hash and weight of each part. Raises UserError for a single one."""
+    if len(weighted) < 2:
+        raise UserError(
+            f'sparsity.pool names {weighted[0][0]} alone; a pool needs at least two sets. Study one by '
+            '--config.data.eval=SET or --input=FOLDER.'
+        )
     whole = sum(weight for *_, weight in weighted)
     fingerprint = {'sha256': sources.digest([(name, content) for name, content, _ in weighted])}
     row = _begin('+'.join(name for name, *_ in weighted), fingerprint, record, settings)

@@ -262,6 +262,15 @@ def test_a_row_in_the_way_is_met_before_the_first_study(pairs_root, tmp_path, mo
         sparsity.run(config, None, None, tmp_path)
 
 
+def test_a_pool_of_one_is_refused_before_its_study(pairs_root, tmp_path, monkeypatch):
+    """Its row would have the name of the set's own."""
+    config = default.get_config()
+    config.data.root, config.sparsity.pool = str(pairs_root), 'pairs/val:2'
+    monkeypatch.setattr(sparsity, 'study', lambda *_: pytest.fail('a set was studied'))
+    with pytest.raises(UserError, match='sparsity.pool names pairs-val alone; a pool needs at least two sets'):
+        sparsity.run(config, None, None, tmp_path)
+
+
 def test_two_folders_of_one_name_are_refused(photos, tmp_path, monkeypatch):
     """Even with the same photos: the pool would give their one name the weight of the last."""
     shutil.copytree(photos, tmp_path / f'other/{photos.name}')
