@@ -143,8 +143,10 @@ class _Job:
         for packet in self.reader.demux([self.picture, *wanted]):
             if packet.stream.index == self.picture.index:
                 if packet.dts is not None:  # AVI lists places, of which some stand empty: the picture before stays
-                    self.packets = self.packets + 1 if self.places is None else packet.dts + 1
-                    if self.places is not None:
+                    if self.places is None:
+                        self.packets += 1
+                    else:
+                        self.packets = packet.dts + 1
                         self.places.append(packet.dts)
                 for frame in packet.decode():
                     yield frame, waiting

@@ -219,11 +219,12 @@ def _of_sparsity(rows: Rows, paper: dict[str, Any]) -> list[list[str]]:
         fewest: Any = row['fewest'] if 'pooled' in row else row.get('scenes', row['count'])  # of a pool's smallest set
         few = f'too few: {fewest} of {ENOUGH} scenes' if fewest < ENOUGH else ''
         low, high = shares['mean']['interval']
-        verdict = 'consistent' if low <= claimed <= high else 'inconsistent'
         if 'pooled' not in row:
             verdict = "not the paper's mixture"
-        if verdict == 'consistent' and chance['mean'] >= low:
-            verdict += ', but chance gives as much'
+        elif not low <= claimed <= high:
+            verdict = 'inconsistent'
+        else:
+            verdict = 'consistent, but chance gives as much' if chance['mean'] >= low else 'consistent'
         cells.append(['Sec. 3.1', f'Rainy images are sparse in {key}', where, f'{100 * claimed:.1f} %',
                       f'{texts["mean"]} below the chord on average, {texts["every"]} in every bin; of Laplacian '
                       f'samples {100 * chance["mean"]:.0f} and {100 * chance["every"]:.0f} %',

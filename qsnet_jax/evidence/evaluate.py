@@ -101,14 +101,13 @@ def format_table(results: dict[str, dict[str, Any]]) -> str:
 def _unequal(results: dict[str, dict[str, Any]], scores: dict[str, Scores]) -> list[str]:
     """Says of which sets input and output have means over different images, so that their difference is no gain."""
     lines = []
-    for name, result in results.items():
-        scored = {label: scores[name][label]['rgb', 'psnr'][0].size for label in ('input', 'output')}
-        if len(set(scored.values())) > 1 and not name.startswith('mean of '):
-            gain = result['gain']['rgb']['psnr']
+    for name, columns in scores.items():
+        before, after = (columns[label]['rgb', 'psnr'][0].size for label in ('input', 'output'))
+        if before != after:
+            gain = _text(results[name]['gain']['rgb']['psnr'], 2)
             lines.append(
-                f'note: {name}: images equal to their true ones have no PSNR. The mean of the input is over '
-                f'{scored["input"]} images, that of the output over {scored["output"]}; the gain where both have one: '
-                f'{_text(gain, 2)} dB rgb.'
+                f'note: {name}: images equal to their true ones have no PSNR. The mean of the input is over {before} '
+                f'images, that of the output over {after}; the gain where both have one: {gain} dB rgb.'
             )
     return lines
 

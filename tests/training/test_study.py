@@ -650,10 +650,7 @@ def test_a_set_that_trains_and_scores_the_same_pictures_is_met_before_the_first_
 @pytest.mark.parametrize(
     'field, said',
     [
-        (
-            'model.scale_chanels',
-            "there is no field 'scale_chanels' of model .did you mean scale_ch",
-        ),
+        ('model.scale_chanels', "there is no field 'scale_chanels' of model .did you mean scale_ch"),
         ('modle.units', "there is no section 'modle' .did you mean model"),
     ],
 )
