@@ -1,8 +1,7 @@
 """The weights that come with the package: trained on every kind of streak that there is, for photos of any origin.
 
 Run:      launch/release.sh FOLDER, which trains `default`, goes on with `further` and from there with two specialists;
-          `wide` has more stretches: `longer`, from which its `heavy` begins, `heavier`, which goes on with that,
-          `fourth`, `fifth`, from which `light` begins, `sixth` and `seventh`
+          `wide` has more stretches: `longer`, `fourth`, `fifth`, `sixth` and `seventh`, from which the two begin
 On CPUs:  launch/release.sh FOLDER wide: full width, everything after the first convolution at half the resolution;
           launch/release.sh FOLDER cpu: 48 channels and 6 units, images exchanged too, as released first
 Expect:   cpu, 94, 112, 41 and 44 minutes on two cores; the general weights y 33.5 dB on RainTrainL/val (rainy 27.0),
@@ -35,8 +34,7 @@ WIDER = WIDE | {LIGHT: 6, HEAVY: 3, GARG06: 0.5, DRAWN_HEAVY: 0.5}  # thin strea
 WIDE_VARIANTS = (
     {'default': WIDE, 'further': WIDE, 'longer': WIDER}
     | dict.fromkeys(('fourth', 'fifth', 'sixth', 'seventh'), WIDER | {LIGHT: 8})
-    | {'light': VARIANTS['light']}
-    | dict.fromkeys(('heavy', 'heavier'), VARIANTS['heavy'])
+    | {name: VARIANTS[name] for name in ('light', 'heavy')}
 )
 LARGE = {'data.crop': 96, 'data.batch': 8, 'train.schedule': 'cosine'}
 AS_THEY_FALL = {'data.batch': 4, 'data.turn_layers': 0.0, 'data.join_layers': 0.0}
@@ -48,9 +46,8 @@ WIDE_STRETCHES = {
     'fifth': ('fourth', 1.0, LARGE | AS_THEY_FALL),
     'sixth': ('fifth', 1.1, LARGE | AS_THEY_FALL | MUON),
     'seventh': ('sixth', 1.0, LARGE | AS_THEY_FALL | MUON),
-    'light': ('fifth', 0.6, LARGE | AS_THEY_FALL),
-    'heavy': ('longer', 0.8, LARGE | {'data.batch': 4}),
-    'heavier': ('heavy', 0.8, LARGE | AS_THEY_FALL),
+    'light': ('seventh', 0.7, LARGE | AS_THEY_FALL | MUON),
+    'heavy': ('seventh', 0.7, LARGE | AS_THEY_FALL | MUON),
 }
 SIZES = ('cpu', 'wide')  # beside the full one
 NOTE = (

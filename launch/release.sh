@@ -27,10 +27,10 @@ python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$ro
   --results="$results" "$@" ||
   { failed=$?; [ "$failed" = 3 ] || exit "$failed"; } # 3: a run failed, and left a row
 names='default further light heavy'
-if [ "$size" = release-wide ]; then names='default further longer fourth fifth sixth seventh light heavy heavier'; fi
+if [ "$size" = release-wide ]; then names='default further longer fourth fifth sixth seventh light heavy'; fi
 for name in $names; do
   weights="${workdir/#\~\//$HOME/}/$name-0/weights.safetensors"
-  case $name in further | longer | fourth | fifth | sixth | seventh) name=default ;; heavier) name=heavy ;; esac # they go on with it
+  case $name in further | longer | fourth | fifth | sixth | seventh) name=default ;; esac # they go on with it
   if [ -f "$weights" ]; then
     cp -v "$weights" "qsnet_jax/weights/$name.safetensors"
   else
