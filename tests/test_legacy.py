@@ -60,9 +60,10 @@ def test_the_run_goes_on(config, workdir, capsys, monkeypatch):
         train.train(config, workdir)
 
 
-def test_the_run_evaluates(config, workdir):
+def test_the_run_evaluates(config, workdir, capsys):
     """As well as it resumes; `best` of it was chosen on what is scored, and the row says so."""
     latest = restore(config, workdir)
+    assert 'checkpoint 2 of 4 steps' in capsys.readouterr().out.splitlines()
     assert 'selected_on' not in latest['provenance'] and latest['provenance']['training']['step'] == 2
     best = restore(config, workdir, 'best')
     assert best['rgb'] == latest['rgb'] and best['provenance']['selected_on'] == ['pairs']

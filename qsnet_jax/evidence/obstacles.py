@@ -142,9 +142,10 @@ def _chosen(rows: rows_.Rows, name: str) -> str:
 def _not_last(rows: rows_.Rows) -> str:
     """A step that somebody picked, or a run that was not finished."""
     for row in rows:
-        record = row['provenance']
-        step, steps = (record.get('training') or {}).get('step'), record['config']['train']['steps']
-        if step is not None and step != steps:
+        training = next(_trainings(row))
+        step = training.get('step')
+        steps = training['config'].get('train', {}).get('steps', step)
+        if step not in (None, steps):
             return f'scored at step {step} of {steps}'
     return ''
 

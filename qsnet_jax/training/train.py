@@ -237,12 +237,14 @@ def restore_variables(
     if stored is None:
         missing = 'says nothing of how it came about: neither config.json nor run.json is there'
         print(spelling.shown(f'{workdir} {missing}'))
-        stored = json.loads(config.to_json())
-    stored = fields.complete(stored)
+    steps = fields.complete(stored)['train']['steps'] if stored else None
+    stored = fields.complete(stored or json.loads(config.to_json()))
     with checkpoint.Checkpoints(directory, read_only=True) as checkpoints:
         step = checkpoints.find(which)
         like = _like(stored, workdir)
         state = checkpoints.restore(step, parallel.replicate(like, parallel.make_mesh()))
+    if steps not in (None, step):
+        print(f'checkpoint {step} of {steps} steps')
     record = {**folder.start_of(folder.starts_of(workdir), step), 'step': step}
     if which == 'best':
         record['selected_on'] = _watched_by(record, stored)

@@ -186,6 +186,12 @@ def test_runs_that_did_not_end():
 
     assert reasons(change) == ['scored at step 200 of 400']
 
+    def scored_by_another_command(row, record):
+        change(row, record)
+        record['training']['config'] = {**record['config'], 'train': {'steps': 200}}
+
+    assert reasons(scored_by_another_command) == []  # whose own steps made nothing of the weights
+
 
 def test_versions_devices_and_precisions():
     """Each named; a training elsewhere than its scoring counts too."""
