@@ -54,8 +54,8 @@ def _data(config):
     # A name is drawn_light, drawn_heavy or drawn_wide (rain drawn on photos that come with scikit-image and
     # matplotlib; with /SUB on those of that folder below `root`), pairs or layers (files of your own under `root`;
     # pairs/SUB is the sub-folder SUB; layers/A+B puts any layer of B on any background of A), a public set (rain100h,
-    # rain100l, rain_train_h, rain_train_l, rain800, rain1200, rain1400, rain13k, ddc, spa; with /SPLIT another split
-    # than train or test), or test_i, test_ii, test_iii_stand_in.
+    # rain100l, rain_train_h, rain_train_l, rain12, rain800, rain1200, rain1400, rain13k, ddc, spa; with /SPLIT another
+    # split than train or test), or test_i, test_ii, test_iii_stand_in.
     config.data = config_dict.ConfigDict()
     config.data.train = config_dict.FieldReference('drawn_light,drawn_heavy', field_type=object)
     config.data.eval = config_dict.FieldReference('drawn_light,drawn_heavy', field_type=object)

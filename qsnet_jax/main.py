@@ -354,9 +354,9 @@ def _run(arguments: list[str]) -> int:
     finally:
         gc.enable()
     if given.config is not None and given.config.data.root:
-        from qsnet_jax.data import sets
+        from qsnet_jax.data import unread
 
-        sets.note_unread_root(given.config, name in LEARNING)
+        unread.note(given.config, name in LEARNING)
     return VERBS[name].run(given)
 
 

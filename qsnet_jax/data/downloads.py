@@ -82,7 +82,7 @@ def find_splits(
     Raises UserError where two folders hold one split.
     """
     spec = specs[name]
-    named = _named_folders(spec, root)
+    named = named_folders(spec, root)
     others = {alias for other in specs.values() for alias in other.folders} - spec.folders.keys()
     deep = [inner for path in _folders(root, True) for inner in _folders(path)]
     inside = {_plain(path.name) for path in (root.resolve(), *_folders(root, True), *deep)}
@@ -101,6 +101,15 @@ def find_splits(
                 raise UserError(f'{found[split]} and {path} both hold {name}/{split}. Name one by --config.data.root.')
             found[split] = path
     return found
+
+
+def named_folders(spec: Spec, root: pathlib.Path) -> list[pathlib.Path]:
+    """Folders of the set's names: the root, those in it, those in such a one (archives that unpack to NAME/NAME)."""
+    named = [path for path in (root.resolve(), *_folders(root, True)) if _plain(path.name) in spec.folders]
+    for path in named:
+        named += [inner for inner in _folders(path, True) if _plain(inner.name) in spec.folders and inner not in named]
+    outer = {path.parent for path in named}
+    return [path for path in named if path not in outer]
 
 
 def scan(name: str, spec: Spec, folders: Mapping[str, pathlib.Path]) -> Scan:
@@ -174,15 +183,6 @@ def stamp(found: Scan, with_hashes: bool) -> set[tuple]:
                     raise UserError(f'{path} cannot be read: {error}.') from error
                 result.add((split, item.name, side, path.name, size, content))
     return result
-
-
-def _named_folders(spec: Spec, root: pathlib.Path) -> list[pathlib.Path]:
-    """Folders of the set's names: the root, those in it, those in such a one (archives that unpack to NAME/NAME)."""
-    named = [path for path in (root.resolve(), *_folders(root, True)) if _plain(path.name) in spec.folders]
-    for path in named:
-        named += [inner for inner in _folders(path, True) if _plain(inner.name) in spec.folders and inner not in named]
-    outer = {path.parent for path in named}
-    return [path for path in named if path not in outer]
 
 
 def _split_folder(spec: Spec, split: str, home: pathlib.Path, is_own: bool) -> pathlib.Path | None:

@@ -36,9 +36,14 @@ def prepare(name: str, data: Any, replace: bool = False) -> pathlib.Path:
                     _remove_left_overs(base, name)
         return ready
     if found is None:
-        raise UserError(
-            f'{name} is neither in {base} nor below --config.data.root. {public.instructions(public.SETS[name])}'
+        unread = ' and '.join(map(str, public.unread_folders(name, data.root)))
+        where = (
+            f'is not in {base}, and {unread} holds no files in a layout known. `pairs` takes any, named by '
+            '--config.data.rainy and --config.data.clean.'
+            if unread
+            else f'is neither in {base} nor below --config.data.root.'
         )
+        raise UserError(f'{name} {where} {public.instructions(public.SETS[name])}')
     with _locked(base, name):  # another process may have prepared it meanwhile
         return _current(base / name, data, found, replace) or _write(name, base, data, found)
 

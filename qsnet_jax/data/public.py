@@ -141,6 +141,26 @@ class RainTrainL(PublicSet):
     SPEC = _yang('train', 200, ('raintrainl', 'raindatatrainlight', 'rainlighttrain'))
 
 
+class Rain12(PublicSet):
+    """Rain12: 12 test pairs, rain rendered on photos (Li et al., CVPR 2016, layer priors)."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _BY_PAGE.format(
+        "the page of Li et al. on rain streak removal using layer priors, or the data links of PReNet's repository"
+    )
+    SPEC = Spec(
+        folders={'rain12': 'test'},
+        whole='test',
+        splits={'test': Split(12, ('test', 'testing'))},
+        layouts=(
+            {'rainy': 'rainy/*', 'clean': 'groundtruth/*'},
+            {'rainy': 'input/*_in', 'clean': 'groundtruth/*_GT'},
+            {'rainy': 'input/*', 'clean': 'groundtruth/*'},
+            {'rainy': '*_in', 'clean': '*_GT'},
+            *layouts.PAIRS,
+        ),
+    )
+
+
 class Rain800(PublicSet):
     """Rain800: 700 training and 100 test JPEGs, clean left and rainy right (Zhang et al., ID-CGAN); not additive."""
 
@@ -257,7 +277,7 @@ class Spa(PublicSet):
 
 SETS: dict[str, type[PublicSet]] = {
     builder.name: builder
-    for builder in (Rain100h, Rain100l, RainTrainH, RainTrainL, Rain800, Rain1200, Rain1400, Rain13k, Ddc, Spa)
+    for builder in (Rain100h, Rain100l, RainTrainH, RainTrainL, Rain12, Rain800, Rain1200, Rain1400, Rain13k, Ddc, Spa)
 }
 SPECS = {name: builder.SPEC for name, builder in SETS.items()}
 
@@ -271,6 +291,11 @@ def scan(name: str, root: pathlib.Path | str | None, must_be_named: bool = False
         raise UserError(f'{path} is not a folder; expected the files of data set {name!r} there (--config.data.root).')
     folders = downloads.find_splits(name, SPECS, path, must_be_named)
     return downloads.scan(name, SPECS[name], folders) if folders else None
+
+
+def unread_folders(name: str, root: pathlib.Path | str | None) -> list[pathlib.Path]:
+    """Folders of the set's name below root, which `scan` takes nothing from where their layout is not known."""
+    return downloads.named_folders(SPECS[name], storage.expanded(root)) if root else []
 
 
 def instructions(builder: type[PublicSet]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qsnet_jax import UserError, fields, spelling, storage
+from qsnet_jax import UserError, spelling, storage
 from qsnet_jax.data import checking, held_out, layouts, overlap, prepared, public, rain, sources
 
 # Photos that come with the dependencies, as 'package: file': title and licence. Training and held-out photos share no
@@ -182,29 +182,6 @@ def beside_training(data: Any) -> list[tuple[Any, str]]:
     watched = None if data.validation == held_out.NAME else data.validation
     given = [(data.eval, 'eval'), (watched, 'validation'), (data.exclude, 'eval')]
     return [each for number, each in enumerate(given) if each[0] and each not in given[:number]]
-
-
-def note_unread_root(config: Any, is_learning: bool) -> None:
-    """Prints a note where `data.root` is given and none of the named sets lies there.
-
-    is_learning: whether the sets that are learned from count, beside those that are scored.
-    """
-    data, pool = config.data, config.sparsity.pool
-    given = [data.train, *(names for names, _ in beside_training(data))] if is_learning else [data.eval, pool]
-    held = fields.flat(config.to_dict())  # whatever stands in place of a variant, which a study says later
-    given += [held[field] for field in held if field.startswith('study.variants.') and field.endswith(fields.SETS)]
-    names = [name for each in given if each and isinstance(each, str | tuple) for name, _ in parse_names(each)]
-    if not any(_reads_root(name) for name in names):
-        print(
-            f'note: no named set reads --config.data.root={data.root}; {", ".join(dict.fromkeys(names))} come with the '
-            f'program. For files of your own give --config.data.{"train" if is_learning else "eval"}=pairs.'
-        )
-
-
-def _reads_root(name: str) -> bool:
-    """Whether a set has files below `data.root`; rain drawn on the bundled photos has none."""
-    base, _, folder = name.partition('/')
-    return bool(folder) or not (base.startswith('drawn_') or base in (STAND_IN, 'test_iii'))
 
 
 def draw_test_i() -> dict[str, list[str]]:

@@ -240,6 +240,13 @@ def test_a_root_with_other_sets_is_not_this_one(data, tmp_path):
     assert len(open_source('rain100l', data).names) == 3
 
 
+def test_a_folder_of_the_sets_name_in_another_layout_is_told(data, tmp_path):
+    """That it is there, and what takes files of any name."""
+    write_layout(tmp_path / 'root/Rain100L', {'rainy': 'mine/*', 'clean': 'yours/*'})
+    with pytest.raises(UserError, match='rain100l is not in .*root/Rain100L holds no files in a layout known'):
+        open_source('rain100l', data)
+
+
 def test_one_folder_under_two_names_is_refused(data, tmp_path):
     """The same files cannot be Rain100H and Rain100L; test_ii is Rain100H by another name."""
     write_layout(tmp_path / 'root', {'rainy': 'rain-*', 'clean': 'norain-*'})

@@ -1,6 +1,7 @@
 """Sources of images: pairing by name, clear refusals, the additive rain model, drawn sets."""
 
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from qsnet_jax.configs import default
 
 from qsnet_jax import UserError
-from qsnet_jax.data import images, rain, sets, sources
+from qsnet_jax.data import images, rain, sets, sources, unread
 from tests.drawn import draw_pair
 
 
@@ -512,10 +513,22 @@ def test_names_are_read_as_people_write_them(names, expected):
 def test_a_root_that_no_set_reads_is_told(capsys, train, scored, is_learning, is_told):
     config = default.get_config()
     config.data.update({'root': 'mine', 'train': train, 'eval': scored})
-    sets.note_unread_root(config, is_learning)
+    unread.note(config, is_learning)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == is_told
     assert all(line.startswith('note: no named set reads --config.data.root=mine;') for line in lines)
+
+
+@pytest.mark.parametrize(
+    ('name', 'unread_fields'),
+    [('rain100l', ['rainy', 'clean', 'layer']), ('pairs/mine', ['layer']), ('layers', ['rainy']), ('pairs,layers', [])],
+)
+def test_patterns_that_no_set_reads_are_told(capsys, name, unread_fields):
+    """Public sets are found by layouts of their own."""
+    config = default.get_config()
+    config.data.update({'root': 'mine', 'eval': name, 'rainy': 'a/*', 'clean': 'b/*', 'layer': 'c/*'})
+    unread.note(config, False)
+    assert re.findall(r'note: no named set reads --config.data.(\w+)=./\*;', capsys.readouterr().out) == unread_fields
 
 
 @pytest.mark.parametrize('variants', [None, 5, {'a': None}, {'a': 5}, {'a': {'data': 5}}])
@@ -524,7 +537,7 @@ def test_a_study_that_is_none_is_left_to_be_told_later(capsys, variants):
     config = default.get_config()
     config.data.update({'root': 'mine', 'eval': 'pairs'})
     config.study = config_dict.ConfigDict({'variants': variants})
-    sets.note_unread_root(config, True)
+    unread.note(config, True)
     assert not capsys.readouterr().out
 
 
@@ -533,7 +546,7 @@ def test_a_variant_that_reads_the_root_is_heeded(capsys):
     config = default.get_config()
     config.data.update({'root': 'mine', 'train': 'drawn_light', 'eval': 'drawn_light'})
     config.study = config_dict.ConfigDict({'variants': {'a': {'data': {'eval': 'pairs'}}}})
-    sets.note_unread_root(config, True)
+    unread.note(config, True)
     assert not capsys.readouterr().out
 
 
