@@ -245,7 +245,8 @@ def wrong_value(message: str, config: config_dict.ConfigDict | None) -> str:
     for part in name.split('.'):
         value = value[part]
     value = value.to_dict() if isinstance(value, config_dict.ConfigDict) else value
-    return f'{line.removeprefix("flag ")}; expected {type(value).__name__}, as {value!r}'
+    expected = '' if value is None else f'; expected {type(value).__name__}, as {value!r}'
+    return line.removeprefix('flag ') + expected
 
 
 def _flags_of(table: Table, name: str) -> str:

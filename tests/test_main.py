@@ -92,6 +92,7 @@ def test_a_field_of_names_takes_names():
         ([QUICK, '--config.train.steps=1.5'], 'expected int, as 800'),
         ([QUICK, '--config.train.learning_rate=fast'], 'expected float, as 0.003'),
         ([QUICK, '--config.data.flip=maybe'], 'expected bool'),
+        ([QUICK, '--config.model.decoder_groups=x'], 'decoder_groups=x is no whole number'),
         ([QUICK, '--config.model.rates=x'], 'expected numbers'),
         ([QUICK, '--config.train.learning_rate=nan'], 'train.learning_rate is nan; expected a finite number'),
         ([QUICK, '--mode=compare', '--config.data.cache_gib=inf'], 'data.cache_gib is inf'),
@@ -169,6 +170,7 @@ def test_a_slip_is_one_line(capsys, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, lines = say(capsys, *arguments)
     assert status == 1 and len(lines) == 1 and lines[0].startswith('error: ') and message in lines[0]
+    assert 'NoneType' not in lines[0]
 
 
 def test_every_verb_has_its_help(capsys):
