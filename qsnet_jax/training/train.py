@@ -232,6 +232,9 @@ def restore_variables(
     workdir = pathlib.Path(workdir)
     directory = workdir / 'checkpoints'
     if not checkpoint.steps_in(directory):
+        left = workdir / 'weights.safetensors'
+        if left.is_file():
+            raise UserError(f'{workdir} holds no checkpoint, but weights: give --weights={left}.')
         raise UserError(f'{workdir} holds no run. Train first (--mode=train), or name --workdir or --weights.')
     stored = folder.stored_config(workdir)
     if stored is None:

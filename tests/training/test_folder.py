@@ -322,6 +322,18 @@ def test_a_config_that_is_not_that_of_run_json_is_refused(run, change):
     train.restore_variables(run.config, run.workdir, 'latest')
 
 
+def test_a_folder_of_weights_alone_says_how_they_are_named(run):
+    """Its checkpoints were taken away, and what the run left is enough to score."""
+    shutil.rmtree(run.workdir / 'checkpoints')
+    weights = run.workdir / 'weights.safetensors'
+    weights.touch()
+    with pytest.raises(UserError, match=f'holds no checkpoint, but weights: give --weights={re.escape(str(weights))}'):
+        train.restore_variables(run.config, run.workdir, 'latest')
+    weights.unlink()
+    with pytest.raises(UserError, match='holds no run'):
+        train.restore_variables(run.config, run.workdir, 'latest')
+
+
 def test_settings_that_no_network_has_are_damage(run, capsys):
     """A name in which a bit has turned: the config comes from run.json; without that it is refused."""
     path = run.workdir / 'config.json'
