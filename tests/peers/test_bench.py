@@ -240,9 +240,9 @@ def test_choices_are_the_trained_networks_with_their_scores(tmp_path):
     path = bench.bench(config, tmp_path)
     assert path.name.startswith('choices-')
     lines = path.with_suffix('.md').read_text().splitlines()
-    for name in ('default', 'narrow', 'light', 'heavy'):
+    for name in ('default', 'narrow', 'light', 'heavy', 'narrow-heavy'):
         scores = choices.quality(name)
-        assert scores['psnr'] > scores['input'] or name == 'heavy'
+        assert scores['psnr'] > scores['input'] or name in ('heavy', 'narrow-heavy')
         (line,) = [line for line in lines if line.startswith(f'| `{name}` | JAX |')]
         assert f'| {scores["psnr"]:.2f} | {scores["ssim"]:.3f} |' in line
     assert path.with_suffix('.png').stat().st_size > 0
