@@ -306,8 +306,15 @@ def compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
         **evaluate.branch(scores['against'], _mean),
         'difference': evaluate.branch(scores['difference'], _mean),
         'interval': evaluate.branch(scores['difference'], lambda column, _: statistics.interval([column])),
-        'better': evaluate.branch(scores['difference'], lambda column, _: _mean((column[0] > 0, column[1]))),
+        'better': {p: {m: _better(rows, f'{p}_{m}') for m in evaluate.MEASURES} for p in evaluate.PROTOCOLS},
     }
+
+
+def _better(rows: list[dict[str, Any]], key: str) -> float | None:
+    """Share of the images on which the first method is better; one that equals the true image has infinite PSNR."""
+    pairs = [(row[f'output_{key}'], row[f'against_{key}']) for row in rows]
+    wins = [first > second for first, second in pairs if not math.isnan(first) and not math.isnan(second)]
+    return sum(wins) / len(wins) if wins else None
 
 
 def _mean(column: statistics.Column, _: float = math.inf) -> float | None:
@@ -329,10 +336,24 @@ def _finite(value: Any) -> Any:
 def _shown(row: dict[str, Any]) -> str:
     """What of a row is printed."""
     lines = [evaluate.format_table({row['name']: row})]
+    lines += _left_out(row)
     lines += [f'not counted as ours: {row["counting"]}'] if row['counting'] else []
     if other := row.get('against'):
         lines.append(format_comparison(row['name'], other['method']['label'], other))
     return '\n'.join(lines)
+
+
+def _left_out(row: dict[str, Any]) -> list[str]:
+    """Says which means leave out images: those that equal their true ones have no finite PSNR."""
+    lines = []
+    for label, whose in (('input', 'the rainy images'), ('output', row['name']), ('against', 'the other method')):
+        scores = row['images'].get(f'{label}_rgb_psnr', [])
+        if equal := sum(score is None for score in scores):
+            lines.append(
+                f'note: {whose}: {equal} of {len(scores)} images equal their true ones and have no finite PSNR. '
+                'Its mean, and differences to it, are over the others.'
+            )
+    return lines
 
 
 def format_comparison(first: str, second: str, found: dict[str, Any]) -> str:

@@ -102,6 +102,19 @@ def test_two_methods_are_compared_in_pairs(folders, tmp_path):
         run(folders, tmp_path, rainy=False, against=str(folders / 'tiny.safetensors'))
 
 
+def test_images_that_equal_their_true_ones_are_better_and_told(folders, tmp_path, capsys):
+    """They have no finite PSNR, so no mean holds them, but they are won."""
+    theirs = shutil.copytree(folders / 'out', tmp_path / 'theirs')
+    for number in (6, 7):
+        shutil.copy(folders / f'clean/norain-{number}.png', theirs / f'rain-{number}.png')
+    sides = (str(theirs), str(folders / 'clean'), None)
+    row = score.run(*sides, tmp_path / 'results', 'theirs', tmp_path / 'work', against=str(folders / 'out'))
+    assert row['against']['better']['rgb']['psnr'] == row['against']['better']['y']['psnr'] == pytest.approx(2 / 3)
+    assert row['against']['difference']['rgb']['psnr'] == 0  # of the third alone
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith('note: ')]
+    assert len(notes) == 1 and notes[0].startswith('note: theirs: 2 of 3 images equal their true ones')
+
+
 def test_results_are_found_by_one_pattern(folders, tmp_path):
     """Where that of one image lacks, an input beside it is not taken; two patterns that fit are for the user."""
     theirs = shutil.copytree(folders / 'out', tmp_path / 'theirs')
