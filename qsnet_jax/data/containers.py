@@ -315,6 +315,7 @@ def _check_webp(content: bytes) -> None:
 
 def _check_ppm(file, num_bytes: int) -> None:
     """A netpbm file may be followed by others; those would be lost."""
+    several = Refused('holds several pictures', 'a single picture', 'split it into single pictures')
     file.seek(0)
     head = file.read(4096)
     if matched := _NETPBM.match(head):
@@ -325,7 +326,11 @@ def _check_ppm(file, num_bytes: int) -> None:
             length = width * height * (3 if matched[2] == b'6' else 1) * (2 if int(matched[5]) > 255 else 1)
         file.seek(matched.end() + length)
         if num_bytes > matched.end() + length and re.match(rb'\s*P[1-7]\s', file.read(64)):
-            raise Refused('holds several pictures', 'a single picture', 'split it into single pictures')
+            raise several
+    elif re.match(rb'P[1-3][\s#]', head):  # numbers in ASCII, and comments anywhere
+        file.seek(0)
+        if re.search(rb'\sP[1-7]\s', re.sub(rb'#[^\n]*', b'', file.read())):
+            raise several
 
 
 def _check_jpeg_2000(content: bytes, mode: str) -> None:

@@ -7,7 +7,10 @@ import struct
 
 from PIL import ExifTags, Image, PngImagePlugin
 
-_KEPT_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # description, make, model, software, date, author, copyright
+_KEPT_TAGS = (  # of the photo, not of how its bytes lie
+    *(269, 270, 271, 272, 305, 306, 315, 316, 33432),  # name, description, make, ..., date, author, computer, copyright
+    *(18246, 18249, *range(40091, 40096)),  # of Windows: rating, title, comment, author, keywords, subject
+)
 _WIDTH, _HEIGHT = ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight
 _FOCAL = (ExifTags.Base.FocalPlaneXResolution, ExifTags.Base.FocalPlaneYResolution)
 _PLACES = (0x9214, 0xA214)  # subject's area and location, in pixels of the picture as it lay
@@ -146,8 +149,8 @@ def _turn(tags: dict, turned: int, size: tuple[int, int]) -> None:
 
 def _profile(image, is_grey: bool) -> tuple[bytes | None, list[str]]:
     """The colour profile, if it is one of pictures such as will be written, or a note."""
-    profile = image.info.get('icc_profile')
-    if profile is None or profile == b'' or image.mode == 'CMYK':
+    profile = image.info.get('icc_profile', b'')  # None: Pillow has found one that it cannot read
+    if profile == b'' or image.mode == 'CMYK':
         return None, []
     if not isinstance(profile, bytes) or len(profile) < 128 or profile[36:40] != b'acsp':
         return None, ['damaged colour profile dropped']

@@ -427,6 +427,15 @@ def test_a_netpbm_file_of_several_pictures_is_refused():
             images.decode(content + content, name)
 
 
+@pytest.mark.parametrize('head', [b'P1\n2 2\n', b'P2\n2 2\n1\n', b'P3 # P3 of two\n2 # P6 in words\n2 1\n'])
+def test_netpbm_files_in_ascii_hold_one_picture_too(head):
+    """A comment may name a kind; a second picture would be lost."""
+    content = head + b'1 0 0 1' + b' 0 0 0 0 1 1 1 1' * head.startswith(b'P3') + b'\n'
+    assert images.decode(content, 'a.ppm').shape == (2, 2, 3)
+    with pytest.raises(images.ImageError, match='several pictures'):
+        images.decode(content + content, 'a.ppm')
+
+
 def test_a_netpbm_header_takes_no_time():
     """Spaces before a comment can be cut up in two to the power of their number of ways."""
     begun = time.process_time()

@@ -286,6 +286,32 @@ def test_a_damaged_profile_is_dropped(tmp_path, content):
     assert notes == ('damaged colour profile dropped',) and 'icc_profile' not in image.info
 
 
+def test_a_profile_that_cannot_be_read_is_told(tmp_path):
+    """The first of two parts in a JPEG, and what cannot be inflated in a PNG."""
+    Image.fromarray(RGB).save(tmp_path / 'a.jpg')
+    content, part = (tmp_path / 'a.jpg').read_bytes(), b'ICC_PROFILE\0\1\2' + profile(b'RGB ')
+    (tmp_path / 'a.jpg').write_bytes(content[:2] + b'\xff\xe2' + struct.pack('>H', len(part) + 2) + part + content[2:])
+    Image.fromarray(RGB).save(tmp_path / 'a.png')
+    content, chunk = (tmp_path / 'a.png').read_bytes(), b'iCCPname\0\0xxxx'
+    chunk = struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk))
+    (tmp_path / 'a.png').write_bytes(content[:33] + chunk + content[33:])
+    for name in ('a.jpg', 'a.png'):
+        notes, image = again(tmp_path / name)
+        assert notes == ('damaged colour profile dropped',) and 'icc_profile' not in image.info
+
+
+@pytest.mark.parametrize('name', ['a.jpg', 'a.png', 'a.tif', 'a.webp'])
+def test_what_windows_and_scanners_write_is_kept(tmp_path, name):
+    """Title, keywords, rating, name and computer."""
+    exif = Image.Exif()
+    told = {40091: 'Title'.encode('utf-16le'), 40094: 'cat;rain'.encode('utf-16le'), 18246: 5, 18249: 99}
+    told |= {269: 'scan', 316: 'computer'}
+    for tag, value in told.items():
+        exif[tag] = value
+    notes, image = rewritten(tmp_path / name, RGB, exif=exif.tobytes() if name != 'a.tif' else exif)
+    assert {tag: image.getexif().get(tag) for tag in told} == told and notes == ()
+
+
 def test_a_profile_of_an_odd_tag_type_is_dropped(tmp_path):
     """A TIFF may hold it as numbers or text."""
     path = tmp_path / 'a.tif'
