@@ -1,7 +1,8 @@
 """The weights that come with the package: trained on every kind of streak that there is, for photos of any origin.
 
 Run:      launch/release.sh FOLDER, which trains `default`, goes on with `further` and from there with two specialists;
-          `wide` has more stretches: `longer`, `fourth`, `fifth`, `sixth` and `seventh`, from which the two begin
+          `wide` has more stretches: `longer`, `fourth`, `fifth`, `sixth` and `seventh`, from which the two begin;
+          each of them goes on once more, `light_further` and `heavy_further`
 On CPUs:  launch/release.sh FOLDER wide: full width, everything after the first convolution at half the resolution;
           launch/release.sh FOLDER cpu: 48 channels and 6 units, images exchanged too, as released first
 Expect:   cpu, 94, 112, 41 and 44 minutes on two cores; the general weights y 33.5 dB on RainTrainL/val (rainy 27.0),
@@ -34,7 +35,7 @@ WIDER = WIDE | {LIGHT: 6, HEAVY: 3, GARG06: 0.5, DRAWN_HEAVY: 0.5}  # thin strea
 WIDE_VARIANTS = (
     {'default': WIDE, 'further': WIDE, 'longer': WIDER}
     | dict.fromkeys(('fourth', 'fifth', 'sixth', 'seventh'), WIDER | {LIGHT: 8})
-    | {name: VARIANTS[name] for name in ('light', 'heavy')}
+    | {name + end: VARIANTS[name] for end in ('', '_further') for name in ('light', 'heavy')}
 )
 LARGE = {'data.crop': 96, 'data.batch': 8, 'train.schedule': 'cosine'}
 AS_THEY_FALL = {'data.batch': 4, 'data.turn_layers': 0.0, 'data.join_layers': 0.0}
@@ -48,6 +49,8 @@ WIDE_STRETCHES = {
     'seventh': ('sixth', 1.0, LARGE | AS_THEY_FALL | MUON),
     'light': ('seventh', 0.7, LARGE | AS_THEY_FALL | MUON),
     'heavy': ('seventh', 0.7, LARGE | AS_THEY_FALL | MUON),
+    'light_further': ('light', 0.7, LARGE | AS_THEY_FALL | MUON),
+    'heavy_further': ('heavy', 0.7, LARGE | AS_THEY_FALL | MUON),
 }
 SIZES = ('cpu', 'wide')  # beside the full one
 NOTE = (

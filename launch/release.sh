@@ -27,10 +27,11 @@ python -m qsnet_jax.main --mode=study --config="$config" --config.data.root="$ro
   --results="$results" "$@" ||
   { failed=$?; [ "$failed" = 3 ] || exit "$failed"; } # 3: a run failed, and left a row
 names='default further light heavy'
-if [ "$size" = release-wide ]; then names='default further longer fourth fifth sixth seventh light heavy'; fi
+if [ "$size" = release-wide ]; then names='default further longer fourth fifth sixth seventh light heavy light_further heavy_further'; fi
 for name in $names; do
   weights="${workdir/#\~\//$HOME/}/$name-0/weights.safetensors"
   case $name in further | longer | fourth | fifth | sixth | seventh) name=default ;; esac # they go on with it
+  name=${name%_further}
   if [ -f "$weights" ]; then
     cp -v "$weights" "qsnet_jax/weights/$name.safetensors"
   else

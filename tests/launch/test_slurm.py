@@ -381,7 +381,7 @@ def test_weights_are_taken_from_where_the_runs_lie(tmp_path):
     for name in ('release.sh', 'flags.sh'):
         shutil.copy(ROOT / 'launch' / name, copy / 'launch')
     (copy / 'runs/release-wide/light-0/weights.safetensors').write_text('older')
-    for name in ('default', 'fourth', 'heavy'):
+    for name in ('default', 'fourth', 'heavy', 'heavy_further'):
         (runs / f'{name}-0').mkdir(parents=True)
         (runs / f'{name}-0/weights.safetensors').write_text(name)
     (tmp_path / 'bin/python').write_text('#!/bin/sh\n')
@@ -389,8 +389,8 @@ def test_weights_are_taken_from_where_the_runs_lie(tmp_path):
     path = f'{tmp_path / "bin"}:{os.environ["PATH"]}'
     output = run(copy / 'launch/release.sh', tmp_path, 'wide', f'--workdir={runs}', PATH=path)
     placed = {file.name: file.read_text() for file in (copy / 'qsnet_jax/weights').iterdir()}
-    assert placed == {'default.safetensors': 'fourth', 'heavy.safetensors': 'heavy'}
+    assert placed == {'default.safetensors': 'fourth', 'heavy.safetensors': 'heavy_further'}
     missing = [line for line in output.splitlines() if line.startswith('not found: ')]
-    absent = ('further', 'longer', 'fifth', 'sixth', 'seventh', 'light')
+    absent = ('further', 'longer', 'fifth', 'sixth', 'seventh', 'light', 'light_further')
     expected = [f'{runs}/{name}-0/weights.safetensors' for name in absent]
     assert [line.split()[2].rstrip(',') for line in missing] == expected
