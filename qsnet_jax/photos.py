@@ -129,7 +129,8 @@ def find_photos(source: pathlib.Path, target: pathlib.Path | None = None) -> Fou
     _walk(found, target)
     if not found.photos and not found.failures:
         passed = f' Passed over: {_passed(found)}.' if found.passed else ''
-        raise UserError(f'No image under {source}; expected files ending in {", ".join(images.EXTENSIONS)}.{passed}')
+        expected = ', '.join((*images.EXTENSIONS, *video.EXTENSIONS))
+        raise UserError(f'No photo and no video under {source}; expected files ending in {expected}.{passed}')
     return found
 
 

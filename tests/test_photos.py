@@ -93,7 +93,7 @@ def test_layer_and_result_add_up(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ('source', 'target', 'message'),
-    [('in', 'in', 'overwritten'), ('none', 'out', 'does not exist'), ('empty', 'out', 'No image under')],
+    [('in', 'in', 'overwritten'), ('none', 'out', 'does not exist'), ('empty', 'out', 'No photo and no video under')],
 )
 def test_folders_that_make_no_sense_are_refused(folder, tmp_path, source, target, message):
     """Nothing is overwritten and nothing is silently empty."""

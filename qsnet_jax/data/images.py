@@ -28,7 +28,7 @@ import pathlib
 import stat
 
 import numpy as np
-from PIL import Image, ImagePalette, TiffImagePlugin
+from PIL import Image, ImagePalette, PngImagePlugin, TiffImagePlugin
 
 from qsnet_jax import spelling, storage
 from qsnet_jax.data import containers, kinds, metadata, quiet
@@ -51,6 +51,7 @@ JPEG_QUALITY = 95  # the highest that Pillow advises; above it files grow and li
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 # Pillow's own reader takes the planes of 16-bit TIFFs for 8-bit ones, and does not check their strips.
 TiffImagePlugin.READ_LIBTIFF = True
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # or a PNG with a megabyte of XMP is none for Pillow
 
 # Never all of Pillow's: some of them run other programs.
 _FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'JPEG2000', 'PPM')

@@ -159,7 +159,7 @@ def children(folder: pathlib.Path | None) -> list[pathlib.Path]:
 def image_files(folder: pathlib.Path | None, extensions: Sequence[str] = images.EXTENSIONS) -> list[pathlib.Path]:
     """The folder's image files, sorted; neither hidden ones nor, beside a result, what was removed from it."""
     found = {path.name: path for path in children(folder)}
-    removed = {f'{name}{outputs.ENDING}' for name in found}
+    removed = {spelling.with_ending(name, outputs.ENDING) for name in found}
     return [
         path
         for name, path in found.items()

@@ -20,6 +20,7 @@ import numpy as np
 from qsnet_jax import UserError, metrics, progress, provenance, spelling, storage
 from qsnet_jax.data import checking, grouping, images, layouts, sources
 from qsnet_jax.evidence import evaluate, methods, statistics
+from qsnet_jax.evidence import rows as rows_
 
 LUMAS = ('exact', 'rounded')
 LAYOUTS = (
@@ -155,6 +156,7 @@ def run(
     given = {'restored': restored, 'clean': clean, 'rainy': rainy, 'against': against, 'luma': luma, 'border': border}
     prints = {'dataset': found.fingerprint('rainy', 'clean'), 'restored': found.fingerprint('restored')}
     record = {**provenance.collect({'score': given}, None), **prints}
+    dataset = dataset.lower() if dataset and dataset.lower() in rows_.STANDS_IN else dataset  # Rain100H, as papers do
     begun = {'dataset': dataset or _stored_name(results, name) or found.name, 'counting': str(counting)}
     rival = {'against': {'method': {'label': other.label}}} if other else {}
     _refuse_foreign(workdir, [item.name for item in found.items])

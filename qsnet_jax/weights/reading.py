@@ -88,11 +88,27 @@ def check_file(path: pathlib.Path, limit: int) -> None:
         raise fault(path, f' has {status.st_size:,} bytes; weights files have {limit:,} at most.')
 
 
+def refuse_others(path: pathlib.Path) -> None:
+    """Raises UserError for a file that says in its first bytes that it is something else than its ending says."""
+    with path.open('rb') as file:
+        head = file.read(64)
+    is_archive, is_safe = head.startswith(b'PK\3\4'), head[8:10] == b'{"'
+    if head.startswith(b'version https://git-lfs'):
+        raise fault(path, ' is a pointer of Git LFS, not the weights that it stands for; git lfs pull fetches them.')
+    if head.lstrip().lower().startswith((b'<!doctype', b'<html')):
+        raise fault(path, ' is a web page, not weights; download the file itself.')
+    if is_archive and path.suffix == '.safetensors':
+        raise fault(path, ' is a zip archive, as files of PyTorch are; those end in .pth or .pt.')
+    if is_safe and path.suffix != '.safetensors':
+        raise fault(path, ' holds safetensors; such a file ends in .safetensors.')
+
+
 @contextlib.contextmanager
 def open_tensors(path: pathlib.Path) -> Iterator[Tensors]:
     """A safetensors file, of which only the header has been read."""
     check_file(path, 8 + HEADER_LIMIT + DATA_LIMIT)
     try:
+        refuse_others(path)
         with path.open('rb') as file:
             length = int.from_bytes(file.read(8), 'little')
         if length > HEADER_LIMIT:

@@ -184,6 +184,7 @@ def _plain_archive(path: pathlib.Path) -> io.BytesIO:
     reading.check_file(path, limit)
     content = io.BytesIO()
     try:
+        reading.refuse_others(path)
         with zipfile.ZipFile(path) as source, zipfile.ZipFile(content, 'w') as target:
             entries = source.infolist()
             folders = {entry.filename.partition('/')[0] for entry in entries}

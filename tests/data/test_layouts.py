@@ -6,7 +6,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from qsnet_jax import UserError
+from qsnet_jax import UserError, spelling
 from qsnet_jax.data import images, layouts, sources
 from qsnet_jax.evidence import methods
 
@@ -74,9 +74,10 @@ def test_a_folder_that_is_a_link_to_nowhere_is_named(tmp_path, name):
 
 def test_layers_beside_results_are_none_of_them(tmp_path):
     """What derain writes with --layers; one that stands alone is an image."""
-    for name in ('a.png', 'a.png.rain.png', 'b.rain.png'):
+    long = f'c{"c" * 245}.png'
+    for name in ('a.png', 'a.png.rain.png', 'b.rain.png', long, spelling.with_ending(long, '.rain.png')):
         (tmp_path / name).touch()
-    assert [path.name for path in layouts.image_files(tmp_path)] == ['a.png', 'b.rain.png']
+    assert [path.name for path in layouts.image_files(tmp_path)] == ['a.png', 'b.rain.png', long]
 
 
 def test_no_file_is_its_own_partner(tmp_path):

@@ -158,6 +158,17 @@ def test_xmp_is_said_to_be_dropped(tmp_path, name):
     assert notes == ('XMP dropped',) and 'xmp' not in image.info
 
 
+@pytest.mark.parametrize('key', ['XML:com.adobe.xmp', 'Description'])
+def test_megabytes_of_packed_text_are_no_damage(tmp_path, key):
+    """Which Photoshop's history reaches in a PNG; Pillow alone would refuse the picture."""
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt(key, 'layer by layer ' * 2**18, zip=True)
+    Image.fromarray(RGB).save(tmp_path / 'a.png', pnginfo=chunks)
+    notes, image = again(tmp_path / 'a.png')
+    assert notes == ('XMP dropped' if key.startswith('XML') else 'comments dropped',)
+    np.testing.assert_array_equal(np.asarray(image), RGB)
+
+
 def test_iptc_is_said_to_be_dropped(tmp_path):
     """In a JPEG's block of Photoshop, a TIFF's tag, and a PNG's text; other blocks are none."""
     for kind, notes in ((0x0404, ('IPTC dropped',)), (0x040A, ())):

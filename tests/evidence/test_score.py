@@ -66,7 +66,7 @@ def _close(tree):
 
 def test_files_that_are_left_behind(folders, tmp_path):
     """results.json as eval's, pictures of rainy, restored and clean, and a row that says how it came about."""
-    row = run(folders, tmp_path, dataset='rain100h')
+    row = run(folders, tmp_path, dataset='Rain100H')  # as papers write it
     stored = json.loads((tmp_path / 'work/results.json').read_text())
     assert {key: row[key] for key in stored} == stored
     panel = images.read(tmp_path / 'work/6.png')

@@ -231,6 +231,24 @@ def test_headers_that_contradict_themselves_are_refused(path, change):
     assert 'not a readable safetensors' in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('w.safetensors', b'version https://git-lfs.github.com/spec/v1\noid', 'is a pointer of Git LFS'),
+        ('w.pth', b'version https://git-lfs.github.com/spec/v1\noid', 'is a pointer of Git LFS'),
+        ('w.safetensors', b'\n<!DOCTYPE html><html>', 'is a web page'),
+        ('w.pt', b'<html lang="en">', 'is a web page'),
+        ('w.safetensors', b'PK\3\4' + bytes(99), r'is a zip archive.* end in \.pth'),
+        ('w.pth', bytes([40]) + bytes(7) + b'{"__metadata__"', r'holds safetensors.*ends in \.safetensors'),
+    ],
+)
+def test_a_file_of_another_kind_is_called_by_it(tmp_path, name, content, message):
+    """What a download leaves in place of weights, and weights under the other ending."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        files.load_weights(tmp_path / name)
+
+
 def test_names_from_strangers_are_shown_escaped(path):
     """A tensor's name cannot send anything to a terminal, nor break the line."""
     header, data = split(path)
