@@ -23,6 +23,13 @@ _RAW_PROFILE = 'Raw profile type '  # EXIF, IPTC and XMP as ImageMagick writes t
 _IPTC, _TIFF_IPTC, _PNG_IPTC = 0x0404, 33723, f'{_RAW_PROFILE}iptc'  # of Photoshop's blocks, tag, and kind of text
 _FILM = re.compile(rb'\0\0\0.ftyp', re.DOTALL)  # how an MP4 begins
 _TIFF_COLOURS = (301, 318, 319)  # transfer function, white point, primaries
+_TIFF_NOTES = {  # tags, and what they hold
+    'place on the map (GeoTIFF)': {33550, 33922, 34264, 34735},
+    'layers of Photoshop': {37724},
+}
+_CREDENTIALS = b'jumdc2pa'  # how a box of C2PA begins
+_JP2_XMP = bytes.fromhex('be7acfcb97a942e89c71999491e3afac')  # name of the box
+_PPM_HEADER = re.compile(rb'P[1-7](?:\s|\d|#[^\n]*\n)*')
 
 
 class _Text(str):
@@ -163,20 +170,27 @@ def _profile(image, is_grey: bool) -> tuple[bytes | None, list[str]]:
 
 def _left_out(image, file) -> list[str]:
     """What is neither in EXIF nor in the pixels. XMP often says how the old pixels lay, or what followed them."""
-    notes, is_jpeg = [], image.format in ('JPEG', 'MPO')
-    if _HAD_XMP in image.info or any(name in image.info for name in _XMP):  # a PNG's may lie behind the pixels
+    notes, is_jpeg, tags = [], image.format in ('JPEG', 'MPO'), getattr(image, 'tag_v2', {})
+    content = b'' if image.format in ('TIFF', 'BMP') else _head(file, -1)
+    if (
+        _HAD_XMP in image.info
+        or any(name in image.info for name in _XMP)  # a PNG's may lie behind the pixels
+        or (image.format == 'JPEG2000' and _JP2_XMP in content)
+    ):
         notes.append('XMP dropped')
     texts = [key for key in getattr(image, 'text', {}) if key not in _XMP and not key.startswith(_RAW_PROFILE)]
-    comment = image.info.get('comment', b'')
-    if texts or (comment and not comment.startswith(_ENCODER)):
+    comment = image.info.get('comment', b'') or image.info.get('id_section', b'').strip(b'\0 ')  # the latter of TGA
+    header = _PPM_HEADER.match(content) if image.format == 'PPM' else None
+    if texts or (comment and not comment.startswith(_ENCODER)) or (header and b'#' in header[0]):
         notes.append('comments dropped')
     blocks = image.info.get('photoshop', {}) if is_jpeg else {}
-    if _IPTC in blocks or _TIFF_IPTC in getattr(image, 'tag_v2', {}) or _PNG_IPTC in image.info:
+    if _IPTC in blocks or _TIFF_IPTC in tags or _PNG_IPTC in image.info:
         notes.append('IPTC dropped')
-    if is_jpeg:
-        file.seek(0)
-        if _FILM.search(file.read()):
-            notes.append('film behind the photo dropped')
+    notes += [f'{name} dropped' for name, kinds in _TIFF_NOTES.items() if kinds & tags.keys()]
+    if is_jpeg and _FILM.search(content):
+        notes.append('film behind the photo dropped')
+    if _CREDENTIALS in content:
+        notes.append('content credentials (C2PA) dropped')
     across, down = image.info.get('aspect') or _jfif_aspect(image) or (1, 1)
     if across and down and across != down:
         notes.append(f'aspect of the pixels, {down}:{across}, dropped')
@@ -238,6 +252,6 @@ def _has_jp2_profile(file) -> bool:
 
 
 def _head(file, length: int) -> bytes:
-    """The first bytes of a file."""
+    """The first bytes of a file; all of them for a length of -1."""
     file.seek(0)
     return file.read(length)

@@ -169,6 +169,32 @@ def test_megabytes_of_packed_text_are_no_damage(tmp_path, key):
     np.testing.assert_array_equal(np.asarray(image), RGB)
 
 
+def test_what_else_a_file_says_is_said_to_be_dropped(tmp_path):
+    """Places of a GeoTIFF, layers of a TIFF of Photoshop, credentials, comments of netpbm and TGA, XMP of JPEG 2000."""
+    for name, tags in (
+        ('place on the map (GeoTIFF)', {33550: (1.0, 1.0, 0.0)}),
+        ('layers of Photoshop', {37724: b'8BIM'}),
+    ):
+        assert rewritten(tmp_path / 'a.tif', RGB, tiffinfo=tags)[0] == (f'{name} dropped',)
+    Image.fromarray(RGB).save(tmp_path / 'a.jpg')
+    content = (tmp_path / 'a.jpg').read_bytes()
+    box = b'JP\0\1\0\0\0\1' + b'\0\0\0\x30jumb\0\0\0\x28jumdc2pa' + bytes(32)
+    (tmp_path / 'a.jpg').write_bytes(content[:2] + b'\xff\xeb' + struct.pack('>H', len(box) + 2) + box + content[2:])
+    assert again(tmp_path / 'a.jpg')[0] == ('content credentials (C2PA) dropped',)
+    for comment, notes in ((b'# by somebody\n', ('comments dropped',)), (b'', ())):
+        (tmp_path / 'a.ppm').write_bytes(
+            b'P6\n%d ' % RGB.shape[1] + comment + b'%d 255\n' % RGB.shape[0] + RGB.tobytes()
+        )
+        assert again(tmp_path / 'a.ppm')[0] == notes
+    assert rewritten(tmp_path / 'a.tga', RGB, id_section=b'by somebody')[0] == ('comments dropped',)
+    box = struct.pack('>I', 24 + 5) + b'uuid' + bytes.fromhex('be7acfcb97a942e89c71999491e3afac') + b'<xmp>'
+    Image.fromarray(RGB).save(tmp_path / 'a.jp2')
+    content = (tmp_path / 'a.jp2').read_bytes()
+    start = content.index(b'jp2c') - 4
+    (tmp_path / 'a.jp2').write_bytes(content[:start] + box + content[start:])
+    assert again(tmp_path / 'a.jp2')[0] == ('XMP dropped',)
+
+
 def test_iptc_is_said_to_be_dropped(tmp_path):
     """In a JPEG's block of Photoshop, a TIFF's tag, and a PNG's text; other blocks are none."""
     for kind, notes in ((0x0404, ('IPTC dropped',)), (0x040A, ())):
