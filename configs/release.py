@@ -49,7 +49,7 @@ WIDE_STRETCHES = {
     'seventh': ('sixth', 1.0, LARGE | AS_THEY_FALL | MUON),
     'light': ('seventh', 0.7, LARGE | AS_THEY_FALL | MUON),
     'heavy': ('seventh', 0.7, LARGE | AS_THEY_FALL | MUON),
-    'light_further': ('light', 0.5, LARGE | AS_THEY_FALL | MUON),
+    'light_further': ('light', 0.4, LARGE | AS_THEY_FALL | MUON),
     'heavy_further': ('heavy', 0.7, LARGE | AS_THEY_FALL | MUON),
 }
 SIZES = ('cpu', 'wide')  # beside the full one

@@ -79,7 +79,11 @@ def read(
             raise fault(source, f' holds {text}: {", ".join(bad[:10])}.')
     stored = tensors.metadata.get('sha256')  # files of before have none
     if stored is not None and str(stored) != reading.digest(str(tensors.metadata.get('settings')), found):
-        raise fault(source, ' is damaged: its tensors or settings are not those that were written (sha256).')
+        raise fault(
+            source,
+            ' is damaged, or another program changed it: its tensors or settings are not those that were written '
+            '(sha256). Write changed weights with save_weights, which makes a new checksum.',
+        )
     return arrays, {name: getattr(network, name) for name in model.defaults()}
 
 
