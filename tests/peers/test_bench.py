@@ -240,7 +240,7 @@ def test_choices_are_the_trained_networks_with_their_scores(tmp_path):
     path = bench.bench(config, tmp_path)
     assert path.name.startswith('choices-')
     lines = path.with_suffix('.md').read_text().splitlines()
-    for name in ('default', 'narrow', 'light', 'heavy', 'narrow-heavy'):
+    for name in ('default', 'narrow', 'light', 'heavy', 'narrow-light', 'narrow-heavy'):
         scores = choices.quality(name)
         assert scores['psnr'] > scores['input'] or name in ('heavy', 'narrow-heavy')
         (line,) = [line for line in lines if line.startswith(f'| `{name}` | JAX |')]

@@ -154,7 +154,7 @@ def test_stablehlo_says_what_it_is(exported):
 def test_the_page_says_how_wide_margins_of_tiles_are():
     """What who cuts tiles throws away, at each side and of two neighbours together; and how scales exchange."""
     page = (files.INCLUDED / 'WEIGHTS.md').read_text()
-    for name in ('default', 'narrow', 'light', 'heavy', 'narrow-heavy'):
+    for name in ('default', 'narrow', 'light', 'heavy', 'narrow-light', 'narrow-heavy'):
         network = derain.load(name).network
         radius = model.receptive_radius(network)
         assert f'depends on {radius} pixels to each side' in page.replace('\n', ' ')
