@@ -7,9 +7,9 @@ On CPUs:  launch/release.sh FOLDER wide: full width, everything after the first 
           launch/release.sh FOLDER cpu: 48 channels and 6 units, images exchanged too, as released first
 Expect:   cpu, 94, 112, 41 and 44 minutes on two cores; the general weights y 33.5 dB on RainTrainL/val (rainy 27.0),
           24.5 on the heavy hold-out (15.2), 21.8 on Rain800/val (22.5; 39 of its 47 are darkened as a whole), `light`
-          34.3 on the first, `heavy` 25.5 on the second; wide, after `seventh`, 33.7, 24.5 and 22.0, `light` 34.4 on
-          the first, `heavy` 25.9 on the second; its first stretch was another one then
-          (results/training/README.md). Stride 1 at full width is not trained yet.
+          34.3 on the first, `heavy` 25.5 on the second; wide, after `seventh`, 33.7, 24.5 and 22.0, after
+          `light_further` 34.6 on the first, after `heavy_further` 26.1 on the second; its first stretch was another
+          one then (results/training/README.md). Stride 1 at full width is not trained yet.
 Where FOLDER holds RainTrainL/{train,val}/{clean,layer}, RainTrainH/train/layer, Streaks_Garg06/*.png (measured layers)
 and Rain800/{train,val}/*.jpg. Every third layer of RainTrainH and of Streaks_Garg06 is left out of training.
 """
