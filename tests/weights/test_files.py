@@ -278,11 +278,8 @@ def test_a_file_that_may_not_be_read_is_no_damaged_one(tmp_path, monkeypatch, na
         files.load_weights(tmp_path / name)
 
 
-def test_what_is_being_trained_can_go_on():
-    """The network of configs/release.py that WEIGHTS.md names, from a clean commit, better than the rainy images."""
-    path = pathlib.Path(__file__).parents[2] / 'results/training/wide-light.safetensors'
-    record, settings = files.load_record(path), files.load_weights(path)[1]
-    assert model.from_config(settings) == model.from_config(release.get_config('wide-light').model)
-    assert not any(start['commit'].endswith('+changes') for start in record['starts'])
-    scores = record['scores']['layers/RainTrainL']
-    assert scores['y']['psnr'] > scores['input']['y']['psnr']
+@pytest.mark.parametrize('path', sorted(files.INCLUDED.glob('*.safetensors')), ids=lambda path: path.name)
+def test_the_weights_that_come_with_the_package_can_be_trained_on(path):
+    """Each with the config that WEIGHTS.md names for fine-tuning."""
+    config = release.get_config('cpu-default' if path.stem.startswith('narrow') else 'wide-default')
+    assert model.from_config(files.load_weights(path)[1]) == model.from_config(config.model)
