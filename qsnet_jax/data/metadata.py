@@ -29,7 +29,8 @@ _TIFF_NOTES = {  # tags, and what they hold
 }
 _CREDENTIALS = b'jumdc2pa'  # how a box of C2PA begins
 _JP2_XMP = bytes.fromhex('be7acfcb97a942e89c71999491e3afac')  # name of the box
-_PPM_HEADER = re.compile(rb'P[1-7](?:\s|\d|#[^\n]*\n)*')
+_NUMBER = rb'(?:(?:\s|#[^\n]*\n)+\d+)'  # of a netpbm header, and what may stand before it
+_PPM_HEADER = re.compile(rb'P(?:[14]%b{2}|[2356]%b{3})' % (_NUMBER, _NUMBER))
 
 
 class _Text(str):

@@ -181,10 +181,11 @@ def test_what_else_a_file_says_is_said_to_be_dropped(tmp_path):
     box = b'JP\0\1\0\0\0\1' + b'\0\0\0\x30jumb\0\0\0\x28jumdc2pa' + bytes(32)
     (tmp_path / 'a.jpg').write_bytes(content[:2] + b'\xff\xeb' + struct.pack('>H', len(box) + 2) + box + content[2:])
     assert again(tmp_path / 'a.jpg')[0] == ('content credentials (C2PA) dropped',)
+    pixels = np.full_like(RGB, ord('#'))  # which are no comment
+    pixels[1:] = ord('\n')
     for comment, notes in ((b'# by somebody\n', ('comments dropped',)), (b'', ())):
-        (tmp_path / 'a.ppm').write_bytes(
-            b'P6\n%d ' % RGB.shape[1] + comment + b'%d 255\n' % RGB.shape[0] + RGB.tobytes()
-        )
+        header = b'P6\n%d ' % pixels.shape[1] + comment + b'%d 255\n' % pixels.shape[0]
+        (tmp_path / 'a.ppm').write_bytes(header + pixels.tobytes())
         assert again(tmp_path / 'a.ppm')[0] == notes
     assert rewritten(tmp_path / 'a.tga', RGB, id_section=b'by somebody')[0] == ('comments dropped',)
     box = struct.pack('>I', 24 + 5) + b'uuid' + bytes.fromhex('be7acfcb97a942e89c71999491e3afac') + b'<xmp>'
